@@ -1,0 +1,55 @@
+# `make help` lists the commands. Windows, or no make? The README has the plain commands.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# The environment's interpreter. `make test SETUP=no PY=python` uses an environment you made yourself (conda, CPU-only torch).
+PY ?= .venv/bin/python
+SETUP ?= yes
+
+# Any Python can start the set-up; which one makes .venv is decided, and explained, in tools/setup_env.py.
+ANY_PYTHON = $$(for p in python3 python python3.13 python3.12 python3.11 "$$PYTHON"; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1 && { command -v "$$p"; break; }; done)
+
+.PHONY: help setup lab test test-long report benchmark checkpoints lock clean
+
+help:  ## list the commands
+	@echo "ecaviz: how SE and ECA networks weigh their channels"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup:  ## make .venv from requirements.lock (the others do this first; nothing to do the second time)
+ifeq ($(SETUP),yes)
+	@python=$(ANY_PYTHON); if [ -z "$$python" ]; then \
+		echo "error: no Python was found; install Python 3.11 or newer, with venv, or name one: make lab PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; PYTHON="$(PYTHON)" "$$python" tools/setup_env.py
+endif
+
+lab: setup  ## open JupyterLab at notebooks/00_tour.ipynb (without a display: print the address)
+	@$(PY) tools/lab.py
+
+test: setup  ## lint, then the tests: library, notebooks, a real browser
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) tools/strip_notebooks.py --check
+	$(PY) -m pytest
+
+test-long: setup  ## the tests that take long: more seeds, trained models evaluated anew
+	$(PY) -m pytest -m "long and not gpu and not network"
+
+report: setup  ## run every notebook without a browser into build/report/index.html
+	$(PY) -m ecaviz report
+
+benchmark: setup  ## measure: every script in benchmarks/, one after the other
+	@set -e; for script in benchmarks/*.py; do echo "$(PY) $$script"; $(PY) "$$script"; done
+
+checkpoints: setup  ## train the bundled models anew (hours on a CPU; resumable)
+	$(PY) -m ecaviz train --bundle
+
+lock:  ## write requirements.lock anew from pyproject.toml (newer versions too: make lock UPGRADE=--upgrade)
+	@test -x "$(PY)" || $(MAKE) --no-print-directory setup
+	$(PY) tools/lock.py $(UPGRADE)
+
+clean:  ## remove .venv, the caches, the report and the screenshots (not what is being trained in build/)
+	rm -rf .venv build/report build/screens .pytest_cache .ruff_cache ecaviz.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

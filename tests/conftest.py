@@ -1,0 +1,71 @@
+"""Fixtures shared by the tests.
+
+Jupyter and Playwright are imported where they are used: `python -m pytest -m gpu` runs where neither is installed.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from lab_browser import CHROMIUM_ARGS, INSTALL_CHROMIUM, Lab, find_chromium
+
+NO_BROWSER = pytest.StashKey[str]()
+
+
+@pytest.fixture(scope="session")
+def _playwright(request):
+    """Playwright's driver. Without it or without a Chromium the test is skipped, loudly; in CI it fails."""
+    try:
+        from playwright.sync_api import sync_playwright
+
+        chromium = find_chromium()
+        problem = None if chromium else f"no Chromium was found: {INSTALL_CHROMIUM}"
+    except ModuleNotFoundError:
+        problem = "Playwright is not installed: pip install -e .[test]"
+    except FileNotFoundError as error:
+        problem = str(error)
+    if problem and os.environ.get("CI"):
+        pytest.fail(f"browser tests cannot run: {problem}", pytrace=False)
+    if problem:
+        request.config.stash[NO_BROWSER] = problem
+        pytest.skip(problem)
+    with sync_playwright() as driver:
+        yield driver, chromium
+
+
+@pytest.fixture(scope="session")
+def browser(_playwright):
+    """A headless Chromium (playwright.sync_api.Browser) that reaches nothing but the loopback.
+
+    Make a context or a page of it: ``browser.new_page()``. Mark the test with ``pytest.mark.browser``.
+    """
+    driver, chromium = _playwright
+    browser = driver.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGS)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="session")
+def lab(browser, tmp_path_factory):
+    """A running JupyterLab (lab_browser.Lab) over a copy of notebooks/.
+
+    ::
+
+        with lab.open("00_tour.ipynb") as notebook:         # or lab.write("mine.ipynb", "import ecaviz", "…")
+            notebook.run_all()                              # raises, naming the cell, when one fails
+            notebook.page.locator(".widget-slider .noUi-handle").first.focus()
+            notebook.page.keyboard.press("ArrowRight")
+            notebook.screenshot("tour")                     # build/screens/tour.png
+            assert notebook.outside == []                   # nothing was asked of the network
+    """
+    lab = Lab(tmp_path_factory.mktemp("lab"), browser)
+    yield lab
+    lab.close()
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Say once, at the end, why the browser tests did not run."""
+    if problem := config.stash.get(NO_BROWSER, None):
+        terminalreporter.section("BROWSER TESTS SKIPPED", yellow=True, bold=True)
+        terminalreporter.line(f"The browser tests did not run: {problem}", yellow=True, bold=True)
