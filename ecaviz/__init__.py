@@ -1,0 +1,100 @@
+"""ecaviz: look at channel attention, in notebooks and in scripts.
+
+    import ecaviz
+
+    model = ecaviz.load("shapes-eca-k3")
+    with ecaviz.capture(model) as gates:
+        model.net(batch)
+    gates["layer3.0.se"].gate          # N×C
+
+Importing the package is cheap: a name is looked up in its module when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "AttentionProfile": "profiles",
+    "Coverage": "interaction",
+    "CoverageExplorer": "explorers",
+    "InteractionMatrix": "interaction",
+    "KernelExplorer": "explorers",
+    "LayerExplorer": "explorers",
+    "LoadedModel": "models",
+    "adaptive_kernel_size": "attention",
+    "available": "models",
+    "capture": "gates",
+    "coverage": "interaction",
+    "find_sites": "gates",
+    "interaction_matrix": "interaction",
+    "load": "models",
+    "profile": "profiles",
+}
+_MODULES = (
+    "attention",
+    "gates",
+    "images",
+    "interaction",
+    "kernels",
+    "models",
+    "plots",
+    "profiles",
+    "statistics",
+    "training",
+)
+
+__all__ = [
+    "AttentionProfile",
+    "Coverage",
+    "CoverageExplorer",
+    "InteractionMatrix",
+    "KernelExplorer",
+    "LayerExplorer",
+    "LoadedModel",
+    "adaptive_kernel_size",
+    "attention",
+    "available",
+    "capture",
+    "coverage",
+    "find_sites",
+    "gates",
+    "images",
+    "interaction",
+    "interaction_matrix",
+    "kernels",
+    "load",
+    "models",
+    "plots",
+    "profile",
+    "profiles",
+    "statistics",
+    "training",
+]
+
+if TYPE_CHECKING:
+    from . import attention, gates, images, interaction, kernels, models, plots, profiles, statistics, training
+    from .attention import adaptive_kernel_size
+    from .explorers import CoverageExplorer, KernelExplorer, LayerExplorer
+    from .gates import capture, find_sites
+    from .interaction import Coverage, InteractionMatrix, coverage, interaction_matrix
+    from .models import LoadedModel, available, load
+    from .profiles import AttentionProfile, profile
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

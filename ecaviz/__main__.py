@@ -1,0 +1,88 @@
+"""Long jobs from the command line: ``python -m ecaviz --help``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def main() -> None:
+    """Long jobs of ecaviz. What is quick lives in the library and the notebooks."""
+
+
+def _fail(error: Exception) -> typer.Exit:
+    typer.secho(str(error), fg=typer.colors.RED, err=True)
+    return typer.Exit(1)
+
+
+@app.command()
+def train(
+    names: Annotated[list[str] | None, typer.Argument(help="Bundled names, such as shapes-eca-k3.")] = None,
+    bundle: Annotated[bool, typer.Option("--bundle", help="All bundled models.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the initial weights and the order of the images.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the images; the recipe's own if not given.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; all cores if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the checkpoints; data/checkpoints if not given.")] = None,
+    scratch: Annotated[Path, typer.Option(help="Folder of the resumable states.")] = Path("build/training"),
+    redo: Annotated[bool, typer.Option("--redo", help="Train also what is there already.")] = False,
+) -> None:
+    """Train bundled models on the procedural set. Interrupt at will: the next run goes on from the last epoch."""
+    from dataclasses import replace
+
+    import torch
+
+    from .bundle import BUNDLE
+    from .models import choose_device
+    from .training import Recipe, train_bundled
+
+    if bundle == bool(names):
+        raise typer.BadParameter("give the names of models, or --bundle for all of them (and not both).")
+    if threads:
+        torch.set_num_threads(threads)
+    recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
+    try:
+        train_bundled(
+            list(BUNDLE) if bundle else list(names or []),
+            seed=seed,
+            recipe=recipe,
+            device=choose_device(device),
+            folder=out,
+            scratch=scratch,
+            redo=redo,
+        )
+    except (ValueError, OSError) as error:
+        raise _fail(error) from None
+    except KeyboardInterrupt:
+        typer.secho("Interrupted; the same command goes on from the last finished epoch.", err=True)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def report(
+    notebooks: Annotated[list[Path] | None, typer.Argument(help="Notebooks, or a folder; ./notebooks if none.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("build/report"),
+    timeout: Annotated[float, typer.Option(help="The most seconds one cell may take.", min=1)] = 600,
+) -> None:
+    """Run every notebook without a browser into HTML pages that show everything with the network blocked."""
+    from .report import ReportError, build_report
+
+    given = notebooks or [Path("notebooks")]
+    try:
+        index = build_report(given[0] if len(given) == 1 else given, out, timeout=timeout)
+    except (ReportError, ModuleNotFoundError, ValueError, OSError) as error:
+        raise _fail(error) from None
+    typer.echo(f"The report is in {index}")
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m ecaviz")

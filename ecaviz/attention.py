@@ -1,0 +1,263 @@
+"""Channel attention modules: squeeze → excite → gate.
+
+Every module here is the same four lines::
+
+    y = squeeze(x)         # descriptor, N×C
+    z = excite(y)          # logit,      N×C
+    ω = activation(z)      # gate,       N×C, in (0, 1)
+    out = x · ω            # every channel of x is multiplied by its own weight
+
+The modules differ in ``excite`` alone, so that is where to look: :class:`Bottleneck` for Squeeze-and-Excitation,
+:class:`ChannelConv` for ECA. The three parts are submodules of their own, so that each can be hooked, called alone, and
+differentiated alone: the interaction matrix is ∂z/∂y of ``excite``.
+
+Sources: SE: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018. ECA: Wang et al., "ECA-Net: Efficient Channel
+Attention for Deep Convolutional Neural Networks", CVPR 2020.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor, nn
+
+__all__ = [
+    "ECA",
+    "FAMILIES",
+    "SE",
+    "Bottleneck",
+    "ChannelAttention",
+    "ChannelConv",
+    "GlobalAveragePool",
+    "adaptive_kernel_size",
+    "build",
+    "check_kernel_size",
+    "layer",
+]
+
+
+def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1, *, minimum: int = 1) -> int:
+    r"""The kernel size the ECA paper's rule gives for a number of channels.
+
+    k = ψ(C) = \\|log2(C)/γ + b/γ\\|_odd. "Nearest odd" is read as the paper's own code does (Fig. 3): truncate
+    (log2(C) + b)/γ to an integer t; k = t if t is odd, else t + 1. The exact ties (C = 8, 128, 2048 for γ = 2, b = 1,
+    where the formula gives an even whole number) are therefore rounded up.
+
+    Args:
+        channels: C, at least 1.
+        gamma: γ, positive.
+        b: the offset b.
+        minimum: The smallest k to return; ``minimum=3`` gives timm's rule.
+
+    Returns:
+        k, odd and positive.
+
+    Raises:
+        ValueError: ``channels`` below 1, ``gamma`` not positive, or an even or negative ``minimum``.
+
+    Source: Wang et al., CVPR 2020, Eq. 12 and Figure 3.
+    """
+    if channels < 1 or int(channels) != channels:
+        raise ValueError(f"adaptive_kernel_size: channels must be a whole number of at least 1, got {channels!r}.")
+    if gamma <= 0:
+        raise ValueError(f"adaptive_kernel_size: gamma must be positive, got {gamma!r}.")
+    minimum = check_kernel_size(minimum, "adaptive_kernel_size: minimum")
+    t = int(abs((math.log2(channels) + b) / gamma))
+    return max(t if t % 2 else t + 1, minimum)
+
+
+def check_kernel_size(kernel_size: int, what: str = "kernel_size") -> int:
+    """Return ``kernel_size`` as an int if it is odd and positive; explain otherwise.
+
+    Raises:
+        ValueError: It is even, negative, zero or no whole number.
+    """
+    if isinstance(kernel_size, bool) or int(kernel_size) != kernel_size or kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(
+            f"{what} must be an odd whole number of at least 1, so that a channel has as many neighbours "
+            f"on its left as on its right; got {kernel_size!r}. Use 1, 3, 5, 7, …"
+        )
+    return int(kernel_size)
+
+
+class GlobalAveragePool(nn.Module):
+    """Squeeze: the mean over all positions, y_c = 1/(HW) Σ_ij x_cij. N×C×H×W → N×C."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Average over positions, N×C×H×W → N×C."""
+        return x.mean(dim=(2, 3))
+
+
+class Bottleneck(nn.Module):
+    """Excitation of SE: z = W2 · ReLU(W1 · y), through a hidden layer of C/r units. N×C → N×C.
+
+    Args:
+        channels: C.
+        hidden: Units of the hidden layer, C/r.
+        bias: Whether both layers have biases. The paper's own study found none to be better (SENet, section 6).
+    """
+
+    def __init__(self, channels: int, hidden: int, *, bias: bool = False, device=None, dtype=None):
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden, bias=bias, device=device, dtype=dtype)
+        self.relu = nn.ReLU()
+        self.fc2 = nn.Linear(hidden, channels, bias=bias, device=device, dtype=dtype)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Map y to z, N×C → N×C."""
+        return self.fc2(self.relu(self.fc1(y)))
+
+
+class ChannelConv(nn.Module):
+    """Excitation of ECA: a 1-D convolution over the channels, z_i = Σ_j w_j · y_(i+j−(k−1)/2). N×C → N×C.
+
+    One kernel of k weights is shared by all channels; channels beyond either end count as zero (``padding="zeros"``,
+    the paper) or wrap around (``padding="circular"``, timm's CecaModule).
+    """
+
+    def __init__(self, kernel_size: int, *, padding: str = "zeros", device=None, dtype=None):
+        super().__init__()
+        if padding not in ("zeros", "circular"):
+            raise ValueError(f'ECA: padding must be "zeros" or "circular", got {padding!r}.')
+        self.conv = nn.Conv1d(
+            1,
+            1,
+            kernel_size,
+            padding=(kernel_size - 1) // 2,
+            padding_mode=padding,
+            bias=False,
+            device=device,
+            dtype=dtype,
+        )
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Map y to z, N×C → N×C."""
+        return self.conv(y.unsqueeze(1)).squeeze(1)
+
+
+class ChannelAttention(nn.Module):
+    """x · activation(excite(squeeze(x))): the frame that all modules here share.
+
+    Subclasses set ``squeeze`` (N×C×H×W → N×C), ``excite`` (N×C → N×C) and, if it is not the sigmoid, ``activation``.
+
+    Attributes:
+        family: The name that :func:`build` knows the module by, without k or r.
+        channels: C.
+    """
+
+    family: str = ""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        if channels < 1:
+            raise ValueError(f"{type(self).__name__}: channels must be at least 1, got {channels!r}.")
+        self.channels = channels
+        self.squeeze = GlobalAveragePool()
+        self.excite: nn.Module = nn.Identity()
+        self.activation: nn.Module = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply each channel by its gate, N×C×H×W → N×C×H×W."""
+        y = self.squeeze(x)
+        z = self.excite(y)
+        gate = self.activation(z)
+        return x * gate[:, :, None, None]
+
+
+class SE(ChannelAttention):
+    """Squeeze-and-Excitation: ω = σ(W2 · ReLU(W1 · y)). N×C×H×W → N×C×H×W.
+
+    Parameters: 2C²/r (without biases). Source: Hu et al., CVPR 2018, Eq. 3; the biases are left out as in section 6 of
+    the journal version.
+
+    Args:
+        channels: C.
+        reduction: r; the hidden layer has ⌊C/r⌋ units.
+        bias: Whether the two layers have biases.
+
+    Raises:
+        ValueError: ``reduction`` is below 1 or leaves no hidden unit.
+    """
+
+    family = "se"
+
+    def __init__(self, channels: int, reduction: int = 16, *, bias: bool = False, device=None, dtype=None):
+        super().__init__(channels)
+        if isinstance(reduction, bool) or int(reduction) != reduction or reduction < 1:
+            raise ValueError(f"SE: reduction must be a whole number of at least 1, got {reduction!r}.")
+        hidden = channels // int(reduction)
+        if hidden < 1:
+            raise ValueError(
+                f"SE: reduction r = {reduction} leaves no hidden unit for C = {channels} channels (C/r < 1). "
+                f"Use r ≤ {channels}."
+            )
+        self.reduction = int(reduction)
+        self.excite = Bottleneck(channels, hidden, bias=bias, device=device, dtype=dtype)
+
+
+class ECA(ChannelAttention):
+    """Efficient Channel Attention: ω = σ(Conv1D_k(y)). N×C×H×W → N×C×H×W.
+
+    Parameters: k. Source: Wang et al., CVPR 2020, Eq. 9 and 12; the gate is a sigmoid there and in the official code.
+
+    Args:
+        channels: C.
+        kernel_size: k, odd; None for the adaptive rule :func:`adaptive_kernel_size` on C.
+        padding: "zeros" (the paper) or "circular".
+
+    Raises:
+        ValueError: ``kernel_size`` is even or not positive.
+    """
+
+    family = "eca"
+
+    def __init__(
+        self, channels: int, kernel_size: int | None = None, *, padding: str = "zeros", device=None, dtype=None
+    ):
+        super().__init__(channels)
+        if kernel_size is None:
+            kernel_size = adaptive_kernel_size(channels)
+        self.kernel_size = check_kernel_size(kernel_size, "ECA: kernel_size")
+        self.excite = ChannelConv(self.kernel_size, padding=padding, device=device, dtype=dtype)
+
+
+FAMILIES: dict[str, Callable[..., nn.Module] | None] = {"none": None, "se": SE, "eca": ECA}
+"""What :func:`build` knows, by name. ``none`` is the identity: no attention."""
+
+
+def _family(name: str) -> Callable[..., nn.Module] | None:
+    try:
+        return FAMILIES[name]
+    except KeyError:
+        known = ", ".join(FAMILIES)
+        raise ValueError(f"attention: no module is called {name!r}. Known: {known}.") from None
+
+
+def build(name: str, channels: int, **options) -> nn.Module:
+    """Make one attention module by name.
+
+    Args:
+        name: One of :data:`FAMILIES`.
+        channels: C.
+        **options: What the module takes: ``kernel_size`` (eca), ``reduction`` (se), …
+
+    Returns:
+        The module; for ``"none"`` an ``nn.Identity``.
+
+    Raises:
+        ValueError: Unknown name, or options out of range.
+        TypeError: An option that the module does not take.
+    """
+    factory = _family(name)
+    return nn.Identity() if factory is None else factory(channels, **options)
+
+
+def layer(name: str, **options) -> Callable[..., nn.Module] | None:
+    """The constructor a network calls with ``channels`` for each of its blocks; None for ``"none"``.
+
+    This is what timm's ResNet takes as ``attn_layer`` (it adds ``device=`` and ``dtype=``).
+    """
+    factory = _family(name)
+    return None if factory is None else partial(factory, **options)

@@ -1,0 +1,205 @@
+"""The bundled models: their names, their files, and the manifest that vouches for them.
+
+A checkpoint is one safetensors file; its metadata say how to build the network. ``data/checkpoints/manifest.csv`` has
+one row a file, with the accuracy on the held-out split and the sha256 that :func:`read` checks.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from .networks import Architecture
+
+__all__ = ["BUNDLE", "ManifestRow", "data_folder", "manifest", "read", "write"]
+
+FORMAT = "1"
+
+BUNDLE: dict[str, Architecture] = {
+    "shapes-none": Architecture("none"),
+    **{f"shapes-se-r{r}": Architecture("se", {"reduction": r}) for r in (2, 4, 8, 16, 32)},
+    **{f"shapes-eca-k{k}": Architecture("eca", {"kernel_size": k}) for k in (1, 3, 5, 7, 9)},
+    "shapes-eca-adaptive": Architecture("eca", {}),
+}
+"""What each bundled name is built as."""
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """One bundled checkpoint.
+
+    Attributes:
+        name: What ``load`` knows it by.
+        family: Family of the attention module.
+        setting: ``r=4``, ``k=3``, ``k=adaptive``, or empty.
+        seed: Seed of initialisation and order.
+        epochs: Passes over the training images.
+        train_images: Number of training images.
+        seconds: Wall-clock seconds of training.
+        hardware: What it was trained on.
+        test_images: Number of held-out images.
+        accuracy: Share of the held-out images whose class came first, 0…1.
+        parameters: Number of parameters of the network.
+        sha256: Of the file.
+    """
+
+    name: str
+    family: str
+    setting: str
+    seed: int
+    epochs: int
+    train_images: int
+    seconds: float
+    hardware: str
+    test_images: int
+    accuracy: float
+    parameters: int
+    sha256: str
+
+
+def data_folder() -> Path:
+    """The project's ``data`` folder: that of the checkout, or ``$ECAVIZ_DATA``.
+
+    Raises:
+        FileNotFoundError: There is none; ecaviz is meant to be used from a checkout.
+    """
+    chosen = os.environ.get("ECAVIZ_DATA")
+    folder = Path(chosen) if chosen else Path(__file__).resolve().parent.parent / "data"
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"ecaviz: no data folder at {folder}. The bundled models live in the folder data/ of the checkout: "
+            f"install with `pip install -e .` from a clone, or set ECAVIZ_DATA to that folder."
+        )
+    return folder
+
+
+def _checkpoints(folder: Path | None) -> Path:
+    return data_folder() / "checkpoints" if folder is None else Path(folder)
+
+
+def manifest(folder: Path | None = None) -> dict[str, ManifestRow]:
+    """The rows of ``manifest.csv`` by name; empty if there is none.
+
+    Args:
+        folder: Where the checkpoints lie; None for the bundled ones.
+    """
+    path = _checkpoints(folder) / "manifest.csv"
+    if not path.is_file():
+        return {}
+    kinds = {"int": int, "float": float, "str": str}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [
+            ManifestRow(**{f.name: kinds[str(f.type)](row[f.name]) for f in fields(ManifestRow)})
+            for row in csv.DictReader(file)
+        ]
+    return {row.name: row for row in rows}
+
+
+def setting(architecture: Architecture) -> str:
+    """``r=4``, ``k=3``, ``k=adaptive``, or nothing: the one number that tells members of a family apart."""
+    if architecture.attention == "se":
+        return f"r={architecture.options['reduction']}"
+    if architecture.attention == "eca":
+        return f"k={architecture.options.get('kernel_size', 'adaptive')}"
+    return ""
+
+
+def write(
+    name: str,
+    net: nn.Module,
+    architecture: Architecture,
+    classes: tuple[str, ...],
+    row: dict,
+    folder: Path | None = None,
+) -> ManifestRow:
+    """Save a network and its manifest row; both files are replaced whole or not at all.
+
+    Args:
+        name: Name of the model; the file is ``name.safetensors``.
+        net: The network.
+        architecture: How to build it again.
+        classes: Class names, by output.
+        row: The other fields of :class:`ManifestRow`: seed, epochs, train_images, seconds, hardware, test_images,
+            accuracy.
+        folder: Where to; None for the bundled checkpoints.
+    """
+    from safetensors.torch import save
+
+    folder = _checkpoints(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"format": FORMAT, "architecture": json.dumps(architecture.to_dict()), "classes": json.dumps(classes)}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
+    content = save(tensors, metadata=about)
+    _replace(folder / f"{name}.safetensors", content)
+    entry = ManifestRow(
+        name=name,
+        family=architecture.attention,
+        setting=setting(architecture),
+        parameters=sum(p.numel() for p in net.parameters()),
+        sha256=hashlib.sha256(content).hexdigest(),
+        **row,
+    )
+    rows = manifest(folder) | {name: entry}
+    order = {known: i for i, known in enumerate(BUNDLE)}
+    lines = sorted(rows.values(), key=lambda r: (order.get(r.name, len(order)), r.name))
+    header = [f.name for f in fields(ManifestRow)]
+    text = [header, *([str(v) for v in asdict(r).values()] for r in lines)]
+    import io
+
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(text)
+    _replace(folder / "manifest.csv", buffer.getvalue().encode())
+    return entry
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def read(name: str, folder: Path | None = None) -> tuple[Architecture, dict[str, Tensor], tuple[str, ...], ManifestRow]:
+    """Read a checkpoint and check it against the manifest.
+
+    Args:
+        name: Name of the model.
+        folder: Where the checkpoints lie; None for the bundled ones.
+
+    Returns:
+        Architecture, state dict, class names, manifest row.
+
+    Raises:
+        FileNotFoundError: The manifest or the file lacks it.
+        ValueError: The file is not the one the manifest vouches for, or has another format version.
+    """
+    from safetensors import safe_open
+    from safetensors.torch import load
+
+    folder = _checkpoints(folder)
+    row = manifest(folder).get(name)
+    path = folder / f"{name}.safetensors"
+    if row is None or not path.is_file():
+        raise FileNotFoundError(
+            f"ecaviz: the bundled model {name!r} is not in {folder} (expected {path.name} and its row in "
+            f"manifest.csv). "
+            f"Restore the folder with `git checkout -- data/checkpoints`, or train it: `python -m ecaviz train {name}`."
+        )
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != row.sha256:
+        raise ValueError(
+            f"ecaviz: {path} was truncated or changed: its sha256 is {found[:12]}… ({len(content)} bytes), the "
+            f"manifest says {row.sha256[:12]}…. Restore it with `git checkout -- data/checkpoints`."
+        )
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata()
+    if about.get("format") != FORMAT:
+        raise ValueError(f"ecaviz: {path} has format {about.get('format')!r}; this version of ecaviz reads {FORMAT!r}.")
+    architecture = Architecture.from_dict(json.loads(about["architecture"]))
+    return architecture, load(content), tuple(json.loads(about["classes"])), row

@@ -1,0 +1,276 @@
+"""Find the places where a network gates its channels, and read the gates while it runs.
+
+    sites = find_sites(model)                         # what is there
+    with capture(model, sites="layer3.*") as gates:   # read it
+        logits = model.net(batch)
+    gates["layer3.0.se"].gate                         # N×C, float32
+
+A **site** is one attention module, named by its path in the network. Of each site three vectors are read: the
+descriptor y (what the squeeze gives), the logit z (what the excitation gives) and the gate ω = a(z). On its first use
+a site **proves itself**: that the ω read is a(z), and that the module's output is x·ω; a site whose proof fails raises.
+
+Which modules are known, and how a site is found, is in :mod:`ecaviz.sites`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .attention import ChannelAttention
+from .sites import ACTIVATIONS, GateSite, Proof, Selection, find_sites, network, remember, select_sites, site
+
+__all__ = [
+    "ACTIVATIONS",
+    "Captured",
+    "GateRecord",
+    "GateSite",
+    "Proof",
+    "capture",
+    "find_sites",
+    "select_sites",
+    "site",
+]
+
+TOLERANCE: dict[torch.dtype, float] = {
+    torch.float64: 1e-10,
+    torch.float32: 1e-5,
+    torch.float16: 2e-3,
+    torch.bfloat16: 2e-2,
+}
+"""What a proof may be off by, by the dtype the network runs in (about 16 units in the last place of 1)."""
+
+
+@dataclass(frozen=True)
+class GateRecord:
+    """What was read at one site: float32, detached, one row an image.
+
+    Attributes:
+        site: The site.
+        descriptor: y, N×C.
+        logit: z, N×C.
+        gate: ω = a(z), N×C, computed in float32 whatever the network ran in.
+    """
+
+    site: GateSite
+    descriptor: Tensor
+    logit: Tensor
+    gate: Tensor
+
+    def __repr__(self) -> str:
+        n, channels = self.gate.shape
+        return f"GateRecord({self.site.name}, {self.site.family} {self.site.setting}, {n} images × {channels} channels)"
+
+
+class Captured(Mapping[str, GateRecord]):
+    """The records of a capture by site name, in the order the network called them; readable after the ``with``.
+
+    A site called twice in one forward has a second entry ``name#2``; several forwards are concatenated.
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[str, tuple[GateSite, list[tuple[Tensor, Tensor]]]] = {}
+
+    def __getitem__(self, name: str) -> GateRecord:
+        try:
+            one, parts = self._parts[name]
+        except KeyError:
+            have = ", ".join(self._parts) or "nothing; no batch has gone through the network inside the `with` yet"
+            raise KeyError(f"nothing was captured at {name!r}; captured: {have}") from None
+        if len(parts) > 1:
+            parts[:] = [tuple(torch.cat(column) for column in zip(*parts, strict=True))]  # type: ignore[list-item]
+        descriptor, logit = parts[0]
+        return GateRecord(one, descriptor, logit, one.activate(logit))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __repr__(self) -> str:
+        return f"Captured({', '.join(self._parts)})"
+
+    def clear(self) -> None:
+        """Forget what was collected, so that a long run can take it batch by batch."""
+        self._parts.clear()
+
+    def _add(self, name: str, one: GateSite, descriptor: Tensor, logit: Tensor) -> None:
+        self._parts.setdefault(name, (one, []))[1].append((descriptor, logit))
+
+
+class _Reader:
+    """The hooks on one site. Collects y and z of a call, and hands them over when the module returns."""
+
+    def __init__(self, one: GateSite, run: _Run) -> None:
+        self.site, self.run = one, run
+        self.forget()
+
+    def forget(self) -> None:
+        self.descriptor: Tensor | None = None
+        self.logit: Tensor | None = None
+        # Kept for the proof alone, in the dtypes of the network:
+        self.input: Tensor | None = None
+        self.own_logit: Tensor | None = None
+        self.gate: Tensor | None = None
+
+    def attach(self) -> None:
+        layout, module = self.site.layout, self.site.module
+        where, side = layout.descriptor
+        part, gate = module.get_submodule(where), module.get_submodule(layout.gate)
+        hold = self.run.handles.append
+        hold(module.register_forward_pre_hook(self.on_enter, with_kwargs=True))
+        if side == "output":
+            hold(part.register_forward_hook(lambda _m, _a, output: self.on_descriptor(output)))
+        else:
+            hold(part.register_forward_pre_hook(lambda _m, args: self.on_descriptor(args[0])))
+        hold(gate.register_forward_pre_hook(lambda _m, args: self.on_logit(args[0])))
+        hold(gate.register_forward_hook(lambda _m, _a, output: self.on_gate(output)))
+        hold(module.register_forward_hook(lambda _m, _a, output: self.on_leave(output)))
+
+    def on_enter(self, _module: nn.Module, args: tuple, kwargs: dict) -> None:
+        self.forget()
+        if self.site.proof is None:
+            x = args[0] if args else next(iter(kwargs.values()))
+            self.input = x.detach().clone()
+
+    def on_descriptor(self, y: Tensor) -> None:
+        y = y.detach().flatten(1)
+        if self.site.padding == "circular" and not isinstance(self.site.module, ChannelAttention):
+            reach = (self.site.kernel_size - 1) // 2
+            y = y[:, reach : y.shape[1] - reach]
+        self.descriptor = y.to(torch.float32, copy=True)
+
+    def on_logit(self, z: Tensor) -> None:
+        z = z.detach().flatten(1)
+        self.logit = z.to(torch.float32, copy=True)
+        if self.input is not None:
+            self.own_logit = z.clone()
+
+    def on_gate(self, gate: Tensor) -> None:
+        if self.input is not None:
+            self.gate = gate.detach().flatten(1).clone()
+
+    def on_leave(self, output: Tensor) -> None:
+        if self.descriptor is None or self.logit is None:
+            raise RuntimeError(
+                f"capture: {self.site.name} ({type(self.site.module).__qualname__}) ran without calling its parts, so "
+                f"its gate could not be read. Was its forward replaced?"
+            )
+        if self.input is not None:
+            self.prove(output.detach())
+        self.run.receive(self.site, self.descriptor, self.logit)
+        self.forget()
+
+    def prove(self, output: Tensor) -> None:
+        # In float32 at least; in float64 where the network runs in it, with the logit it had then.
+        wide = torch.promote_types(self.input.dtype, torch.float32)
+        gate = self.gate.to(wide)
+        expected = self.input.to(wide) * gate[:, :, None, None]
+        scale = self.input.abs().max().to(wide).clamp_min(1e-12)
+        # The coarser of the dtypes at play: under autocast the gate may be bfloat16 and the product float32.
+        dtype = max((self.input.dtype, self.gate.dtype, output.dtype), key=lambda d: TOLERANCE.get(d, 0.0))
+        proof = Proof(
+            gate_error=float((gate - self.site.activate(self.own_logit.to(wide))).abs().max()),
+            output_error=float(((output.to(wide) - expected).abs().max()) / scale),
+            spread=float(gate.max() - gate.min()),
+            tolerance=TOLERANCE.get(dtype, TOLERANCE[torch.float32]),
+            dtype=str(dtype).removeprefix("torch."),
+        )
+        if not proof.holds:
+            raise RuntimeError(
+                f"capture: {self.site.name} failed its proof: the gate read there does not explain what the module did "
+                f"(|ω − a(z)| = {proof.gate_error:.2g}, |out − x·ω|/|x| = {proof.output_error:.2g}, "
+                f"tolerance {proof.tolerance:.2g} for {proof.dtype}). Was the module changed, or are there NaNs?"
+            )
+        remember(self.site, proof, gate.shape[1])
+
+
+class _Run:
+    """One capture: its hooks, and how often each site was called in the forward under way."""
+
+    def __init__(self, net: nn.Module, captured: Captured) -> None:
+        self.net, self.captured = net, captured
+        self.handles: list[Any] = []
+        self.calls: Counter[str] | None = None
+        self.thread = threading.get_ident()
+
+    def attach(self, sites: Sequence[GateSite]) -> None:
+        self.handles.append(self.net.register_forward_pre_hook(self.on_start))
+        self.handles.append(self.net.register_forward_hook(self.on_end, always_call=True))
+        for one in sites:
+            _Reader(one, self).attach()
+
+    def detach(self) -> None:
+        while self.handles:
+            self.handles.pop().remove()
+
+    def on_start(self, *_: Any) -> None:
+        self.calls = Counter()
+
+    def on_end(self, *_: Any) -> None:
+        self.calls = None
+
+    def receive(self, one: GateSite, descriptor: Tensor, logit: Tensor) -> None:
+        if threading.get_ident() != self.thread:
+            raise RuntimeError(
+                f"capture: {one.name} ran in another thread than the capture; run the network in this one."
+            )
+        name = one.name
+        if self.calls is not None:
+            self.calls[name] += 1
+            if self.calls[name] > 1:
+                name = f"{name}#{self.calls[name]}"
+        self.captured._add(name, one, descriptor, logit)
+
+
+@contextmanager
+def capture(model: Any, sites: Selection = None) -> Iterator[Captured]:
+    """Read the gates of a network while it runs.
+
+    Hooks are removed by their own handles when the ``with`` ends, whatever was raised in it. Training flags, gradients,
+    dtypes and random state are not touched. Works under autocast, inference_mode and channels_last, and nested.
+
+    Args:
+        model: What :func:`ecaviz.load` returns, or an nn.Module.
+        sites: A glob, a list of names or globs, a callable of a site, or None for all.
+
+    Yields:
+        :class:`Captured`, a mapping from site names to records.
+
+    Raises:
+        ValueError: The model has no gates, or nothing matches ``sites``.
+        RuntimeError: The network is compiled or a DataParallel, or a site failed its proof.
+    """
+    net = network(model)
+    _refuse_wrapped(net)
+    chosen = select_sites(net, sites)
+    captured = Captured()
+    run = _Run(net, captured)
+    try:
+        run.attach(chosen)
+        yield captured
+    finally:
+        run.detach()
+
+
+def _refuse_wrapped(net: nn.Module) -> None:
+    for name, module in net.named_modules():
+        where = name or type(net).__name__
+        if isinstance(module, nn.DataParallel):
+            raise RuntimeError(
+                f"capture: {where} is a DataParallel, which runs copies of the network that hooks cannot tell apart. "
+                f"Capture the network inside it, `net.module`, on one device."
+            )
+        if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
+            raise RuntimeError(
+                f"capture: {where} is compiled, and a compiled network does not call hooks added later. Capture the "
+                f"eager network (`net._orig_mod` for what torch.compile returned); it has the same weights."
+            )

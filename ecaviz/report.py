@@ -1,0 +1,328 @@
+"""Run notebooks without a browser and keep each as one HTML file that needs nothing else.
+
+::
+
+    build_report("notebooks", "build/report")          # → build/report/index.html
+
+In the files every picture and every formula shows with the network blocked: pictures are embedded, formulas are MathML,
+which browsers draw themselves, and a widget is shown by the ``image/png`` in its mime bundle, as it stood when the cell
+ended. No script is loaded from anywhere.
+
+Jupyter is imported when a report is built, not before: `import ecaviz.report` is cheap.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import logging
+import os
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Page", "ReportError", "build_report", "formula"]
+
+# Richest first, and nothing that needs a script: a widget is shown by its picture.
+MIME_TYPES = [
+    "text/html",
+    "text/markdown",
+    "image/svg+xml",
+    "image/png",
+    "image/jpeg",
+    "text/latex",
+    "text/plain",
+]
+
+TEMPLATE = """\
+{%- extends 'index.html.j2' -%}
+{%- block html_head_js_requirejs -%}{%- endblock -%}
+{%- block jupyter_widgets -%}{%- endblock -%}
+{%- block html_head_js_mathjax -%}{%- endblock -%}
+{%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block extra_css -%}
+<style>
+math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math", "Libertinus Math", "DejaVu Math TeX Gyre",
+  math }
+</style>
+{%- endblock -%}
+{%- block body_header -%}{{ super() }}<p><a href="index.html">all notebooks</a></p>{%- endblock -%}
+{%- block data_latex scoped -%}
+<div class="jp-RenderedLatex jp-OutputArea-output" data-mime-type="text/latex">
+{{ output.data['text/latex'] | markdown2html }}
+</div>
+{%- endblock -%}
+"""
+
+INDEX = """\
+<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>ecaviz: notebooks</title>
+<style>body {{ font: 16px/1.5 sans-serif; max-width: 46rem; margin: 3rem auto; padding: 0 1rem }}
+td {{ padding: .3rem 1.5rem .3rem 0; vertical-align: top; overflow-wrap: anywhere }}
+td:first-child, td:last-child {{ white-space: nowrap }} .failed {{ color: #b00020 }}</style></head>
+<body><h1>ecaviz: notebooks</h1>
+<table>
+{rows}
+</table></body></html>
+"""
+
+
+class ReportError(RuntimeError):
+    """A notebook failed. What was built before and after it is kept."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """One notebook of a report.
+
+    Attributes:
+        notebook: Where it was read.
+        path: The HTML file; None if not even that could be made.
+        title: Its first heading.
+        seconds: How long its cells took.
+        problem: Why it failed, with the cell; "" if it did not.
+    """
+
+    notebook: Path
+    path: Path | None
+    title: str
+    seconds: float
+    problem: str = ""
+
+
+def formula(latex: str, *, display: bool = False) -> str:
+    r"""A LaTeX formula as MathML, the markup that browsers draw without a script.
+
+    Args:
+        latex: Without its dollar signs, as ``\omega = \sigma(z)``.
+        display: On a line of its own.
+
+    Raises:
+        ValueError: It holds something that has no MathML.
+    """
+    from latex2mathml.converter import convert
+
+    try:
+        math = convert(latex, display="block" if display else "inline")
+    except Exception as error:  # the converter has a dozen exceptions of its own, and raises IndexError too
+        raise ValueError(f"the formula {latex!r} cannot be read: {type(error).__name__} {error}".rstrip()) from error
+    # An unknown command comes back as its own text.
+    if unknown := re.search(r">\s*(\\[a-zA-Z]+)", math):
+        raise ValueError(f"the formula {latex!r} has the command {unknown[1]}, which has no MathML; write it otherwise")
+    return math.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")  # HTML does not need it; the headings break
+
+
+def build_report(
+    notebooks: str | Path | Iterable[str | Path],
+    out: str | Path = "build/report",
+    *,
+    timeout: float = 600,
+    progress: bool = True,
+) -> Path:
+    """Run notebooks and write each as an HTML file that shows everything with the network blocked.
+
+    Args:
+        notebooks: A folder, or the notebooks themselves. They are read and not changed.
+        out: The folder to write to: one page for each notebook, and index.html.
+        timeout: The most seconds one cell may take.
+        progress: Show a progress bar, one step for each cell.
+
+    Returns:
+        The path of index.html.
+
+    Raises:
+        FileNotFoundError: There is no such notebook or folder, or no notebook in it.
+        ValueError: Two notebooks have the same name.
+        ModuleNotFoundError: The extra ``lab`` is not installed.
+        ReportError: A notebook failed. The message names notebook, cell and error; the other notebooks are run all the
+            same, and the page of the failed one shows how far it came.
+    """
+    _require_jupyter()
+    import nbformat
+    from tqdm import tqdm
+
+    paths, out = _find(notebooks), Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    books: dict[Path, Any] = {}
+    pages: list[Page] = []
+    for path in paths:
+        try:
+            books[path] = nbformat.read(path, as_version=4)
+        except Exception as error:  # not JSON, not a notebook, not readable: nbformat has no common ancestor for them
+            pages.append(Page(path, None, path.stem, 0.0, f"{path}: not a notebook that can be read: {error}"))
+
+    total = sum(cell.cell_type == "code" for book in books.values() for cell in book.cells)
+    with tqdm(total=total, unit="cell", disable=not progress) as bar:
+        for path, book in books.items():
+            bar.set_description(path.stem)
+            pages.append(_build_page(path, book, out, timeout, bar, pages={p.stem for p in paths}))
+
+    index = out / "index.html"
+    pages.sort(key=lambda page: paths.index(page.notebook))
+    index.write_text(_index(pages), "utf-8")
+    if problems := [page.problem for page in pages if page.problem]:
+        raise ReportError(
+            f"{len(problems)} of {len(pages)} notebooks failed; the report is in {index} as far as it came.\n\n"
+            + "\n\n".join(problems)
+        )
+    return index
+
+
+def _require_jupyter() -> None:
+    """One clear error where the extra is missing."""
+    wanted = ("nbformat", "nbclient", "nbconvert", "latex2mathml")
+    if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
+        raise ModuleNotFoundError(
+            f"a report needs {', '.join(missing)}, not installed here; install the extra: pip install -e .[lab]",
+            name=missing[0],
+        )
+
+
+def _find(notebooks: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The notebooks meant, in order."""
+    if isinstance(notebooks, str | Path) and Path(notebooks).is_dir():
+        paths = sorted(Path(notebooks).glob("*.ipynb"))
+    else:
+        paths = [Path(notebooks)] if isinstance(notebooks, str | Path) else [Path(path) for path in notebooks]
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        raise FileNotFoundError(f"no such notebook or folder: {', '.join(missing)} (from {Path.cwd()})")
+    if not paths:
+        raise FileNotFoundError(f"no notebook to run: {notebooks} holds no file that ends in .ipynb")
+    if len(twice := {path.stem for path in paths}) < len(paths):
+        raise ValueError(
+            f"each notebook needs a name of its own; {len(paths)} notebooks have the names {sorted(twice)}"
+        )
+    return paths
+
+
+def _build_page(path: Path, book: Any, out: Path, timeout: float, bar: Any, pages: set[str]) -> Page:
+    """Run one notebook and write it, also when it failed half-way."""
+    texts = (cell.source for cell in book.cells if cell.cell_type == "markdown")
+    title = next((found[1] for text in texts if (found := re.search(r"^#+ +(.+)", text, re.M))), path.stem)
+    before, start = bar.n, time.monotonic()
+    problem = _run(path, book, timeout, bar)
+    seconds = time.monotonic() - start
+    bar.update(before + sum(cell.cell_type == "code" for cell in book.cells) - bar.n)  # past what did not run
+    target: Path | None = out / f"{path.stem}.html"
+    try:
+        target.write_text(_to_html(path, book, pages), "utf-8")
+    except ValueError as error:
+        target.unlink(missing_ok=True)
+        target, problem = None, "\n".join(filter(None, [problem, f"{path}: {error}"]))
+    return Page(path, target, title, seconds, problem)
+
+
+def _run(path: Path, book: Any, timeout: float, bar: Any) -> str:
+    """Run the cells, in the notebook's folder; what went wrong, or ""."""
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    at = 0
+
+    def remember(cell, cell_index):
+        nonlocal at
+        at = cell_index
+
+    client = NotebookClient(
+        book,
+        timeout=timeout,
+        kernel_name="python3",
+        store_widget_state=False,
+        extra_arguments=["--Application.log_level=ERROR"],  # the kernel's own remarks would cut the progress bar
+        resources={"metadata": {"path": str(path.resolve().parent)}},
+        on_cell_start=remember,
+        on_cell_executed=lambda **_: bar.update(),
+    )
+    # A backend chosen for scripts would keep the figures out of the notebook.
+    env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    try:
+        client.execute(env=env)
+    except CellExecutionError as error:
+        reason = f"{error.ename}: {error.evalue}"
+    except CellTimeoutError:
+        reason = f"it took longer than {timeout:g} s, the most one cell may take"
+    except DeadKernelError:
+        reason = "the kernel died; was there enough memory?"
+    else:
+        return ""
+    source = "\n".join(f"    {line}" for line in book.cells[at].source.splitlines())
+    return f"{path}, cell {at + 1} of {len(book.cells)}: {reason}\n{source}"
+
+
+def _to_html(path: Path, book: Any, pages: set[str]) -> str:
+    """A run notebook as one HTML file.
+
+    Raises:
+        ValueError: A formula has no MathML, or something would have to be fetched.
+    """
+    from bs4 import BeautifulSoup
+    from jinja2 import pass_context
+    from nbconvert.exporters import HTMLExporter
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+    from traitlets.config import Config
+
+    class Renderer(IPythonRenderer):
+        """Formulas become MathML, and links to notebooks become links to their pages."""
+
+        def inline_math(self, body):
+            return formula(body)
+
+        def block_math(self, body):
+            return formula(body, display=True)
+
+        def latex_environment(self, name, body):
+            return formula(f"\\begin{{{name}}}{body}\\end{{{name}}}", display=True)
+
+        def link(self, text, url, title=None):
+            name, dot, anchor = url.partition(".ipynb")
+            if dot and name.removeprefix("./") in pages:
+                url = f"{name}.html{anchor}"
+            return super().link(text, url, title)
+
+    class Exporter(HTMLExporter):
+        """nbconvert's page, without the scripts it loads."""
+
+        @pass_context
+        def markdown2html(self, context, source):
+            cell, resources = context.get("cell", {}), context.get("resources", {})
+            renderer = Renderer(
+                escape=False,
+                attachments=cell.get("attachments", {}),
+                embed_images=True,
+                path=resources.get("metadata", {}).get("path", ""),
+                anchor_link_text=self.anchor_link_text,
+            )
+            return MarkdownWithMath(renderer=renderer).render(source)
+
+    quiet = logging.getLogger("ecaviz.report.nbconvert")
+    quiet.setLevel(logging.ERROR)  # it warns of every figure that has no alternative text
+    exporter = Exporter(config=Config(NbConvertBase={"display_data_priority": MIME_TYPES}), log=quiet)
+    exporter.raw_template = TEMPLATE
+    folder = str(path.resolve().parent)
+    text, _ = exporter.from_notebook_node(book, resources={"metadata": {"name": path.stem, "path": folder}})
+    for element in BeautifulSoup(text, "html.parser").find_all(["img", "script", "link", "iframe", "video", "source"]):
+        address = element.get("src") or (element.get("href") if element.name == "link" else None)
+        if address and not address.startswith(("data:", "#")):
+            raise ValueError(
+                f"<{element.name}> points to {address!r}, which is not in the page; "
+                "a picture has to lie in the notebook's own folder or be drawn by a cell"
+            )
+    return text
+
+
+def _index(pages: list[Page]) -> str:
+    """The page that links all pages."""
+    rows = []
+    for page in pages:
+        name = html.escape(page.notebook.stem)
+        link = f'<a href="{name}.html">{name}</a>' if page.path else name
+        # Its formulas are known to be good once its page is there.
+        parts = page.title.split("$") if page.path else [page.title]
+        title = "".join(formula(part) if i % 2 else html.escape(part) for i, part in enumerate(parts))
+        state = f'<span class="failed">failed: {html.escape(page.problem)}</span>' if page.problem else ""
+        rows.append(f"<tr><td>{link}</td><td>{title} {state}</td><td>{page.seconds:.0f} s</td></tr>")
+    return INDEX.format(rows="\n".join(rows))

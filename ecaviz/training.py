@@ -1,0 +1,316 @@
+"""The recipe behind the bundled models: one recipe, seeded, resumable, on the CPU or the GPU.
+
+AdamW, a linear warm-up and a cosine to zero, horizontal flips, cross-entropy. Nothing is tuned per attention module:
+the models differ in the module alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from . import bundle, networks
+from .networks import Architecture
+from .shapes import Shapes
+
+__all__ = ["MEAN", "STD", "Recipe", "TrainingResult", "accuracy", "normalise", "train"]
+
+MEAN, STD = 0.31, 0.19
+"""What the bundled models' images are normalised with, the same for the three colours; of the training split,
+rounded."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a bundled model besides its architecture and its seed.
+
+    Attributes:
+        train_images: Images drawn from the training split (with the set's own seed 0).
+        test_images: Images of the held-out split that the accuracy is of.
+        epochs: Passes over the training images.
+        batch_size: Images a step.
+        learning_rate: The peak, reached after the warm-up.
+        weight_decay: Decoupled, on the weights of convolutions and linear layers; none on norms and biases.
+        warmup: Share of all steps in which the learning rate rises from zero.
+    """
+
+    train_images: int = 24_000
+    test_images: int = 3_600
+    epochs: int = 6
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What :func:`train` returns.
+
+    Attributes:
+        net: The trained network, in eval mode.
+        accuracy: Share of the held-out images whose class came first, 0…1.
+        seconds: Wall-clock seconds of training, over all resumed parts, without the drawing of the images.
+        epochs: Epochs trained.
+        history: One row an epoch: epoch, loss, train_accuracy, seconds.
+    """
+
+    net: nn.Module
+    accuracy: float
+    seconds: float
+    epochs: int
+    history: list[dict[str, float]]
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 N×3×H×W in 0…255 → float32 of about zero mean and unit variance."""
+    return (images.float() / 255 - MEAN) / STD
+
+
+def hardware(device: torch.device | str = "cpu") -> str:
+    """One line on what trains: the GPU's name, or the number of CPU threads."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU {platform.machine()}, {torch.get_num_threads()} thread(s)"
+
+
+def train(
+    architecture: Architecture,
+    recipe: Recipe | None = None,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    state: Path | None = None,
+    data: tuple[Tensor, Tensor] | None = None,
+    test: tuple[Tensor, Tensor] | None = None,
+    progress: bool = True,
+) -> TrainingResult:
+    """Train one network on the procedural set.
+
+    With ``state``, the whole state is written there after every epoch, and a run that finds the file goes on from it.
+    On the CPU an interrupted and resumed run ends in the same weights as one without a break.
+
+    Args:
+        architecture: What to train.
+        recipe: How; None for the bundled models' own.
+        seed: Of the initial weights and the order of the images.
+        device: Where.
+        state: File for resuming; None for no resuming.
+        data: Training images and labels if they are drawn already (uint8 N×3×H×W, int64 N).
+        test: The same for the held-out split.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The trained network and what it reached.
+
+    Raises:
+        ValueError: ``state`` belongs to another architecture, recipe or seed.
+    """
+    from tqdm.auto import tqdm
+
+    recipe = recipe or Recipe()
+    images, labels = data if data is not None else Shapes("train", recipe.train_images).tensors(progress)
+    held_out = test if test is not None else Shapes("test", recipe.test_images).tensors(progress)
+    device = torch.device(device)
+
+    torch.manual_seed(seed)
+    net = networks.build(architecture).to(device, memory_format=torch.channels_last)
+    decay = [p for p in net.parameters() if p.ndim > 1]
+    rest = [p for p in net.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+        lr=recipe.learning_rate,
+    )
+    steps = math.ceil(len(images) / recipe.batch_size)
+    total = steps * recipe.epochs
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total, recipe.warmup))
+
+    identity = {"architecture": architecture.to_dict(), "recipe": asdict(recipe), "seed": seed}
+    done, seconds, history = 0, 0.0, []
+    if state is not None and Path(state).is_file():
+        saved = torch.load(state, map_location=device, weights_only=True)
+        if saved["identity"] != identity:
+            raise ValueError(
+                f"train: {state} belongs to another run: it holds {saved['identity']}, this run is {identity}. "
+                f"Delete it to start afresh, or name another file."
+            )
+        net.load_state_dict(saved["net"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        done, seconds, history = saved["epoch"], saved["seconds"], saved["history"]
+
+    images, labels = images.to(device), labels.to(device)
+    bar = tqdm(total=total, initial=done * steps, disable=not progress, unit="step", desc="training")
+    with bar:
+        for epoch in range(done, recipe.epochs):
+            started = time.perf_counter()
+            loss, correct = _epoch(net, optimizer, schedule, images, labels, recipe, seed, epoch, bar)
+            seconds += time.perf_counter() - started
+            history.append({"epoch": epoch + 1, "loss": loss, "train_accuracy": correct, "seconds": seconds})
+            bar.set_postfix(loss=f"{loss:.3f}", train=f"{correct:.1%}")
+            if state is not None:
+                _save(
+                    Path(state),
+                    {
+                        "identity": identity,
+                        "net": net.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "schedule": schedule.state_dict(),
+                        "epoch": epoch + 1,
+                        "seconds": seconds,
+                        "history": history,
+                    },
+                )
+    net.eval()
+    return TrainingResult(net, accuracy(net, *held_out, device=device), seconds, recipe.epochs, history)
+
+
+def _rate(step: int, total: int, warmup: float) -> float:
+    rise = max(1, int(total * warmup))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+
+
+def _epoch(net, optimizer, schedule, images, labels, recipe, seed, epoch, bar) -> tuple[float, float]:
+    """One pass; the order and the flips depend on (seed, epoch) alone. Returns mean loss and training accuracy."""
+    net.train()
+    random = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    order = torch.randperm(len(images), generator=random)
+    flips = torch.rand(len(images), generator=random) < 0.5
+    loss_sum = torch.zeros((), device=images.device)
+    hits = torch.zeros((), device=images.device)
+    for batch in order.split(recipe.batch_size):
+        x = normalise(images[batch])
+        flip = flips[batch].to(x.device)
+        x = torch.where(flip[:, None, None, None], x.flip(-1), x).contiguous(memory_format=torch.channels_last)
+        target = labels[batch]
+        logits = net(x)
+        loss = nn.functional.cross_entropy(logits, target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        loss_sum += loss.detach() * len(batch)
+        hits += (logits.detach().argmax(1) == target).sum()
+        bar.update()
+    return float(loss_sum) / len(images), float(hits) / len(images)
+
+
+def _save(path: Path, state: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+@torch.inference_mode()
+def accuracy(
+    net: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 200, device: torch.device | str = "cpu"
+) -> float:
+    """Share of images whose class comes first, 0…1; the network's training flag is left as found.
+
+    Args:
+        net: N×3×H×W → N×classes.
+        images: uint8 N×3×H×W.
+        labels: int64 N.
+        batch_size: Images a step.
+        device: Where the network is.
+    """
+    training = net.training
+    net.eval()
+    try:
+        hits = sum(
+            int((net(normalise(x.to(device))).argmax(1).cpu() == y).sum())
+            for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True)
+        )
+    finally:
+        net.train(training)
+    return hits / len(images)
+
+
+def train_bundled(
+    names: list[str],
+    *,
+    seed: int = 0,
+    recipe: Recipe | None = None,
+    device: str | torch.device = "cpu",
+    folder: Path | None = None,
+    scratch: Path = Path("build/training"),
+    redo: bool = False,
+    progress: bool = True,
+) -> None:
+    """Train bundled models by name and write them, with their manifest rows; those that are there already are kept.
+
+    Args:
+        names: Names of :data:`ecaviz.bundle.BUNDLE`.
+        seed: Seed of each.
+        recipe: How; None for the bundle's own.
+        device: Where.
+        folder: Where the checkpoints go; None for ``data/checkpoints``.
+        scratch: Folder of the resumable states and the loss histories.
+        redo: Train also what is there already.
+        progress: Whether to show progress bars.
+
+    Raises:
+        ValueError: A name that the bundle does not have.
+    """
+    unknown = [name for name in names if name not in bundle.BUNDLE]
+    if unknown:
+        raise ValueError(f"train: the bundle has no {', '.join(unknown)}. It has: {', '.join(bundle.BUNDLE)}.")
+    recipe = recipe or Recipe()
+    todo = [name for name in names if redo or name not in bundle.manifest(folder)]
+    if not todo:
+        return
+    data = Shapes("train", recipe.train_images).tensors(progress)
+    test = Shapes("test", recipe.test_images).tensors(progress)
+    for name in todo:
+        if progress:
+            print(name, flush=True)
+        state = scratch / f"{name}-seed{seed}.pt"
+        result = train(
+            bundle.BUNDLE[name],
+            recipe,
+            seed=seed,
+            device=device,
+            state=state,
+            data=data,
+            test=test,
+            progress=progress,
+        )
+        _write_history(scratch / f"{name}-seed{seed}.csv", result.history)
+        row = bundle.write(
+            name,
+            result.net,
+            bundle.BUNDLE[name],
+            Shapes(n=0).classes,
+            {
+                "seed": seed,
+                "epochs": recipe.epochs,
+                "train_images": recipe.train_images,
+                "seconds": round(result.seconds, 1),
+                "hardware": hardware(device),
+                "test_images": recipe.test_images,
+                "accuracy": round(result.accuracy, 5),
+            },
+            folder,
+        )
+        state.unlink(missing_ok=True)
+        if progress:
+            print(f"{name}: {row.accuracy:.2%} of {row.test_images} held-out images, {row.seconds:.0f} s", flush=True)
+
+
+def _write_history(path: Path, history: list[dict[str, float]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)

@@ -1,0 +1,138 @@
+"""The modules against autograd, PyTorch's own layers, and published counts."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ecaviz import attention
+from ecaviz.attention import ECA, SE, adaptive_kernel_size
+
+MODULES = [
+    ("se", {"reduction": 4}),
+    ("se", {"reduction": 4, "bias": True}),
+    ("eca", {"kernel_size": 1}),
+    ("eca", {"kernel_size": 5}),
+    ("eca", {"kernel_size": 5, "padding": "circular"}),
+    ("eca", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), MODULES)
+def test_forward_is_squeeze_excite_activate_scale(name, options):
+    torch.manual_seed(0)
+    module = attention.build(name, channels=16, **options)
+    x = torch.randn(3, 16, 5, 7)
+    y = module.squeeze(x)
+    torch.testing.assert_close(y, nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+    gate = module.activation(module.excite(y))
+    assert gate.shape == (3, 16)
+    assert 0 < gate.min() < gate.max() < 1
+    torch.testing.assert_close(module(x), torch.einsum("nchw,nc->nchw", x, gate))
+
+
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_eca_is_a_sum_over_neighbours(k, padding):
+    torch.manual_seed(k)
+    module = ECA(10, k, padding=padding)
+    y = torch.randn(2, 10)
+    w, reach = module.excite.conv.weight.flatten(), (k - 1) // 2
+    expected = torch.zeros(2, 10)
+    for i in range(10):
+        for j in range(k):
+            neighbour = i + j - reach
+            if padding == "circular":
+                expected[:, i] += w[j] * y[:, neighbour % 10]
+            elif 0 <= neighbour < 10:
+                expected[:, i] += w[j] * y[:, neighbour]
+    torch.testing.assert_close(module.excite(y), expected)
+
+
+def test_se_is_two_layers_with_a_relu():
+    module = SE(12, 3)
+    w1, w2 = module.excite.fc1.weight, module.excite.fc2.weight
+    assert w1.shape == (4, 12)
+    assert w2.shape == (12, 4)
+    assert module.excite.fc1.bias is None
+    y = torch.randn(5, 12)
+    torch.testing.assert_close(module.excite(y), (y @ w1.T).clamp_min(0) @ w2.T)
+
+
+@pytest.mark.parametrize(("name", "options"), MODULES)
+def test_gradients_agree_with_finite_differences(name, options):
+    torch.manual_seed(1)
+    module = attention.build(name, channels=8, **options, dtype=torch.float64)
+    x = torch.randn(1, 8, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(module, (x,))
+
+
+@pytest.mark.parametrize(
+    ("channels", "published"), [(64, 3), (128, 5), (256, 5), (512, 5), (1024, 5), (2048, 7), (8, 3), (16, 3), (32, 3)]
+)
+def test_adaptive_rule_on_published_widths(channels, published):
+    """ECA-Net's Figure 3 code and timm agree here; 8, 128 and 2048 are ties of the formula, rounded up."""
+    assert adaptive_kernel_size(channels) == published
+
+
+def test_adaptive_rule_is_the_papers_code():
+    for channels in range(1, 3000):
+        t = int(abs((math.log(channels, 2) + 1) / 2))
+        assert adaptive_kernel_size(channels) == (t if t % 2 else t + 1), channels
+    assert [adaptive_kernel_size(4), adaptive_kernel_size(4, minimum=3)] == [1, 3]
+    assert adaptive_kernel_size(256, gamma=1, b=1) == 9
+    assert ECA(2048).kernel_size == 7
+
+
+def test_adaptive_rule_is_timms_from_eight_channels_on():
+    from timm.layers import EcaModule
+
+    for channels in (8, 24, 64, 96, 128, 256, 960, 2048):
+        assert EcaModule(channels).conv.kernel_size == (adaptive_kernel_size(channels, minimum=3),)
+
+
+@pytest.mark.parametrize("k", [0, 2, 4, -3, 2.5, True])
+def test_even_or_negative_kernel_size(k):
+    with pytest.raises(ValueError, match=r"odd whole number of at least 1.*got"):
+        ECA(16, k)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"reduction": 0}, "at least 1"), ({"reduction": 32}, "no hidden unit")]
+)
+def test_reduction_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        SE(16, **options)
+
+
+def test_other_bad_input():
+    with pytest.raises(ValueError, match=r"no module is called 'sse'. Known: none, se, eca"):
+        attention.build("sse", 16)
+    with pytest.raises(ValueError, match="zeros"):
+        ECA(16, 3, padding="mirror")
+    for call in (lambda: adaptive_kernel_size(0), lambda: adaptive_kernel_size(8, gamma=0), lambda: ECA(0, 3)):
+        with pytest.raises(ValueError, match="must be"):
+            call()
+
+
+def test_none_is_the_identity():
+    x = torch.randn(1, 4, 2, 2)
+    assert attention.build("none", 4)(x) is x
+    assert attention.layer("none") is None
+
+
+def test_published_parameters_of_whole_networks():
+    """timm's ResNet-50 with our modules, against the counts of the official code: +80 for k = 3, 5, 5, 7; SE r = 16."""
+    from timm.models.resnet import Bottleneck, ResNet
+
+    def count(layer, device="meta"):
+        net = ResNet(Bottleneck, (3, 4, 6, 3), block_args={"attn_layer": layer}, device=device, zero_init_last=False)
+        return sum(p.numel() for p in net.parameters())
+
+    plain = count(None)
+    assert plain == 25_557_032
+    assert count(attention.layer("se", reduction=16)) == 28_071_976
+    released = {256: 3, 512: 5, 1024: 5, 2048: 7}
+    assert count(lambda c, **kw: ECA(c, released[c], **kw)) - plain == 3 * 3 + 4 * 5 + 6 * 5 + 3 * 7
+    assert count(attention.layer("eca")) - plain == 3 * 5 + 4 * 5 + 6 * 5 + 3 * 7  # the rule on the gate widths

@@ -1,0 +1,263 @@
+"""load(): bundled, timm's, one's own; and what goes wrong said clearly."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import ecaviz
+from ecaviz import bundle, models
+from ecaviz.bundle import BUNDLE
+from ecaviz.shapes import Shapes
+from ecaviz.training import accuracy, normalise
+
+
+@pytest.mark.parametrize("name", BUNDLE)
+def test_every_bundled_model(name):
+    model = ecaviz.load(name, device="cpu")
+    assert (model.name, model.source, model.device) == (name, "bundled", torch.device("cpu"))
+    assert model.classes == Shapes(n=0).classes
+    assert not model.net.training
+    row = bundle.manifest()[name]
+    sites = ecaviz.find_sites(model)
+    assert len(sites) == (0 if row.family == "none" else 8)
+    options = BUNDLE[name].options
+    for site in sites:
+        assert site.family == row.family
+        if row.family == "se":
+            assert site.reduction == options["reduction"]
+        else:
+            assert site.kernel_size == options.get("kernel_size", ecaviz.adaptive_kernel_size(site.channels))
+    assert max([site.channels for site in sites], default=256) >= 256
+    file = bundle.data_folder() / "checkpoints" / f"{name}.safetensors"
+    assert file.stat().st_size <= 2.5e6
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == row.sha256
+    assert sum(p.numel() for p in model.net.parameters()) == row.parameters
+
+
+@pytest.mark.parametrize("name", ["shapes-none", "shapes-eca-k3"])
+def test_accuracy_evaluated_anew(name):
+    """The manifest's accuracy on the held-out split, within 0.3 points."""
+    row = bundle.manifest()[name]
+    images, labels = Shapes("test", row.test_images).tensors()
+    found = accuracy(ecaviz.load(name, device="cpu").net, images, labels)
+    assert abs(found - row.accuracy) <= 0.003, (found, row.accuracy)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", BUNDLE)
+def test_every_accuracy_evaluated_anew(name):
+    test_accuracy_evaluated_anew(name)
+
+
+def test_the_plain_model_leaves_room():
+    assert 0.70 <= bundle.manifest()["shapes-none"].accuracy <= 0.90
+
+
+def test_bundled_transform_is_that_of_training():
+    images, _ = Shapes("test", 4).tensors()
+    transform = models.bundled_transform()
+    torch.testing.assert_close(transform(images), normalise(images))
+    torch.testing.assert_close(transform(images[0]), normalise(images[:1])[0])
+    picture = Image.fromarray(images[0].permute(1, 2, 0).numpy())
+    torch.testing.assert_close(transform(picture), transform(images[0]))
+    large = transform(torch.zeros(3, 90, 200, dtype=torch.uint8))
+    assert large.shape == (3, 64, 64)
+    assert large.dtype == torch.float32
+
+
+def test_a_network_of_ones_own():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), ecaviz.attention.build("eca", 8, kernel_size=3)).train()
+    model = ecaviz.load(net)
+    assert model.net is net
+    assert net.training
+    assert model.source == "module"
+    assert model.classes == ()
+    assert model.transform is None
+    assert model.device == torch.device("cpu")
+    assert "Sequential" in repr(model)
+    again = ecaviz.load(net, transform=abs, classes=["a", "b"])
+    assert again.transform is abs
+    assert again.classes == ("a", "b")
+
+
+def test_timm_by_name_with_random_weights():
+    model = ecaviz.load("ecaresnet26t", pretrained=False, zero_init_last=False, device="cpu")
+    assert model.source == "timm"
+    assert len(model.classes) == 1000
+    assert not model.net.training
+    assert model.classes[1] == "goldfish"
+    assert [s.family for s in ecaviz.find_sites(model)] == ["eca"] * 8
+    image = torch.randint(0, 256, (3, 300, 400), dtype=torch.uint8)
+    x = model.transform(image)
+    assert x.dtype == torch.float32
+    assert x.shape == (3, 256, 256)
+    torch.testing.assert_close(x, model.transform(Image.fromarray(image.permute(1, 2, 0).numpy())))
+
+
+def test_a_timm_name_from_the_cache(tmp_path, monkeypatch):
+    """Weights in the hub's cache are used, without a word to the network."""
+    import timm
+    from huggingface_hub import constants
+    from safetensors.torch import save_file
+
+    name = "ecaresnet26t.ra2_in1k"
+    torch.manual_seed(3)
+    net = timm.create_model("ecaresnet26t", pretrained=False, zero_init_last=False)
+    repository = tmp_path / ("models--" + timm.get_pretrained_cfg(name).hf_hub_id.replace("/", "--"))
+    snapshot = repository / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    save_file(net.state_dict(), snapshot / "model.safetensors")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(models.socket, "create_connection", lambda *a, **k: pytest.fail("asked the network"))
+    model = ecaviz.load(name, device="cpu")
+    assert torch.equal(model.net.state_dict()["layer3.0.se.conv.weight"], net.state_dict()["layer3.0.se.conv.weight"])
+
+
+def test_no_network_and_nothing_cached(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens on the discard port
+    for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(key, raising=False)
+    with pytest.raises(
+        ConnectionError, match=r"not in the cache .*127.0.0.1 cannot be reached.*bundled model.*shapes-none"
+    ):
+        ecaviz.load("ecaresnet50d.miil_in1k")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("shapes-eca-k4", "shapes-eca-k"),
+        ("ecaresnet55", "ecaresnet50"),
+        ("ecaresnet50d.wrong", "ecaresnet50d.miil_in1k"),
+    ],
+)
+def test_unknown_name(name, nearest):
+    with pytest.raises(ValueError, match=rf"no model is called '{name}'. Nearest: .*{nearest}.*available"):
+        ecaviz.load(name)
+
+
+def test_bad_options():
+    with pytest.raises(TypeError, match="zero_init_last applies to timm names, not to a bundled model"):
+        ecaviz.load("shapes-none", zero_init_last=False)
+    with pytest.raises(TypeError, match=r"pretrained=False applies to timm names, not to an nn.Module"):
+        ecaviz.load(nn.Identity(), pretrained=False)
+    with pytest.raises(TypeError, match=r"expected a name or an nn.Module, got int"):
+        ecaviz.load(3)
+
+
+def test_a_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(RuntimeError, match=r"device 'cuda' was asked for, but torch finds no GPU.*auto"):
+        ecaviz.load("shapes-none", device="cuda")
+    with pytest.raises(ValueError, match=r"'gpu' is no device"):
+        models.choose_device("gpu")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert models.choose_device("auto") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert models.choose_device("auto") == torch.device("cuda")
+    with pytest.raises(RuntimeError, match=r"'cuda:3' was asked for, but torch finds 1"):
+        models.choose_device("cuda:3")
+
+
+@pytest.fixture
+def copied_data(tmp_path, monkeypatch):
+    source = bundle.data_folder() / "checkpoints"
+    (tmp_path / "checkpoints").mkdir()
+    for file in ("manifest.csv", "shapes-eca-k3.safetensors"):
+        shutil.copy(source / file, tmp_path / "checkpoints" / file)
+    monkeypatch.setenv("ECAVIZ_DATA", str(tmp_path))
+    return tmp_path / "checkpoints"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed"])
+def test_a_damaged_checkpoint(copied_data, damage):
+    path = copied_data / "shapes-eca-k3.safetensors"
+    content = bytearray(path.read_bytes())
+    if damage == "changed":
+        content[-5] ^= 1
+    path.write_bytes(content if damage == "changed" else content[:-1000])
+    with pytest.raises(ValueError, match=r"truncated or changed: its sha256 is .* the manifest says .*git checkout"):
+        ecaviz.load("shapes-eca-k3")
+
+
+def test_a_missing_checkpoint_and_a_missing_data_folder(copied_data, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"'shapes-none' is not in .*git checkout"):
+        ecaviz.load("shapes-none")
+    monkeypatch.setenv("ECAVIZ_DATA", str(copied_data / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="set ECAVIZ_DATA"):
+        ecaviz.load("shapes-none")
+
+
+def test_available():
+    table = ecaviz.available()
+    assert list(table.columns) == ["name", "source", "family", "setting", "images", "accuracy"]
+    bundled = table[table.source == "bundled"]
+    assert list(bundled.name) == list(BUNDLE)
+    assert bundled.accuracy.between(0.5, 1).all()
+    row = bundled.set_index("name").loc["shapes-se-r4"]
+    assert (row.family, row.setting) == ("se", "r=4")
+    listed = set(table[table.source == "timm"].name)
+    assert {"ecaresnet50d.miil_in1k", "legacy_seresnet50.in1k", "seresnet50.a1_in1k"} <= listed
+    assert (ecaviz.available(timm=False).source == "bundled").all()
+
+
+HEAVY = ["matplotlib", "ipywidgets", "seaborn", "pandas", "timm", "torchvision", "skimage", "scipy", "PIL", "tqdm"]
+
+
+@pytest.mark.parametrize(
+    ("what", "may_bring"),
+    [
+        ("ecaviz", []),
+        ("ecaviz.gates", []),
+        ("ecaviz.models, ecaviz.profiles, ecaviz.interaction, ecaviz.kernels, ecaviz.images, ecaviz.training", []),
+    ],
+)
+def test_importing_is_cheap(what, may_bring):
+    code = f"import sys, {what}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    bare = f"import sys, torch; print([m for m in {HEAVY!r} if m in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": ""}
+    found, base = (
+        eval(
+            subprocess.run(
+                [sys.executable, "-c", c], capture_output=True, text=True, check=True, env=environment
+            ).stdout
+        )
+        for c in (code, bare)
+    )
+    assert set(found) - set(base) == set(may_bring)
+
+
+def test_the_front_door():
+    assert set(ecaviz.__all__) == set(ecaviz._WHERE) | set(ecaviz._MODULES)
+    for name in set(ecaviz.__all__) - {"LayerExplorer", "KernelExplorer", "CoverageExplorer"}:
+        assert getattr(ecaviz, name) is not None, name
+    with pytest.raises(AttributeError, match=r"no attribute 'laod'; it has .*load"):
+        ecaviz.laod  # noqa: B018 - looking it up is the test
+    assert "load" in dir(ecaviz)
+
+
+@pytest.mark.gpu
+def test_load_on_the_gpu():
+    model = ecaviz.load("shapes-eca-k3")
+    assert model.device.type == "cuda"
+    assert next(model.net.parameters()).is_cuda
+    row = bundle.manifest()["shapes-eca-k3"]
+    images, labels = Shapes("test", 1200).tensors()
+    found = accuracy(model.net, images, labels, device="cuda")
+    reference = accuracy(ecaviz.load("shapes-eca-k3", device="cpu").net, images, labels)
+    assert abs(found - reference) <= 0.003
+    assert abs(found - row.accuracy) < 0.03

@@ -1,0 +1,196 @@
+"""The report: every picture and formula shows with the network blocked, and a failing cell is named."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from ecaviz.report import ReportError, build_report, formula
+
+nbformat = pytest.importorskip("nbformat", reason="the extra `lab` is not installed")
+
+TEXT = r"""# The gate $\omega$ of a channel
+
+The gate is $\omega = \sigma(z)$, and k follows the rule
+
+$$k = \left|\frac{\log_2 C}{\gamma} + \frac{b}{\gamma}\right|_{\text{odd}}$$
+
+\begin{align*}
+y &= \frac{1}{HW}\sum_{i,j} x_{ij} \\
+z &= \mathrm{C1D}_k(y)
+\end{align*}
+
+Next: [the other one](other.ipynb). ![a dot](dot.png)
+"""
+
+FIGURE = """\
+import matplotlib.pyplot as plt
+plt.plot([1, 3, 2]);"""
+
+WIDGET = """\
+import base64, ipywidgets
+class Explorer(ipywidgets.VBox):
+    def _repr_mimebundle_(self, **options):
+        bundle = super()._repr_mimebundle_(**options)
+        return bundle | {"image/png": base64.b64encode(open("dot.png", "rb").read()).decode()}
+Explorer([ipywidgets.IntSlider(3)])"""
+
+LATEX = """\
+from IPython.display import Math
+Math("\\\\hat{y} = W x")"""
+
+DOT = bytes.fromhex(  # a PNG of 1 × 1 pixel
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
+    "0000000c49444154789c63f8cfc0000003010100c9fe92ef0000000049454e44ae426082"
+)
+
+
+def write(path, *cells):
+    new = {"md": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
+    book = nbformat.v4.new_notebook(cells=[new[kind](source) for kind, source in cells])
+    nbformat.write(book, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A built report of two notebooks: its folder."""
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "dot.png").write_bytes(DOT)
+    write(folder / "one.ipynb", ("md", TEXT), ("code", FIGURE), ("code", WIDGET), ("code", LATEX))
+    write(folder / "other.ipynb", ("md", "# Another"), ("code", "21 * 2"))
+    index = build_report(folder, folder / "out", progress=False)
+    assert index == folder / "out" / "index.html"
+    return folder / "out"
+
+
+@pytest.mark.notebook
+def test_page_holds_pictures_and_formulas_and_loads_nothing(report):
+    text = (report / "one.html").read_text("utf-8")
+    assert len(re.findall(r'<img[^>]*src="data:image/png;base64,', text)) == 3  # markdown, figure, widget
+    assert text.count("<math") == 5  # heading, inline, display, align*, an output of Math
+    assert "$" not in re.sub(r"<(style|script).*?</\1>", "", text, flags=re.S)  # no formula left as it was typed
+    assert not re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=.(?!data:|#)", text)
+    assert "require.min.js" not in text
+    assert "mathjax" not in text.lower().replace("mathjax_", "")
+    assert 'href="other.html"' in text
+
+
+@pytest.mark.notebook
+def test_index_links_every_page_by_its_title(report):
+    text = (report / "index.html").read_text("utf-8")
+    assert re.findall(r'href="(.*?)"', text) == ["one.html", "other.html"]
+    assert "Another" in text
+    assert "The gate <math" in text
+    assert "failed" not in text.split("</style>")[1]
+
+
+@pytest.mark.browser
+@pytest.mark.notebook
+def test_everything_shows_in_a_browser_with_the_network_blocked(report, browser):
+    requests = []
+    context = browser.new_context()
+    context.set_offline(True)
+    context.route(re.compile(r"^(https?|wss?):"), lambda route: (requests.append(route.request.url), route.abort()))
+    page = context.new_page()
+    failures = []
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    page.goto((report / "one.html").as_uri(), wait_until="networkidle")
+
+    widths = page.eval_on_selector_all("img", "images => images.map(image => image.complete && image.naturalWidth)")
+    sizes = page.eval_on_selector_all(
+        "math", "all => all.map(math => [math.getBoundingClientRect().width, math.getBoundingClientRect().height])"
+    )
+    assert len(widths) == 3
+    assert all(width > 0 for width in widths)
+    assert len(sizes) == 5
+    assert all(width > 5 and height > 5 for width, height in sizes)
+    # Drawn as formulas, not as a row of letters: the fraction makes the display formula taller than the inline one.
+    assert sizes[2][1] > 1.5 * sizes[1][1]
+    assert requests == []
+    assert failures == []
+    page.get_by_text("all notebooks").click()
+    page.get_by_role("link", name="other").click()
+    assert "42" in page.inner_text("main")
+    context.close()
+
+
+@pytest.mark.notebook
+def test_failing_cell_is_named_and_the_rest_is_kept(tmp_path):
+    write(tmp_path / "a.ipynb", ("md", "# A"), ("code", "print('reached')"), ("code", "gate = 1 / 0"), ("code", "2"))
+    write(tmp_path / "b.ipynb", ("md", "# B"), ("code", "print('also run')"))
+    with pytest.raises(ReportError, match=r"1 of 2 notebooks failed") as caught:
+        build_report(tmp_path, tmp_path / "out", progress=False)
+    assert "a.ipynb, cell 3 of 4: ZeroDivisionError: division by zero" in str(caught.value)
+    assert "gate = 1 / 0" in str(caught.value)
+    assert "reached" in (tmp_path / "out/a.html").read_text("utf-8")
+    assert "also run" in (tmp_path / "out/b.html").read_text("utf-8")
+    index = (tmp_path / "out/index.html").read_text("utf-8")
+    assert "ZeroDivisionError" in index
+    assert 'href="b.html"' in index
+
+
+@pytest.mark.notebook
+def test_cell_that_takes_too_long_and_dead_kernel_are_failures_in_words(tmp_path):
+    slow = write(tmp_path / "slow.ipynb", ("code", "import time; time.sleep(60)"))
+    dead = write(tmp_path / "dead.ipynb", ("code", "import os; os._exit(1)"))
+    with pytest.raises(ReportError, match=r"slow.ipynb, cell 1 of 1: it took longer than 2 s"):
+        build_report(slow, tmp_path / "out", timeout=2, progress=False)
+    with pytest.raises(ReportError, match=r"dead.ipynb, cell 1 of 1: the kernel died"):
+        build_report(dead, tmp_path / "out", timeout=60, progress=False)
+
+
+@pytest.mark.notebook
+def test_figures_show_whatever_backend_the_shell_chose(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    write(tmp_path / "figure.ipynb", ("code", FIGURE))
+    build_report([tmp_path / "figure.ipynb"], tmp_path / "out", progress=False)
+    assert "data:image/png" in (tmp_path / "out/figure.html").read_text("utf-8")
+
+
+def test_picture_outside_the_page_is_an_error(tmp_path):
+    write(tmp_path / "far.ipynb", ("md", "![far](https://example.org/far.png)"))
+    with pytest.raises(ReportError, match=r"<img> points to 'https://example.org/far.png', which is not in the page"):
+        build_report(tmp_path, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out/far.html").exists()
+
+
+def test_unreadable_notebook_is_named_and_the_rest_is_kept(tmp_path):
+    (tmp_path / "broken.ipynb").write_text("{")
+    write(tmp_path / "fine.ipynb", ("md", "# Fine"))
+    with pytest.raises(ReportError, match=r"broken.ipynb: not a notebook that can be read"):
+        build_report(tmp_path, tmp_path / "out", progress=False)
+    assert (tmp_path / "out/fine.html").exists()
+
+
+def test_nothing_to_run_is_an_error_that_names_the_place(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no notebook to run: .* holds no file that ends in .ipynb"):
+        build_report(tmp_path, tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match=r"no such notebook or folder: .*missing.ipynb"):
+        build_report([tmp_path / "missing.ipynb"], tmp_path / "out")
+
+
+def test_two_notebooks_of_one_name_are_refused(tmp_path):
+    (tmp_path / "sub").mkdir()
+    paths = [write(tmp_path / "a.ipynb", ("code", "1")), write(tmp_path / "sub/a.ipynb", ("code", "2"))]
+    with pytest.raises(ValueError, match="each notebook needs a name of its own"):
+        build_report(paths, tmp_path / "out")
+
+
+def test_formula_with_an_unknown_command_is_an_error():
+    with pytest.raises(ValueError, match=r"\\unheard, which has no MathML"):
+        formula(r"\unheard{x} + 1")
+    assert formula(r"\omega_c").count("<msub>") == 1
+
+
+def test_without_the_extra_the_error_names_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nbclient", None)
+    with pytest.raises(ModuleNotFoundError, match=r"a report needs nbclient.*\.\[lab\]"):
+        build_report(tmp_path, tmp_path / "out")
+
+
+def test_importing_the_report_brings_in_no_jupyter():
+    heavy = ("nbclient", "nbconvert", "nbformat", "bs4")
+    code = f"import sys, ecaviz.report; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -1,0 +1,130 @@
+"""The recipe: seeded, resumable to the same weights, and able to learn."""
+
+import csv
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ecaviz import bundle, training
+from ecaviz.networks import Architecture
+from ecaviz.shapes import Shapes
+from ecaviz.training import Recipe, accuracy, normalise, train, train_bundled
+
+TINY = Architecture("eca", {"kernel_size": 3}, blocks=(1, 1, 1, 1), planes=(4, 4, 4, 4), stem=4)
+RECIPE = Recipe(train_images=120, test_images=24, epochs=3, batch_size=32)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return Shapes("train", 120).tensors(), Shapes("test", 24).tensors()
+
+
+def run(pictures, **options):
+    data, test = pictures
+    return train(TINY, options.pop("recipe", RECIPE), data=data, test=test, progress=False, **options)
+
+
+class KilledError(Exception):
+    """Stands for a kill after a number of steps."""
+
+
+def interrupted_after(monkeypatch, steps):
+    real, count = torch.optim.AdamW.step, iter(range(steps))
+
+    def step(self, *args, **kwargs):
+        if next(count, None) is None:
+            raise KilledError
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+
+
+def test_interrupted_and_resumed_ends_in_the_same_weights(pictures, tmp_path, monkeypatch):
+    whole = run(pictures, seed=1)
+    state = tmp_path / "state.pt"
+    with monkeypatch.context() as patch:
+        interrupted_after(patch, 7)  # four steps an epoch: in the middle of the second
+        with pytest.raises(KilledError):
+            run(pictures, seed=1, state=state)
+    resumed = run(pictures, seed=1, state=state)
+    for (name, a), b in zip(whole.net.state_dict().items(), resumed.net.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert [row["epoch"] for row in resumed.history] == [1, 2, 3]
+    assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
+    assert list(tmp_path.iterdir()) == [state]
+
+
+def test_the_seed_decides(pictures):
+    a, b, c = run(pictures, seed=1), run(pictures, seed=1), run(pictures, seed=2)
+    weights = [r.net.state_dict()["fc.weight"] for r in (a, b, c)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_it_learns(pictures):
+    data, _ = pictures
+    few = (data[0][:24], data[1][:24])
+    recipe = replace(RECIPE, train_images=24, epochs=60, batch_size=24, learning_rate=0.02)
+    result = train(TINY, recipe, data=few, test=few, progress=False)
+    assert result.history[-1]["loss"] < 0.5 * result.history[0]["loss"]
+    assert not result.net.training
+
+
+def test_a_state_of_another_run_is_refused(pictures, tmp_path):
+    state = tmp_path / "state.pt"
+    run(pictures, state=state, recipe=replace(RECIPE, epochs=1))
+    with pytest.raises(ValueError, match=r"state.pt belongs to another run.*Delete it"):
+        run(pictures, state=state)
+
+
+def test_accuracy_against_one_shot(pictures):
+    images, labels = pictures[1]
+    net = run(pictures, recipe=replace(RECIPE, epochs=1)).net.train()
+    before = net.bn1.running_mean.clone()
+    found = accuracy(net, images, labels, batch_size=7)
+    assert net.training
+    assert torch.equal(net.bn1.running_mean, before)
+    with torch.no_grad():
+        expected = (net.eval()(normalise(images)).argmax(1) == labels).double().mean().item()
+    assert found == pytest.approx(expected)
+
+
+def test_train_bundled_writes_what_load_reads(tmp_path, monkeypatch):
+    monkeypatch.setitem(bundle.BUNDLE, "tiny", TINY)
+    options = {"recipe": replace(RECIPE, epochs=1), "folder": tmp_path / "out", "scratch": tmp_path / "scratch"}
+    train_bundled(["tiny"], progress=False, **options)
+    architecture, state, classes, row = bundle.read("tiny", tmp_path / "out")
+    assert architecture == TINY
+    assert len(classes) == 12
+    assert (row.family, row.setting) == ("eca", "k=3")
+    with (tmp_path / "scratch" / "tiny-seed0.csv").open() as file:
+        assert [r["epoch"] for r in csv.DictReader(file)] == ["1"]
+    assert not (tmp_path / "scratch" / "tiny-seed0.pt").exists()
+
+    stamp = (tmp_path / "out" / "tiny.safetensors").stat().st_mtime_ns
+    train_bundled(["tiny"], progress=False, **options)  # there already: kept
+    assert (tmp_path / "out" / "tiny.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match=r"the bundle has no tiny2. It has: shapes-none"):
+        train_bundled(["tiny2"], progress=False)
+    assert "fc.weight" in state
+
+
+def test_rate_rises_then_falls_to_nothing():
+    rates = [training._rate(step, 100, 0.1) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == 1.0
+    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert rates[100] == pytest.approx(0)
+
+
+@pytest.mark.gpu
+def test_on_the_gpu(pictures, tmp_path):
+    state = tmp_path / "state.pt"
+    result = run(pictures, device="cuda", state=state)
+    assert next(result.net.parameters()).is_cuda
+    assert len(result.history) == 3
+    again = run(pictures, device="cuda", state=state)  # all epochs are done: read back, evaluated anew
+    assert again.accuracy == result.accuracy
+    assert torch.equal(again.net.fc.weight, result.net.fc.weight)
