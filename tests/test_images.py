@@ -1,0 +1,491 @@
+"""Image sets, and the contract that everything called ``images`` is held to."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import socket
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+
+from ecaviz import images
+from ecaviz.training import normalise
+
+
+def pictures(n=5, size=(8, 8), seed=0):
+    return torch.randint(0, 256, (n, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def pil(image):
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+def write(path, image=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (pil(pictures(1)[0]) if image is None else image).save(path)
+    return path
+
+
+def everything(stream):
+    """All batches joined: x, labels (or None), and the sizes of the batches."""
+    parts = list(stream)
+    labels = None if parts[0][1] is None else torch.cat([labels for _, labels in parts])
+    return torch.cat([x for x, _ in parts]), labels, [len(x) for x, _ in parts]
+
+
+class Labelled(Dataset):
+    """(image, label) of any kind of image."""
+
+    def __init__(self, items, labels=None):
+        self.items = items
+        self.numbers = range(len(items)) if labels is None else labels
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index], self.numbers[index]
+
+
+# ------------------------------------------------------------------------------------------------------ what is taken
+
+
+def as_pil_list(x):
+    return [pil(image) for image in x]
+
+
+def to_normalised(image):
+    """Takes a PIL image or a uint8 tensor, one at a time."""
+    if not isinstance(image, torch.Tensor):
+        image = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return normalise(image)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda x: x, id="uint8 tensor"),
+        pytest.param(list, id="list of uint8 tensors"),
+        pytest.param(as_pil_list, id="list of PIL images"),
+        pytest.param(lambda x: Labelled(list(x)), id="dataset of uint8 tensors"),
+        pytest.param(lambda x: Labelled(as_pil_list(x)), id="dataset of PIL images"),
+        pytest.param(TensorDataset, id="TensorDataset without labels"),
+        pytest.param(lambda x: TensorDataset(x, torch.arange(len(x))), id="TensorDataset"),
+        pytest.param(lambda x: Subset(Labelled(list(x)), range(len(x))), id="Subset"),
+        pytest.param(normalise, id="float tensor"),
+        pytest.param(lambda x: DataLoader(normalise(x), batch_size=2), id="DataLoader"),
+        pytest.param(
+            lambda x: DataLoader(TensorDataset(normalise(x)), batch_size=2), id="DataLoader of TensorDataset of one"
+        ),
+        pytest.param(
+            lambda x: DataLoader(TensorDataset(normalise(x), torch.arange(len(x))), batch_size=2),
+            id="DataLoader, labels",
+        ),
+    ],
+)
+def test_every_kind_of_images_gives_the_same_batches(make):
+    x = pictures()
+    stream = images.batches(make(x), to_normalised, batch_size=2)
+    got, labels, sizes = everything(stream)
+    assert torch.equal(got, normalise(x))
+    assert sizes == [2, 2, 1]
+    assert stream.total == stream.passed == 5
+    assert labels is None or (labels.dtype == torch.int64 and labels.tolist() == [0, 1, 2, 3, 4])
+    assert everything(stream)[2] == sizes  # and once more
+
+
+def test_labels_are_yielded_where_items_have_them():
+    x = pictures()
+    assert everything(images.batches(Labelled(list(x)), normalise))[1].tolist() == [0, 1, 2, 3, 4]
+    assert everything(images.batches(list(x), normalise))[1] is None
+    numbers = [torch.tensor(3), np.int64(1), 4, torch.tensor([2]), np.array(0)]
+    assert everything(images.batches(Labelled(list(x), numbers), normalise))[1].tolist() == [3, 1, 4, 2, 0]
+    assert everything(images.batches(Labelled(list(x), ["a", "b", "c", "d", "e"]), normalise))[1] is None
+    loader = DataLoader(TensorDataset(normalise(x), torch.rand(5)))  # a regression target is no label
+    assert everything(images.batches(loader))[1] is None
+
+
+def test_float_input_is_used_as_it_is():
+    x = torch.randn(4, 3, 5, 7, dtype=torch.float16)
+
+    def never(image):
+        raise AssertionError("the transform was called")
+
+    assert torch.equal(everything(images.batches(x, never))[0], x)
+    assert torch.equal(everything(images.batches(DataLoader(x, batch_size=3), never))[0], x)
+
+
+def test_a_transform_that_can_is_given_whole_batches():
+    x, calls = pictures(40), []
+
+    def transform(image):
+        calls.append(tuple(image.shape))
+        return normalise(image)
+
+    got, _, _ = everything(images.batches(Labelled(list(x)), transform, batch_size=20))
+    assert torch.equal(got, normalise(x))
+    assert calls.count((20, 3, 8, 8)) == 2
+    assert len(calls) <= 5  # two batches, and the trial
+
+
+@pytest.mark.parametrize("kind", ["of one image only", "of the batch's own mean", "random"])
+def test_a_transform_that_cannot_is_given_one_image_at_a_time(kind):
+    x = pictures(6)
+
+    def transform(image):
+        if kind == "of one image only":
+            assert image.ndim == 3
+        y = normalise(image)
+        return y + torch.rand(()) if kind == "random" else y - y.mean()
+
+    got, _, _ = everything(images.batches(x, transform))
+    if kind == "random":
+        offsets = (got - normalise(x)).mean((1, 2, 3))
+        assert len(offsets.unique()) == 6  # each image has had its own draw
+    else:
+        assert torch.allclose(got, torch.stack([normalise(one) - normalise(one).mean() for one in x]))
+
+
+def test_images_of_many_sizes():
+    sizes = [(8, 8), (8, 8), (9, 7), (8, 8), (16, 4), (16, 4)]
+    x = [pictures(1, size, seed)[0] for seed, size in enumerate(sizes)]
+
+    def corner(image):
+        return normalise(image[..., :4, :4])
+
+    got, _, sizes = everything(images.batches(x, corner, batch_size=4))
+    assert sizes == [4, 2]
+    assert torch.equal(got, torch.stack([corner(one) for one in x]))
+    with pytest.raises(ValueError, match=r"different sizes \(3×8×8, 3×9×7\).*resizes and crops, or batch_size=1"):
+        everything(images.batches(x[:3], normalise))
+    assert [tuple(one.shape[2:]) for one, _ in images.batches(x, normalise, batch_size=1)][2] == (9, 7)
+
+
+def test_large_images_do_not_wait_for_the_batch_to_fill(monkeypatch):
+    monkeypatch.setattr(images, "_HELD_BYTES", 3 * 8 * 8 * 4)
+    x, calls = pictures(20), []
+
+    def transform(image):
+        calls.append(image.shape[0])
+        return normalise(image)
+
+    got, _, _ = everything(images.batches(list(x), transform, batch_size=20))
+    assert torch.equal(got, normalise(x))
+    assert max(call for call in calls if call != 3) == 4  # a call of 3 is one image
+
+
+def test_an_iterable_dataset_has_no_known_length():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return ((image, 7) for image in pictures())
+
+    stream = images.batches(Stream(), normalise, batch_size=2)
+    assert stream.total is None
+    got, labels, _ = everything(stream)
+    assert torch.equal(got, normalise(pictures()))
+    assert labels.tolist() == [7] * 5
+
+
+def test_class_names_are_found_through_subsets_and_loaders():
+    whole = images.shapes("test", 24)
+    assert images.batches(Subset(whole, [3, 4]), normalise).classes == whole.classes
+    assert images.batches(DataLoader(TensorDataset(torch.rand(2, 3, 4, 4)))).classes is None
+    named = TensorDataset(torch.rand(2, 3, 4, 4), torch.tensor([0, 1]))
+    named.classes = ["a", "b"]
+    assert images.batches(DataLoader(named)).classes == ("a", "b")
+
+
+# --------------------------------------------------------------------------------------------------- what is not taken
+
+THE_KINDS = r"dataset or a folder of uint8 tensors.*float tensor N×3×H×W, or a DataLoader.*uint8 tensor N×3×H×W"
+
+
+@pytest.mark.parametrize(
+    ("bad", "came"),
+    [
+        (None, "got None"),
+        (3, "got a int"),
+        ({"a": 1}, "got a dict of length 1"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"numpy array 2×8×8×3 of uint8.*torch.from_numpy"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.int64), "int64 tensor 2×3×8×8"),
+        (torch.zeros(3, 8, 8), r"float32 tensor 3×8×8.*torch.stack"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), r"uint8 tensor 3×8×8.*image\[None\]"),
+        (torch.zeros(2, 8, 8, 3), r"float32 tensor 2×8×8×3.*movedim"),
+        (torch.zeros(2, 1, 8, 8), "float32 tensor 2×1×8×8"),
+        (torch.zeros(0, 3, 8, 8), "there is no image in a float32 tensor 0×3×8×8"),
+        ([], "there is no image in a list of length 0"),
+        (DataLoader(pictures()), r"DataLoader that yields a uint8 tensor 1×3×8×8.*Pass the dataset itself"),
+        (DataLoader(torch.rand(4, 5)), "DataLoader that yields a float32 tensor 1×5"),
+        (Labelled(list(torch.rand(2, 3, 8, 8))), "a dataset whose item 0 is a float32 tensor 3×8×8.*DataLoader"),
+        ((pictures(), torch.arange(5)), "a dataset whose item 0 is a uint8 tensor 5×3×8×8"),
+        ([{"image": 1}], "a dataset whose item 0 is a dict"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)
+def test_anything_else_is_one_error_that_names_what_is_taken(bad, came):
+    with pytest.raises(ValueError, match=f"(?s){came}") as error:
+        list(images.batches(bad, normalise))
+    assert re.search(THE_KINDS, str(error.value))
+
+
+def test_other_bad_input_is_named():
+    with pytest.raises(ValueError, match=r"got a PIL image RGB 8×8.*\[image\]"):
+        images.batches(pil(pictures(1)[0]), normalise)
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1, got 0"):
+        images.batches(pictures(), normalise, 0)
+    with pytest.raises(ValueError, match=r"needs a transform.*ecaviz.load\(net, transform=…\)"):
+        images.batches(pictures(), None)
+    with pytest.raises(ValueError, match="the transform made a uint8 tensor 3×8×8"):
+        list(images.batches(pictures(1), lambda image: image))
+    with pytest.raises(ValueError, match="some items have a label and some have none"):
+        list(images.batches(Labelled(list(pictures(2)), [1, None]), normalise))
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        images.batches("no/such/folder", normalise)
+
+
+def test_an_error_of_the_transform_says_what_it_was_given():
+    def broken(image):
+        raise KeyError("mean")
+
+    with pytest.raises(KeyError) as error:
+        list(images.batches(pictures(2), broken))
+    assert "raised by the model's transform, given a uint8 tensor 3×8×8" in error.value.__notes__[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------- sets
+
+
+def test_shapes_are_the_procedural_set():
+    ours = images.shapes("validation", n=13, seed=5)
+    other = images.Shapes("validation", 13, 5)
+    assert torch.equal(ours[12][0], other[12][0])
+    assert ours[12][1] == 0
+    assert images.describe(ours) == "Shapes(split='validation', n=13, seed=5)"
+
+
+def test_photographs_are_read_from_scikit_image_without_a_network(monkeypatch):
+    def no_network(*_args, **_options):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    monkeypatch.setattr(socket, "create_connection", no_network)
+    photographs = images.photographs()
+    assert {"astronaut", "chelsea", "coffee", "rocket"} <= set(photographs.classes)
+    assert len(photographs) == len(photographs.classes) == 8
+    assert photographs.labels.tolist() == list(range(8))
+    for picture, label in photographs:
+        assert picture.dtype == torch.uint8
+        assert picture.shape[0] == 3
+        assert min(picture.shape[1:]) >= 300
+        assert picture.float().std() > 20, photographs.classes[label]
+
+
+def test_photographs_are_those_that_scikit_image_gives():
+    from skimage import data
+
+    photographs = images.photographs()
+    for name in ("astronaut", "chelsea", "coffee", "rocket"):
+        picture, _ = photographs[photographs.classes.index(name)]
+        assert np.array_equal(picture.permute(1, 2, 0).numpy(), getattr(data, name)())
+
+
+def test_photographs_without_scikit_image(monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match=r"it is not installed.*pip install scikit-image.*images.folder"):
+        images.photographs()
+
+
+def test_a_folder_with_subfolders_has_their_names_as_classes(tmp_path):
+    write(tmp_path / "zebra" / "1.png")
+    write(tmp_path / "ant" / "deep" / "down" / "2.JPG")
+    write(tmp_path / "ant" / "1.jpeg")
+    write(tmp_path / ".hidden" / "3.png")
+    write(tmp_path / "ant" / "._1.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "ant" / "notes.txt").write_text("no image, and not called one")
+    found = images.folder(tmp_path)
+    assert found.classes == ("ant", "zebra")
+    assert found.labels.tolist() == [0, 0, 1]
+    assert [path.name for path in found.paths] == ["1.jpeg", "2.JPG", "1.png"]
+    assert found.skipped == []
+    assert found[2][1] == 1
+
+
+def test_an_image_beside_the_class_folders_is_named_not_dropped(tmp_path):
+    write(tmp_path / "ant" / "1.png")
+    stray = write(tmp_path / "stray.png")
+    found = images.folder(tmp_path)
+    assert found.skipped == [(stray, "lies beside the class folders")]
+    with pytest.warns(UserWarning, match=r"1 file\(s\).*stray.png \(lies beside the class folders\)"):
+        assert len(list(images.batches(found, normalise))) == 1
+
+
+def test_a_flat_folder_of_synset_names_has_a_class_a_synset(tmp_path):
+    for name in (
+        "n01484850_great_white_shark",
+        "n01440764_tench",
+        "n01440764_tench_2",
+        "n02012849_crane",
+        "n03126707_crane",
+        "n02391049_1234",
+    ):
+        write(tmp_path / f"{name}.jpg")
+    found = images.folder(tmp_path)
+    assert found.classes == ("tench", "great white shark", "crane (n02012849)", "n02391049", "crane (n03126707)")
+    assert {path.stem: label for path, label in zip(found.paths, found.labels.tolist(), strict=True)} == {
+        "n01440764_tench": 0,
+        "n01440764_tench_2": 0,
+        "n01484850_great_white_shark": 1,
+        "n02012849_crane": 2,
+        "n02391049_1234": 3,
+        "n03126707_crane": 4,
+    }
+
+
+def test_any_other_flat_folder_is_one_class(tmp_path):
+    for name in ("b.png", "n01440764_tench.png"):
+        write(tmp_path / "holiday" / name)
+    found = images.folder(str(tmp_path / "holiday"))
+    assert found.classes == ("holiday",)
+    assert found.labels.tolist() == [0, 0]
+    assert repr(found) == "ImageFiles('holiday', 2 images, 1 classes)"
+    assert str(tmp_path) not in images.describe(found)
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere.*Check the path"):
+        images.folder(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("words")
+    with pytest.raises(ValueError, match=r"no image is in .*It holds notes.txt.*\.jpg.*were expected"):
+        images.folder(tmp_path)
+    with pytest.raises(NotADirectoryError, match="is a file; a folder of images was expected"):
+        images.folder(tmp_path / "notes.txt")
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A folder of three good images and three that cannot be read."""
+    for name in ("a.png", "c.png", "f.png"):
+        write(tmp_path / name, pil(pictures(1, seed=ord(name[0]))[0]))
+    (tmp_path / "b.jpg").write_text("this is no image")
+    whole = write(tmp_path / "d.jpg", pil(pictures(1, (64, 64))[0]))
+    whole.write_bytes(whole.read_bytes()[:-400])
+    (tmp_path / "e.png").write_bytes(b"")
+    return tmp_path
+
+
+def test_images_that_cannot_be_read_are_skipped_counted_and_named(damaged):
+    found = images.folder(damaged)
+    stream = images.batches(found, normalise, batch_size=2)
+    for _ in range(2):  # a second pass must not count them twice
+        with pytest.warns(UserWarning, match=r"images: 3 file\(s\) of .* were skipped: b.jpg.*d.jpg.*e.png") as caught:
+            got = list(stream.indexed())
+        assert len(caught) == 1
+        assert [path.name for path, _ in found.skipped] == ["b.jpg", "d.jpg", "e.png"]
+    reasons = {path.name: reason for path, reason in stream.skipped}
+    assert reasons["b.jpg"] == "no image format is recognised (16 bytes)"
+    assert "truncated" in reasons["d.jpg"]
+    assert reasons["e.png"] == "the file is empty"
+    assert not any(str(damaged) in reason for reason in reasons.values())
+    assert torch.cat([positions for _, _, positions in got]).tolist() == [0, 2, 5]
+    assert [len(x) for x, _, _ in got] == [2, 1]
+    good = torch.stack([pictures(1, seed=ord(name))[0] for name in "acf"])
+    assert torch.equal(torch.cat([x for x, _, _ in got]), normalise(good))
+    assert stream.passed == stream.total == 6
+
+
+def test_skipping_reaches_through_a_subset(damaged):
+    stream = images.batches(Subset(images.folder(damaged), [1, 2]), normalise)
+    with pytest.warns(UserWarning, match="b.jpg"):
+        assert len(list(stream)) == 1
+    assert [path.name for path, _ in stream.skipped] == ["b.jpg"]
+
+
+def test_a_folder_in_which_no_image_can_be_read(tmp_path):
+    (tmp_path / "a.jpg").write_text("words")
+    with pytest.raises(ValueError, match=r"1 file\(s\).*a.jpg \(no image format.*None could be read"):
+        list(images.batches(tmp_path, normalise))
+
+
+def test_the_warning_names_ten_at_most(tmp_path):
+    write(tmp_path / "a.png")
+    for i in range(13):
+        (tmp_path / f"bad{i:02}.png").write_text("words")
+    with pytest.warns(UserWarning, match=r"13 file\(s\).*bad09.png \([^)]*\)\) and 3 more"):
+        list(images.batches(tmp_path, normalise))
+
+
+def test_an_unreadable_image_says_so_when_it_is_asked_for(damaged):
+    with pytest.raises(images.ImageReadError, match=r"b.jpg cannot be read: no image format") as error:
+        images.folder(damaged)[1]
+    again = pickle.loads(pickle.dumps(error.value))
+    assert (again.path, again.reason, str(again)) == (error.value.path, error.value.reason, str(error.value))
+
+
+# ---------------------------------------------------------------------------------------------------------- any mode
+
+GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+
+
+def read(tmp_path, image, name="x.png", **options):
+    image.save(tmp_path / name, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return images.folder(tmp_path)[0][0]
+
+
+def test_grey_and_16_bit_images_become_rgb(tmp_path):
+    expected = torch.from_numpy(GREY).expand(3, 8, 8)
+    assert torch.equal(read(tmp_path, Image.fromarray(GREY)), expected)
+    assert torch.equal(read(tmp_path, Image.fromarray(GREY.astype(np.uint16) * 257)), expected)
+
+
+def test_transparent_pixels_become_white(tmp_path):
+    alpha = np.zeros((8, 8), np.uint8)
+    alpha[0] = 255
+    expected = torch.full((3, 8, 8), 255, dtype=torch.uint8)
+    expected[:, 0] = torch.from_numpy(GREY[0])
+    assert torch.equal(read(tmp_path, Image.fromarray(np.dstack([GREY] * 3 + [alpha]))), expected)
+    assert torch.equal(read(tmp_path, Image.fromarray(np.dstack([GREY, alpha]))), expected)
+
+
+def test_palette_images_become_rgb(tmp_path):
+    image = Image.new("P", (8, 8))
+    image.putdata(list(range(2)) * 32)
+    image.putpalette([10, 20, 30, 200, 100, 50] + [0] * 756)
+    got = read(tmp_path, image)
+    assert got[:, 0, 0].tolist() == [10, 20, 30]
+    assert got[:, 0, 1].tolist() == [200, 100, 50]
+    got = read(tmp_path, image, transparency=b"\x00\xff")
+    assert got[:, 0, 0].tolist() == [255, 255, 255]
+    assert got[:, 0, 1].tolist() == [200, 100, 50]
+
+
+def test_cmyk_images_become_rgb(tmp_path):
+    got = read(tmp_path, Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "x.jpg", quality=95)
+    assert got[0].min() > 240
+    assert got[1:].max() < 15
+
+
+def test_the_orientation_of_the_camera_is_applied(tmp_path):
+    image = Image.fromarray(np.repeat(np.repeat(GREY, 8, 0), 12, 1))  # 64 high, 96 wide
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter, clockwise, to see it upright
+    got = read(tmp_path, image, "x.jpg", exif=exif, quality=95)
+    assert got.shape == (3, 96, 64)
+    upright = torch.from_numpy(np.rot90(np.asarray(image), -1).copy())
+    assert (got[0].float() - upright.float()).abs().mean() < 2
+
+
+def test_floating_point_images_are_skipped_with_the_reason(tmp_path):
+    write(tmp_path / "a.png")
+    Image.fromarray(np.random.default_rng(0).random((8, 8), np.float32)).save(tmp_path / "b.tif")
+    with pytest.warns(UserWarning, match=r"b.tif \(a floating-point image, whose range of values is not known\)"):
+        assert len(list(images.batches(tmp_path, normalise))) == 1

@@ -1,0 +1,558 @@
+"""Profiles against one capture of the same images at once; files, merging, and a model left as it was found."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.data import DataLoader, Subset, TensorDataset
+
+import ecaviz
+from ecaviz import attention, gates, images, networks, profiles
+from ecaviz.profiles import AttentionProfile, profile
+from ecaviz.shapes import CLASSES
+from ecaviz.training import normalise
+
+N = 50
+
+
+class Net(nn.Module):
+    """Two sites, whose gates are made to spread over all of 0…1; batch norm and dropout tell train from eval."""
+
+    def __init__(self, twice=False, outputs=12):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 5, stride=2), nn.BatchNorm2d(16))
+        self.eca = attention.ECA(16, 3)
+        self.middle = nn.Sequential(nn.ReLU(), nn.Conv2d(16, 16, 3, stride=2), nn.Dropout(0.5))
+        self.se = attention.SE(16, 4)
+        self.head = nn.Linear(16, outputs)
+        self.twice = twice
+
+    def forward(self, x):
+        x = self.middle(self.eca(self.stem(x)))
+        x = self.se(x)
+        if self.twice:
+            x = self.se(x)
+        return self.head(x.mean((2, 3)))
+
+
+def model(seed=0, classes=CLASSES, transform=normalise, **options):
+    torch.manual_seed(seed)
+    net = Net(**options)
+    with torch.no_grad():
+        net.eca.excite.conv.weight.mul_(25)
+        net.se.excite.fc2.weight.mul_(60)
+    return ecaviz.load(net, transform=transform, classes=classes, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return images.shapes("test", N)
+
+
+@pytest.fixture(scope="module")
+def one_shot(drawn):
+    """What a single capture gives for all images: gates by site, logits, labels."""
+    loaded = model()
+    x, labels = drawn.tensors()
+    loaded.net.eval()
+    with torch.no_grad(), gates.capture(loaded) as captured:
+        logits = loaded.net(normalise(x))
+    return {name: record.gate for name, record in captured.items()}, logits, labels
+
+
+@pytest.fixture(scope="module")
+def by_class(drawn):
+    return profile(model(), drawn, by="class", batch_size=7, progress=False)
+
+
+def assert_same(one, other):
+    """Everything that two profiles hold, images and skipped files apart."""
+    for what in ("model", "source", "fingerprint", "by", "classes", "n", "positions"):
+        assert getattr(one, what) == getattr(other, what), what
+    assert torch.equal(one.counts, other.counts)
+    assert (one.correct is None) == (other.correct is None)
+    assert one.correct is None or torch.equal(one.correct, other.correct)
+    assert list(one) == list(other)
+    for name in one:
+        assert one[name]._about() == other[name]._about()
+        for what in profiles._STATISTICS:
+            first, second = (getattr(p[name], what).state_dict() for p in (one, other))
+            for key in first:
+                if first[key].is_floating_point():
+                    torch.testing.assert_close(first[key], second[key], rtol=1e-5, atol=1e-6, equal_nan=True)
+                else:  # the last digit may take a value over an edge, or past its neighbour
+                    assert (first[key] != second[key]).double().mean() < 0.02, (name, what, key)
+
+
+# ------------------------------------------------------------------------------------------------- against the one shot
+
+
+def test_the_gates_of_these_tests_vary_and_saturate(one_shot):
+    for gate in one_shot[0].values():
+        assert gate.std(0).max() > 0.02
+        assert (gate < profiles.LOW).any()
+        assert (gate > profiles.HIGH).any()
+
+
+def test_a_profile_by_class_is_what_one_capture_gives(one_shot, by_class):
+    captured, logits, labels = one_shot
+    assert list(by_class) == list(captured) == ["eca", "se"]
+    assert by_class.classes == CLASSES
+    assert by_class.n == by_class.positions == N
+    assert torch.equal(by_class.counts, labels.bincount(minlength=12))
+    right = logits.argmax(1) == labels
+    assert by_class.accuracy == pytest.approx(right.double().mean().item())
+    assert by_class.correct.tolist() == [int(right[labels == c].sum()) for c in range(12)]
+    for name, gate in captured.items():
+        site = by_class[name]
+        assert site.channels == 16
+        for c in range(12):
+            mine = gate[labels == c].double()
+            close = {"rtol": 1e-5, "atol": 1e-6}
+            torch.testing.assert_close(by_class.mean(name)[c], mine.mean(0), **close)
+            torch.testing.assert_close(site.moments.variance()[c], mine.var(0, correction=0), **close)
+            torch.testing.assert_close(site.moments.min[c], mine.amin(0), **close)
+            torch.testing.assert_close(site.moments.max[c], mine.amax(0), **close)
+            torch.testing.assert_close(site.tails.below[c], (mine < 0.05).double().mean(0))
+            torch.testing.assert_close(site.tails.above[c], (mine > 0.95).double().mean(0))
+        expected = torch.stack([torch.histc(gate[:, i], 64, 0, 1) for i in range(16)]).long()
+        assert (site.histogram.counts[0] - expected).abs().sum() <= 2  # a value may sit on an edge
+        for top, largest in ((site.largest, True), (site.smallest, False)):
+            values, _ = gate.T.topk(4, largest=largest)
+            torch.testing.assert_close(top.values[0], values, **close)
+            torch.testing.assert_close(gate.T.gather(1, top.index[0]), values, **close)
+    assert (by_class.mean("se").std(0) > 0.005).any()  # the classes do differ
+
+
+def test_batch_size_does_not_matter(drawn, by_class):
+    for size in (1, 64):
+        assert_same(profile(model(), drawn, by="class", batch_size=size, progress=False), by_class)
+
+
+def test_pooling_is_the_default(drawn, one_shot, by_class):
+    pooled = profile(model(), drawn, progress=False)
+    assert (pooled.by, pooled.classes) == (None, ("all",))
+    assert pooled.counts.tolist() == [N]
+    assert pooled.accuracy == by_class.accuracy
+    for name, gate in one_shot[0].items():
+        assert pooled.mean(name).shape == (1, 16)
+        torch.testing.assert_close(pooled.mean(name)[0], gate.double().mean(0), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            pooled[name].moments.variance(), by_class[name].moments.pooled().variance(), rtol=1e-5, atol=1e-9
+        )
+
+
+def test_a_profile_of_a_bundled_network():
+    torch.manual_seed(0)
+    net = networks.build(networks.Architecture("eca", {"kernel_size": 3}))
+    x, labels = images.shapes("test", 24).tensors()
+    loaded = ecaviz.load(net, transform=normalise, classes=CLASSES, device="cpu")
+    got = profile(loaded, TensorDataset(x, labels), by="class", sites="layer[34].*", batch_size=10, progress=False)
+    assert list(got) == ["layer3.0.se", "layer3.1.se", "layer4.0.se", "layer4.1.se"]
+    net.eval()
+    with torch.no_grad(), gates.capture(net) as captured:
+        net(normalise(x))
+    for name in got:
+        gate = captured[name].gate
+        assert gate.std(0).max() > 1e-3
+        expected = torch.stack([gate[labels == c].mean(0) for c in range(12)]).double()
+        torch.testing.assert_close(got.mean(name), expected, rtol=1e-4, atol=1e-5)
+        assert (got[name].family, got[name].kernel_size, got[name].activation) == ("eca", 3, "sigmoid")
+
+
+def test_a_site_called_twice_has_two_entries(drawn):
+    loaded = model(twice=True)
+    got = profile(loaded, drawn, progress=False, batch_size=20)
+    assert list(got) == ["eca", "se", "se#2"]
+    x, _ = drawn.tensors()
+    loaded.net.eval()
+    with torch.no_grad(), gates.capture(loaded) as captured:
+        loaded.net(normalise(x))
+    for name in ("se", "se#2"):
+        torch.testing.assert_close(got.mean(name)[0], captured[name].gate.double().mean(0), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(got.mean("se"), got.mean("se#2"), atol=1e-3)
+    assert got["se#2"].reduction == 4
+
+
+@pytest.mark.gpu
+def test_on_the_gpu_as_on_the_cpu(drawn, by_class):
+    loaded = model()
+    loaded = ecaviz.load(loaded.net, transform=normalise, classes=CLASSES, device="cuda")
+    got = profile(loaded, drawn, by="class", batch_size=7, progress=False)
+    for name in by_class:
+        assert got[name].moments.mean.device.type == "cpu"
+        torch.testing.assert_close(got.mean(name), by_class.mean(name), rtol=1e-3, atol=1e-3)
+    assert torch.equal(got.counts, by_class.counts)
+
+
+# --------------------------------------------------------------------------------------------- streaming, and no traces
+
+
+def tensor_bytes(one):
+    values = [one.counts, one.correct]
+    for name in one:
+        for what in profiles._STATISTICS:
+            values += [v for v in vars(getattr(one[name], what)).values() if isinstance(v, torch.Tensor)]
+    return sum(v.untyped_storage().nbytes() for v in values)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(drawn, tmp_path, monkeypatch):
+    rows = []
+    take = profiles._Pass.take
+
+    def watch(self, captured, output, labels, positions):
+        rows.append({len(record.gate) for record in captured.values()})
+        take(self, captured, output, labels, positions)
+
+    monkeypatch.setattr(profiles._Pass, "take", watch)
+    few = profile(model(), Subset(drawn, range(12)), by="class", batch_size=4, progress=False)
+    many = profile(model(), drawn, by="class", batch_size=4, progress=False)
+    assert tensor_bytes(few) == tensor_bytes(many) > 0
+    assert set.union(*rows) <= {4, 2}  # never more than one batch is held
+    sizes = [one.save(tmp_path / str(one.n)).stat().st_size for one in (few, many)]
+    assert abs(sizes[0] - sizes[1]) < 64
+
+
+def hooks(net):
+    return sum(
+        len(getattr(module, kind))
+        for module in net.modules()
+        for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_forward_hooks_always_called")
+    )
+
+
+class Interrupted(torch.utils.data.Dataset):
+    """Ctrl-C, at image 9."""
+
+    classes = CLASSES
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        if index == 9:
+            raise KeyboardInterrupt
+        return torch.full((3, 64, 64), index, dtype=torch.uint8), index % 12
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_model_is_left_as_found(drawn, interrupted):
+    loaded = model()
+    loaded.net.train()
+    loaded.net.stem[1].eval()  # a user may have frozen one batch norm
+    before = {name: value.clone() for name, value in loaded.net.state_dict().items()}
+    flags = [module.training for module in loaded.net.modules()]
+    random = torch.get_rng_state()
+    if interrupted:
+        with pytest.raises(KeyboardInterrupt):
+            profile(loaded, Interrupted(), by="class", batch_size=4, progress=False)
+    else:
+        profile(loaded, drawn, by="class", progress=False)
+    assert [module.training for module in loaded.net.modules()] == flags
+    assert hooks(loaded.net) == 0
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[name]) for name, value in loaded.net.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in loaded.net.parameters())
+    assert torch.is_grad_enabled()
+
+
+def test_the_progress_bar_counts_images(drawn, capsys):
+    profile(model(), drawn, batch_size=20)
+    shown = capsys.readouterr().err
+    assert "profiling Net" in shown
+    assert f"{N}/{N}" in shown
+    profile(model(), drawn, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+# ----------------------------------------------------------------------------------------------------------- the images
+
+
+def test_the_same_images_in_other_forms_give_the_same_profile(drawn):
+    x, labels = drawn.tensors()
+    ready = normalise(x)
+    expected = profile(model(), drawn, progress=False)
+    for form, accuracy in (
+        (x, None),
+        (ready, None),
+        (DataLoader(ready, batch_size=16), None),
+        (DataLoader(TensorDataset(ready, labels), batch_size=16), expected.accuracy),
+    ):
+        got = profile(model(), form, progress=False)
+        assert got.accuracy == accuracy
+        assert got.n == N
+        torch.testing.assert_close(got.mean("se"), expected.mean("se"), rtol=1e-5, atol=1e-6)
+    numbered = profile(model(), DataLoader(TensorDataset(ready, labels), batch_size=16), by="class", progress=False)
+    assert numbered.classes == CLASSES  # labels without names are the model's own numbers
+    assert torch.equal(numbered.counts, labels.bincount(minlength=12))
+
+
+def test_accuracy_needs_names_that_match(drawn, by_class):
+    shuffled = model(classes=CLASSES[::-1])  # the same outputs under other names
+    logits_right = profile(shuffled, drawn, progress=False).accuracy
+    x, labels = drawn.tensors()
+    shuffled.net.eval()
+    with torch.no_grad():
+        predicted = 11 - shuffled.net(normalise(x)).argmax(1)
+    assert logits_right == pytest.approx((predicted == labels).double().mean().item())
+    assert logits_right != by_class.accuracy
+    assert profile(model(classes=[f"other {i}" for i in range(12)]), drawn, progress=False).accuracy is None
+    assert profile(model(classes=None), drawn, progress=False).accuracy is None
+    assert profile(model(classes=None), drawn, by="class", progress=False).classes == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("names", "own", "expected"),
+    [
+        (["tench", "Great_White shark"], ["tench, Tinca tinca", "great white shark, man-eater"], [0, 1]),
+        (["b", "a"], ["a", "b", "c"], [1, 0]),
+        (["crane"], ["crane", "heron", "crane"], None),
+        (["crane"], ["crane, bird", "crane, machine"], None),
+        (["a", "d"], ["a", "b"], None),
+        ([], ["a"], None),
+        (["cat"], ["cat", "tabby, cat"], [0]),
+    ],
+)
+def test_matching_of_class_names(names, own, expected):
+    got = profiles._match(names, own)
+    assert (None if got is None else got.tolist()) == expected
+
+
+def test_unreadable_images_are_skipped_and_kept_in_the_profile(tmp_path, drawn):
+    from PIL import Image
+
+    folder = tmp_path / "shots"
+    for i in range(6):
+        path = folder / CLASSES[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn[i][0].permute(1, 2, 0).numpy()).save(path)
+    (folder / CLASSES[0] / "0.png").write_text("no image")
+    (folder / CLASSES[1] / "9.png").write_text("no image")
+    with pytest.warns(UserWarning, match=r"2 file\(s\).*0.png.*9.png"):
+        got = profile(model(), folder, by="class", progress=False, batch_size=2)
+    assert (got.n, got.positions) == (5, 7)
+    assert got.classes == CLASSES[:2]
+    assert got.counts.tolist() == [2, 3]
+    assert [name for name, _ in got.skipped] == ["0.png", "9.png"]
+    assert got.images == "shots: 7 images, 2 classes"
+    assert "2 skipped" in repr(got)
+    order = [2, 4, 1, 3, 5]  # position 0 is unreadable, so these are at 1, 2, 3, 4, 5
+    x = normalise(torch.stack([drawn[i][0] for i in order]))
+    loaded = model()
+    loaded.net.eval()
+    with torch.no_grad(), gates.capture(loaded) as captured:
+        loaded.net(x)
+    assert torch.equal(got["se"].largest.index[0, :, 0], captured["se"].gate.argmax(0) + 1)
+    path = got.save(tmp_path / "p")
+    assert str(tmp_path).encode() not in path.read_bytes()  # no paths in files
+    assert AttentionProfile.load(path).skipped == got.skipped
+
+
+# ----------------------------------------------------------------------------------------------------------- read out
+
+
+def test_the_table_is_tidy(by_class):
+    frame = by_class.to_frame()
+    assert list(frame.columns) == [
+        "site", "family", "channels", "channel", "class", "n", "mean", "var", "std", "min", "max",
+        "saturated_low", "saturated_high",
+    ]  # fmt: skip
+    assert len(frame) == 2 * 12 * 16
+    assert not frame.duplicated(["site", "class", "channel"]).any()
+    assert not frame.isna().any().any()
+    means = frame[frame["site"] == "se"].pivot(index="class", columns="channel", values="mean").loc[list(CLASSES)]
+    assert torch.equal(torch.tensor(means.to_numpy()), by_class.mean("se"))
+    row = frame.query("site == 'eca' and `class` == 'star' and channel == 5").iloc[0]
+    site = by_class["eca"]
+    assert row["n"] == site.moments.n[2]
+    assert (row["min"], row["max"]) == (site.moments.min[2, 5], site.moments.max[2, 5])
+    assert row["saturated_high"] == site.tails.above[2, 5]
+    assert row["std"] == pytest.approx(row["var"] ** 0.5)
+
+
+def test_a_class_without_images_has_no_rows(drawn):
+    got = profile(model(), Subset(drawn, [0, 2, 12]), by="class", progress=False)
+    frame = got.to_frame()
+    assert set(frame["class"]) == {"disc", "star"}
+    assert not frame.isna().any().any()
+    assert got.mean("se").isnan().all(1).tolist() == [c not in (0, 2) for c in range(12)]
+    pooled = profile(model(), drawn, progress=False).to_frame()
+    assert set(pooled["class"]) == {"all"}
+    assert set(pooled["n"]) == {N}
+
+
+def test_reading_by_name(by_class):
+    assert len(by_class) == 2
+    assert "se" in by_class
+    with pytest.raises(KeyError, match="the profile has no site 'layer9'; it has: eca, se"):
+        by_class.mean("layer9")
+    assert repr(by_class) == (
+        f"AttentionProfile(Net: 50 images (Shapes(split='test', n=50, seed=0)), 2 sites, 32 channels, 12 classes, "
+        f"accuracy {by_class.accuracy:.1%})"
+    )
+    assert repr(by_class["se"]) == "SiteProfile('se', se, 16 channels, n=50)"
+    with pytest.raises(TypeError):
+        by_class.sites["se"] = None
+
+
+# --------------------------------------------------------------------------------------------------------------- merge
+
+
+def test_merged_shards_equal_one_pass(drawn, by_class):
+    cuts = [range(0, 13), range(13, 14), range(14, 41), range(41, N)]
+    shards = [profile(model(), Subset(drawn, cut), by="class", batch_size=5, progress=False) for cut in cuts]
+    means = [shard.mean("se").clone() for shard in shards]
+    left = shards[0].merge(shards[1]).merge(shards[2]).merge(shards[3])
+    right = shards[0].merge(shards[1].merge(shards[2].merge(shards[3])))
+    for merged in (left, right):
+        assert_same(merged, by_class)  # the image numbers of the largest and smallest gates too
+    for shard, mean in zip(shards, means, strict=True):  # merging changes neither
+        torch.testing.assert_close(shard.mean("se"), mean, rtol=0, atol=0, equal_nan=True)
+    other_way = shards[3].merge(shards[1]).merge(shards[0]).merge(shards[2]).to_frame()
+    pd.testing.assert_frame_equal(other_way, by_class.to_frame(), rtol=1e-5, atol=1e-6)
+
+
+def test_profiles_that_cannot_be_merged(drawn, by_class):
+    few = Subset(drawn, range(4))
+    with pytest.raises(ValueError, match="the profiles differ in fingerprint"):
+        by_class.merge(profile(model(seed=1), few, by="class", progress=False))
+    with pytest.raises(ValueError, match="the profiles differ in by: 'class' and None"):
+        by_class.merge(profile(model(), few, progress=False))
+    with pytest.raises(ValueError, match="the sites differ: eca, se and se"):
+        by_class.merge(profile(model(), few, by="class", sites="se", progress=False))
+    with pytest.raises(ValueError, match=r"does not fit TopK\(.*k=4"):
+        by_class.merge(profile(model(), few, by="class", top=2, progress=False))
+    with pytest.raises(TypeError, match="another profile was expected, got a dict"):
+        by_class.merge({})
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def test_a_saved_profile_is_the_same_when_loaded(by_class, tmp_path):
+    path = by_class.save(str(tmp_path / "new" / "shapes.profile"))
+    assert [file.name for file in path.parent.iterdir()] == ["shapes.profile"]
+    again = AttentionProfile.load(path)
+    assert_same(again, by_class)
+    assert again.images == by_class.images
+    assert repr(again) == repr(by_class)
+    pd.testing.assert_frame_equal(again.to_frame(), by_class.to_frame(), check_exact=True)
+    assert again.merge(again).n == 2 * N
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    assert (header["format"], header["version"]) == ("ecaviz-profile", "1")
+    assert json.loads(header["profile"])["model"] == "Net"
+
+
+def test_saving_is_all_or_nothing(by_class, tmp_path, monkeypatch):
+    path = by_class.save(tmp_path / "p")
+    before = path.read_bytes()
+
+    def full(tensors, filename, metadata):
+        filename.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        by_class.save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_are_no_profiles(by_class, tmp_path):
+    path = tmp_path / "p"
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*profile.save"):
+        AttentionProfile.load(path)
+    path.write_text("words")
+    with pytest.raises(ValueError, match="is no safetensors file, or was truncated"):
+        AttentionProfile.load(path)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"is a safetensors file, but no profile \(its format is None\)"):
+        AttentionProfile.load(path)
+    by_class.save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    with pytest.raises(ValueError, match="is no safetensors file, or was truncated"):
+        AttentionProfile.load(path)
+    path.write_bytes(content.replace(b'"version":"1"', b'"version":"7"'))
+    with pytest.raises(ValueError, match=r"has version '7'; this version of ecaviz reads '1'"):
+        AttentionProfile.load(path)
+    with safe_open(by_class.save(path), "pt") as file:
+        header, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for broken in (
+        {k: v for k, v in tensors.items() if k != "0.moments.mean"},
+        tensors | {"1.tails.n": torch.zeros(3, dtype=torch.int64)},
+        {k: v for k, v in tensors.items() if k != "counts"},
+    ):
+        save_file(broken, path, metadata=header)
+        with pytest.raises(ValueError, match=r"is damaged: .*Profile the model again"):
+            AttentionProfile.load(path)
+    save_file(tensors, path, metadata=header | {"profile": "{"})
+    with pytest.raises(ValueError, match="is damaged"):
+        AttentionProfile.load(path)
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_bad_arguments(drawn):
+    with pytest.raises(TypeError, match=r"a model from ecaviz.load\(\) was expected, got Net.*ecaviz.load\(net"):
+        profile(Net(), drawn)
+    with pytest.raises(TypeError, match="was expected, got str"):
+        profile("shapes-eca-k3", drawn)
+    with pytest.raises(ValueError, match="by must be \"class\" or None, got 'label'"):
+        profile(model(), drawn, by="label")
+    with pytest.raises(ValueError, match=r"no site matches 'layer9\.\*'"):
+        profile(model(), drawn, sites="layer9.*")
+    with pytest.raises(ValueError, match="TopK: k must be a whole number of at least 1"):
+        profile(model(), drawn, top=0, progress=False)
+    with pytest.raises(ValueError, match="Expected one of"):
+        profile(model(), None)
+    with pytest.raises(ValueError, match=r"needs a transform.*the model has none"):
+        profile(model(transform=None), drawn)
+
+
+def test_a_model_without_gates():
+    plain = ecaviz.load(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), device="cpu")
+    with pytest.raises(ValueError, match=r"has no channel gates.*Looked at"):
+        profile(plain, torch.rand(2, 3, 8, 8))
+
+
+def test_by_class_needs_labels_that_have_a_class(drawn):
+    x, labels = drawn.tensors()
+    for unlabelled in (x, normalise(x), list(x), DataLoader(normalise(x), batch_size=8)):
+        with pytest.raises(ValueError, match=r'by="class" needs a label \(a whole number\) for each image.*by=None'):
+            profile(model(), unlabelled, by="class", progress=False)
+    with pytest.raises(ValueError, match=r'by="class" needs class names, and neither the images nor the model'):
+        profile(model(classes=None), x, by="class", progress=False)
+    with pytest.raises(ValueError, match="label 12 has no class: there are 12 classes, so labels 0 to 11"):
+        profile(model(), TensorDataset(x, labels + 1), by="class", progress=False)
+    with pytest.raises(ValueError, match="label -1 has no class"):
+        profile(model(), TensorDataset(x, labels - 1), by="class", progress=False)
+    assert profile(model(), TensorDataset(x, labels - 1), progress=False).accuracy is None
+
+
+def test_a_site_that_sees_another_batch_size():
+    class Crops(Net):
+        def forward(self, x):
+            return super().forward(torch.cat([x, x.flip(-1)]))[: len(x)]
+
+    loaded = ecaviz.load(Crops(), transform=normalise, classes=CLASSES, device="cpu")
+    with pytest.raises(ValueError, match="eca gave 10 gates for 5 images"):
+        profile(loaded, torch.rand(5, 3, 64, 64), progress=False)
+
+
+def test_sites_that_the_network_never_calls():
+    class Unused(Net):
+        def forward(self, x):
+            return self.head(self.stem(x).mean((2, 3)))
+
+    loaded = ecaviz.load(Unused(), device="cpu")
+    with pytest.raises(ValueError, match="ran without calling any of the sites"):
+        profile(loaded, torch.rand(5, 3, 64, 64), progress=False)
