@@ -1,0 +1,270 @@
+"""ECA's kernels: the rule that picks k, the kernels that were learned, and what another k would make of the gates.
+
+    rule_table([64, 256, 2048])                  # what ψ(C) says, by each of its readings
+    learned_kernels(model)                       # the weights of every ECA site, tidy
+    kernel = resize_kernel(site.kernel, 9)       # cropped or zero-padded about its centre
+    gates_for_kernel(descriptors, kernel)        # the gates it gives, without running the network
+
+The last two are pure: with the descriptors of a site at hand (:func:`ecaviz.capture`), every k can be looked at without
+the model. The gates are those of the site itself; what they do to the layers behind it is another question.
+
+Source: Wang et al., "ECA-Net", CVPR 2020, Eq. 9, 11, 12 and Figure 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from .attention import adaptive_kernel_size, check_kernel_size
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "KernelSummary",
+    "adaptive_continuous",
+    "adaptive_kernel_size",
+    "gates_for_kernel",
+    "kernel_summary",
+    "learned_kernels",
+    "resize_kernel",
+    "rule_table",
+    "summarise_kernel",
+]
+
+
+# The rule.
+
+
+def adaptive_continuous(channels: float, gamma: float = 2, b: float = 1) -> float:
+    r"""\|log2(C)/γ + b/γ\|: what the adaptive rule rounds to an odd number.
+
+    Args:
+        channels: C, positive; need not be whole, so that the line between the steps can be drawn.
+        gamma: γ, positive.
+        b: The offset b.
+
+    Raises:
+        ValueError: ``channels`` or ``gamma`` is not positive.
+
+    Source: Wang et al., CVPR 2020, Eq. 12.
+    """
+    if not channels > 0:
+        raise ValueError(f"adaptive_continuous: channels must be positive, got {channels!r}.")
+    if not gamma > 0:
+        raise ValueError(f"adaptive_continuous: gamma must be positive, got {gamma!r}.")
+    return abs((math.log2(channels) + b) / gamma)
+
+
+def rule_table(channels: int | Iterable[int], gamma: float = 2, b: float = 1) -> pd.DataFrame:
+    """The adaptive rule ψ(C; γ, b) by each of its readings.
+
+    Args:
+        channels: One C or several.
+        gamma: γ, positive.
+        b: The offset b.
+
+    Returns:
+        One row a C. Columns: channels; continuous (before rounding); nearest_odd_low and nearest_odd_high (the formula,
+        "nearest odd": they differ where two odd numbers are equally near); tie (whether they do); paper_code (the code
+        of the paper's Figure 3: truncate, then the next odd number; a tie goes up); timm (the same, at least 3).
+
+    Raises:
+        ValueError: A C below 1, or a ``gamma`` that is not positive.
+    """
+    import pandas as pd
+
+    rows = []
+    for c in [channels] if isinstance(channels, int) else channels:
+        code = adaptive_kernel_size(c, gamma, b)
+        value = adaptive_continuous(c, gamma, b)
+        low, high = _nearest_odd(value)
+        rows.append(
+            {
+                "channels": int(c),
+                "continuous": value,
+                "nearest_odd_low": low,
+                "nearest_odd_high": high,
+                "tie": low != high,
+                "paper_code": code,
+                "timm": max(code, 3),
+            }
+        )
+    columns = ["channels", "continuous", "nearest_odd_low", "nearest_odd_high", "tie", "paper_code", "timm"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _nearest_odd(value: float) -> tuple[int, int]:
+    """The odd number nearest to a value of at least 0; at an even whole number both neighbours (above 0)."""
+    even = 2 * round(value / 2)
+    if math.isclose(value, even, rel_tol=0, abs_tol=1e-9):
+        return max(even - 1, 1), even + 1
+    odd = 2 * math.floor(value / 2) + 1
+    return odd, odd
+
+
+# Kernels as vectors.
+
+
+def resize_kernel(kernel: Tensor, kernel_size: int) -> Tensor:
+    """A kernel with another k: cropped, or padded with zeros, about its centre. A new tensor; nothing is rescaled.
+
+    Args:
+        kernel: k weights, k odd.
+        kernel_size: The new k, odd.
+
+    Raises:
+        ValueError: ``kernel`` is no vector of odd length, or ``kernel_size`` is even or not positive.
+    """
+    old = _length(kernel, "resize_kernel")
+    new = check_kernel_size(kernel_size, "resize_kernel: kernel_size")
+    change = (new - old) // 2
+    return kernel[-change : old + change].clone() if change < 0 else nn.functional.pad(kernel, (change, change))
+
+
+def gates_for_kernel(
+    descriptors: Tensor,
+    kernel: Tensor,
+    padding: str = "zeros",
+    activation: str | Callable[[Tensor], Tensor] = "sigmoid",
+) -> Tensor:
+    """The gates ω = a(Conv1D_k(y)) that a kernel makes of descriptors.
+
+    Args:
+        descriptors: y, N×C, as captured.
+        kernel: k weights, k odd; taken to the descriptors' device and dtype.
+        padding: "zeros" (the paper) or "circular" (timm's CecaModule; then (k−1)/2 ≤ C).
+        activation: a: a name of :data:`ecaviz.gates.ACTIVATIONS`, or a function of the logits.
+
+    Returns:
+        ω, N×C, in the descriptors' dtype.
+
+    Raises:
+        ValueError: Shapes other than N×C and k, an even k, an unknown padding or activation, or a circular padding that
+            goes round the channels more than once.
+    """
+    k = _length(kernel, "gates_for_kernel")
+    if descriptors.ndim != 2:
+        raise ValueError(f"gates_for_kernel: descriptors must be N×C, got shape {tuple(descriptors.shape)}.")
+    modes = {"zeros": "constant", "circular": "circular"}
+    if padding not in modes:
+        raise ValueError(f'gates_for_kernel: padding must be "zeros" or "circular", got {padding!r}.')
+    reach, channels = (k - 1) // 2, descriptors.shape[1]
+    if padding == "circular" and reach > channels:
+        raise ValueError(
+            f"gates_for_kernel: circular padding by {reach} goes round C = {channels} channels more than once. "
+            f"Use k ≤ {2 * channels + 1}."
+        )
+    if not callable(activation):
+        from .gates import ACTIVATIONS
+
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"gates_for_kernel: no activation is called {activation!r}. Known: {', '.join(ACTIVATIONS)}; or give a "
+                f"function."
+            )
+        activation = ACTIVATIONS[activation]
+    y = nn.functional.pad(descriptors.unsqueeze(1), (reach, reach), mode=modes[padding])
+    return activation(nn.functional.conv1d(y, kernel.to(descriptors)[None, None]).squeeze(1))
+
+
+def _length(kernel: Tensor, what: str) -> int:
+    if kernel.ndim != 1:
+        raise ValueError(f"{what}: the kernel must be a vector of k weights, got shape {tuple(kernel.shape)}.")
+    return check_kernel_size(len(kernel), f"{what}: the length of the kernel")
+
+
+@dataclass(frozen=True)
+class KernelSummary:
+    r"""A kernel in three numbers; each is NaN where it would be 0/0.
+
+    Attributes:
+        centre_share: \|w_0\| / Σ\|w\|, 0…1: how much of the kernel is the channel's own weight; 1 for k = 1.
+        sum: Σw: the logit of a descriptor that is 1 everywhere, away from the ends.
+        symmetry: ‖(w + reversed w)/2‖² / ‖w‖², 0…1: share of the energy that looks the same in both directions. 1 for a
+            mirror image of itself, 0 for one that changes sign when reversed.
+    """
+
+    centre_share: float
+    sum: float
+    symmetry: float
+
+
+def summarise_kernel(kernel: Tensor) -> KernelSummary:
+    """Centre share, sum and symmetry of a kernel; see :class:`KernelSummary`.
+
+    Raises:
+        ValueError: ``kernel`` is no vector of odd length.
+    """
+    k = _length(kernel, "summarise_kernel")
+    w = kernel.detach().cpu().double()
+    even = (w + w.flip(0)) / 2
+    return KernelSummary(
+        centre_share=float(w[k // 2].abs() / w.abs().sum()),
+        sum=float(w.sum()),
+        symmetry=float(even.square().sum() / w.square().sum()),
+    )
+
+
+# The kernels of a model.
+
+
+def learned_kernels(model) -> pd.DataFrame:
+    """The weights of every ECA site of a model.
+
+    Args:
+        model: What :func:`ecaviz.load` returns, or an nn.Module.
+
+    Returns:
+        One row a weight. Columns: site; depth (0 for the first ECA site of the model); channels; k; offset (the
+        neighbour that the weight is for: −(k−1)/2 … (k−1)/2, 0 the channel itself); weight.
+
+    Raises:
+        ValueError: The model has no gates, or none is an ECA.
+    """
+    import pandas as pd
+
+    rows = [
+        (site.name, depth, site.channels, site.kernel_size, offset, weight)
+        for depth, site in enumerate(_eca_sites(model, "learned_kernels"))
+        for offset, weight in enumerate(site.kernel.cpu().tolist(), start=-(site.kernel_size // 2))
+    ]
+    return pd.DataFrame(rows, columns=["site", "depth", "channels", "k", "offset", "weight"])
+
+
+def kernel_summary(model) -> pd.DataFrame:
+    """Every ECA site of a model with its kernel in three numbers.
+
+    Returns:
+        One row a site. Columns: site, depth, channels, k, and centre_share, sum, symmetry of :class:`KernelSummary`.
+
+    Raises:
+        ValueError: The model has no gates, or none is an ECA.
+    """
+    import pandas as pd
+
+    rows = []
+    for depth, site in enumerate(_eca_sites(model, "kernel_summary")):
+        about = summarise_kernel(site.kernel)
+        rows.append((site.name, depth, site.channels, site.kernel_size, about.centre_share, about.sum, about.symmetry))
+    columns = ["site", "depth", "channels", "k", "centre_share", "sum", "symmetry"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _eca_sites(model, what: str) -> list:
+    from . import gates
+
+    every = gates.select_sites(model)
+    sites = [site for site in every if site.family == "eca"]
+    if not sites:
+        families = ", ".join(sorted({site.family for site in every}))
+        raise ValueError(
+            f"{what}: the model has {len(every)} gates, but none is an ECA, which alone has a kernel over the channels."
+            f" Families found: {families}."
+        )
+    return sites

@@ -1,0 +1,521 @@
+"""The interaction matrix against autograd, its numbers against numpy and counting, its costs against PyTorch's own."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ecaviz import attention, gates, interaction
+from ecaviz.networks import Architecture, build
+
+PUBLISHED = Path(__file__).parent.parent / "data" / "published"
+RESNET = {  # blocks and C of the gates of each stage
+    "ResNet-18": ((2, 64), (2, 128), (2, 256), (2, 512)),
+    "ResNet-34": ((3, 64), (4, 128), (6, 256), (3, 512)),
+    "ResNet-50": ((3, 256), (4, 512), (6, 1024), (3, 2048)),
+    "ResNet-101": ((3, 256), (4, 512), (23, 1024), (3, 2048)),
+    "ResNet-152": ((3, 256), (8, 512), (36, 1024), (3, 2048)),
+}
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with (PUBLISHED / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def jacobian(excite, y: torch.Tensor) -> torch.Tensor:
+    """∂z/∂y by autograd at one descriptor, C → C×C."""
+    return torch.autograd.functional.jacobian(lambda one: excite(one[None])[0], y.detach())
+
+
+def random_module(family: str, channels: int, seed: int = 0, **options) -> nn.Module:
+    torch.manual_seed(seed)
+    return attention.build(family, channels, **options).double()
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randn(10, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(scope="module")
+def se() -> nn.Module:
+    torch.manual_seed(1)
+    return build(Architecture("se", {"reduction": 4})).eval()
+
+
+@pytest.fixture(scope="module")
+def eca() -> nn.Module:
+    torch.manual_seed(2)
+    return build(Architecture("eca", {"kernel_size": 5})).eval()
+
+
+# The matrix, against autograd.
+
+SHAPES = [
+    ("eca", 8, {"kernel_size": 1}),
+    ("eca", 16, {"kernel_size": 5}),
+    ("eca", 6, {"kernel_size": 9}),
+    ("eca", 3, {"kernel_size": 13}),
+    ("eca", 16, {"kernel_size": 5, "padding": "circular"}),
+    ("eca", 5, {"kernel_size": 5, "padding": "circular"}),
+    ("eca", 4, {"kernel_size": 7, "padding": "circular"}),
+    ("eca", 4, {"kernel_size": 9, "padding": "circular"}),
+]
+
+
+@pytest.mark.parametrize(("family", "channels", "options"), SHAPES)
+def test_eca_equals_autograd(family, channels, options):
+    module = random_module(family, channels, **options)
+    y = torch.randn(channels, dtype=torch.float64)
+    found = interaction.module_interaction(module)
+    assert found.kind == "exact"
+    torch.testing.assert_close(found.matrix, jacobian(module.excite, y), rtol=0, atol=1e-12)
+    assert torch.allclose(found.form.apply(y[None])[0], found.matrix @ y)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_se_structure_is_the_jacobian_where_every_unit_is_active(bias):
+    module = random_module("se", 24, reduction=3, bias=bias)
+    found = interaction.module_interaction(module)
+    assert found.kind == "structure"
+    # W1·y = 1 for all units: then the ReLU lets everything through.
+    y = torch.linalg.pinv(module.excite.fc1.weight) @ torch.full((8,), 5.0, dtype=torch.float64)
+    torch.testing.assert_close(found.matrix, jacobian(module.excite, y), rtol=0, atol=1e-12)
+
+
+def test_eca_site_of_a_network_equals_autograd(eca):
+    for site in gates.find_sites(eca):
+        found = interaction.interaction_matrix(eca, site)
+        expected = jacobian(site.excite, torch.randn(site.channels))
+        assert float(expected.abs().max()) > 0.01
+        torch.testing.assert_close(found.matrix.float(), expected, rtol=0, atol=1e-6)
+        assert (found.family, found.site, found.kernel_size, found.images) == ("eca", site.name, 5, 0)
+
+
+def test_se_site_realised_is_the_mean_of_autograd_image_by_image(se, images):
+    name = "layer3.0.se"
+    site = gates.site(se, name)
+    with torch.no_grad(), gates.capture(se, name) as captured:
+        se(images)
+    y = captured[name].descriptor
+    expected = torch.stack([jacobian(site.excite, one) for one in y]).mean(dim=0)
+    structure = interaction.interaction_matrix(se, name)
+    found = interaction.interaction_matrix(se, name, images, batch_size=4)
+    torch.testing.assert_close(found.matrix.float(), expected, rtol=0, atol=1e-6)
+    assert (found.kind, found.images, found.hidden, found.reduction) == ("realised", 10, 32, 4)
+    # Some unit must be off for some image, or realised and structure could not be told apart.
+    assert 0 < float(found.active.mean()) < 1
+    assert float((structure.matrix - found.matrix).abs().max()) > 0.01
+    assert interaction.coverage(found).rank <= int((found.active > 0).sum())
+
+
+def test_realised_does_not_depend_on_the_batch_size(se, images):
+    whole = interaction.interaction_matrix(se, "layer2.1.se", images, batch_size=10)
+    pieces = interaction.interaction_matrix(se, "layer2.1.se", images, batch_size=3)
+    torch.testing.assert_close(whole.active, pieces.active, rtol=0, atol=0)
+    torch.testing.assert_close(whole.matrix, pieces.matrix, rtol=0, atol=0)
+
+
+def test_a_site_called_twice_counts_every_call(images):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.se = attention.build("se", 3, reduction=1)
+
+        def forward(self, x):
+            return self.se(-self.se(x) * 2 + 0.3)
+
+    torch.manual_seed(5)
+    net = Twice()
+    site = gates.site(net, "se")
+    with torch.no_grad(), gates.capture(net) as captured:
+        net(images)
+    y = torch.cat([captured["se"].descriptor, captured["se#2"].descriptor])
+    expected = torch.stack([jacobian(site.excite, one) for one in y]).mean(dim=0)
+    found = interaction.interaction_matrix(net, "se", images)
+    assert 0 < float(found.active.mean()) < 1
+    torch.testing.assert_close(found.matrix.float(), expected, rtol=0, atol=1e-6)
+
+
+def test_the_network_is_left_as_found(images):
+    torch.manual_seed(0)
+    net = build(Architecture("se", {"reduction": 8})).train()
+    net.bn1.eval()
+    flags = [module.training for module in net.modules()]
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    random_state = torch.get_rng_state()
+    interaction.interaction_matrix(net, "layer1.0.se", images)
+    assert [module.training for module in net.modules()] == flags
+    assert not all(flags)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def test_images_in_eval_mode_even_if_the_network_trains(se, images):
+    """Batch norm in training mode would give other descriptors, and other units active."""
+    here = interaction.interaction_matrix(se, "layer4.1.se", images)
+    se.train()
+    try:
+        assert torch.equal(interaction.interaction_matrix(se, "layer4.1.se", images).active, here.active)
+    finally:
+        se.eval()
+
+
+def timm_sites():
+    from timm.layers import CecaModule, EcaModule, SEModule
+    from timm.models._efficientnet_blocks import SqueezeExcite
+    from timm.models.senet import SEModule as LegacySEModule
+
+    return {
+        "eca": EcaModule(channels=64),
+        "ceca": CecaModule(channels=2048),
+        "se": SEModule(64),
+        "legacy": LegacySEModule(32, reduction=4),
+        "efficientnet": SqueezeExcite(32, rd_ratio=0.25),
+    }
+
+
+@pytest.mark.parametrize("kind", ["eca", "ceca", "se", "legacy", "efficientnet"])
+def test_timm_modules_equal_autograd(kind):
+    torch.manual_seed(4)
+    module = timm_sites()[kind]
+    channels = {"eca": 64, "ceca": 40, "se": 64, "legacy": 32, "efficientnet": 32}[kind]
+    net = nn.Sequential(nn.Conv2d(3, channels, 1), module)
+    if kind in ("eca", "ceca"):  # they take any C and do not hold it
+        with gates.capture(net):
+            net(torch.randn(2, 3, 4, 4))
+    images = torch.randn(7, 3, 4, 4)
+    site = gates.site(net, "1")
+    with torch.no_grad(), gates.capture(net) as captured:
+        net(images)
+    expected = torch.stack([jacobian(site.excite, y) for y in captured["1"].descriptor]).mean(dim=0)
+    found = interaction.interaction_matrix(net, "1", images)
+    torch.testing.assert_close(found.matrix.float(), expected, rtol=0, atol=1e-6)
+    assert found.parameters == sum(p.numel() for p in module.parameters())
+
+
+# What the coverage says, against numpy and against counting.
+
+
+def by_hand(J: np.ndarray) -> dict:
+    """Every number of Coverage from the dense matrix, written out with numpy."""
+    C = len(J)
+    sigma = np.linalg.svd(J, compute_uv=False)
+    share = sigma[sigma > 0] / sigma.sum()
+    square = J**2
+    participation, directness = [], []
+    for i in range(C):
+        q = square[i] / square[i].sum()
+        participation.append(math.exp(-sum(v * math.log(v) for v in q if v > 0)))
+        directness.append(q[i])
+    return {
+        "rank": np.linalg.matrix_rank(J),
+        "effective_rank": math.exp(-(share * np.log(share)).sum()),
+        "participation": participation,
+        "directness": directness,
+        "band": {k: sum(square[i, j] for i in range(C) for j in range(C) if abs(i - j) <= k // 2) for k in (1, 3, 9)},
+    }
+
+
+MODULES = [
+    *SHAPES,
+    ("eca", 40, {"kernel_size": 7}),
+    ("eca", 40, {"kernel_size": 31}),
+    ("se", 40, {"reduction": 4}),
+    ("se", 30, {"reduction": 7}),
+    ("se", 12, {"reduction": 1}),
+    ("se", 300, {"reduction": 16}),  # more rows than are held at once
+]
+
+
+@pytest.mark.parametrize(("family", "channels", "options"), MODULES)
+def test_coverage_equals_numpy_on_the_dense_matrix(family, channels, options):
+    found = interaction.module_interaction(random_module(family, channels, seed=7, **options))
+    cover = interaction.coverage(found)
+    assert "matrix" not in vars(found)  # it was not formed
+    J = found.matrix.numpy()
+    expected = by_hand(J)
+    assert cover.rank == expected["rank"]
+    assert cover.rank_share == cover.rank / channels
+    assert cover.effective_rank == pytest.approx(expected["effective_rank"], rel=1e-9)
+    np.testing.assert_allclose(cover.participation.numpy(), expected["participation"], rtol=1e-9)
+    np.testing.assert_allclose(cover.directness.numpy(), expected["directness"], rtol=1e-9, atol=1e-15)
+    assert cover.participation_median == pytest.approx(np.median(expected["participation"]))
+    assert cover.directness_mean == pytest.approx(np.mean(expected["directness"]))
+    for k, energy in expected["band"].items():
+        assert cover.band_energy(k) == pytest.approx(energy / (J**2).sum(), rel=1e-9)
+    assert cover.band_energy(2 * channels + 1) == pytest.approx(1)
+    sigma = np.linalg.svd(J, compute_uv=False)
+    found_sigma = found.singular_values.numpy()
+    np.testing.assert_allclose(found_sigma, sigma[: len(found_sigma)], rtol=0, atol=1e-12 * sigma[0])
+    assert np.all(sigma[len(found_sigma) :] < 1e-12 * sigma[0])
+    # Weights drawn at random fill exactly what the form allows.
+    assert cover.pairs == np.count_nonzero(J)
+    assert cover.structural == np.count_nonzero(J) / channels**2
+
+
+def test_a_kernel_that_leans_to_one_side_loses_rank_as_numpy_says():
+    """A shift by one channel has rank C − 1: the last gate hears nothing."""
+    found = interaction.InteractionMatrix(
+        "eca", "", 10, "exact", interaction.Band(torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64), 10), kernel_size=3
+    )
+    cover = interaction.coverage(found)
+    assert cover.rank == np.linalg.matrix_rank(found.matrix.numpy()) == 9
+    assert cover.participation.tolist() == [1.0] * 9 + [0.0]
+    assert cover.directness[:9].tolist() == [0.0] * 9
+    assert math.isnan(cover.directness[9])
+    assert cover.directness_mean == 0
+    assert (cover.band_energy(1), cover.band_energy(3)) == (0, 1)
+
+
+def test_a_bottleneck_that_is_never_active_covers_nothing(se, images):
+    net = build(Architecture("se", {"reduction": 4})).eval()
+    net.load_state_dict(se.state_dict())
+    with torch.no_grad():
+        net.layer1[0].bn3.weight.zero_()
+        net.layer1[0].bn3.bias.fill_(1.0)  # every descriptor is 1,
+        net.get_submodule("layer1.0.se").excite.fc1.weight.abs_().neg_()  # and every weight pulls it below zero
+    cover = interaction.coverage(interaction.interaction_matrix(net, "layer1.0.se", images))
+    assert cover.matrix.active.tolist() == [0.0] * 8
+    assert (cover.rank, cover.effective_rank, cover.participation_median) == (0, 0, 0)
+    assert math.isnan(cover.directness_mean)
+    assert math.isnan(cover.band_energy(3))
+    assert cover.structural == 1  # what the form allows, not what is used
+
+
+def test_known_answers():
+    """Cases with an answer one can see: the identity, and one direction shared by all."""
+    identity = interaction.coverage(interaction.module_interaction(random_module("eca", 32, kernel_size=1)))
+    assert (identity.rank, identity.directness_mean, identity.participation_median) == (32, 1, 1)
+    assert identity.effective_rank == pytest.approx(32)
+    ones = interaction.LowRank(torch.ones(32, 1, dtype=torch.float64), torch.ones(1, 32, dtype=torch.float64))
+    matrix = interaction.InteractionMatrix("se", "", 32, "structure", ones, hidden=1, reduction=32)
+    shared = interaction.coverage(matrix)
+    assert shared.rank == 1
+    assert shared.effective_rank == pytest.approx(1)
+    assert shared.participation_median == pytest.approx(32)
+    assert shared.directness_mean == pytest.approx(1 / 32)
+    assert shared.band_energy(1) == pytest.approx(1 / 32)
+
+
+def test_reduction_moves_rank_and_kernel_size_moves_pairs():
+    def cover(family, **options):
+        return interaction.coverage(interaction.module_interaction(random_module(family, 64, **options)))
+
+    se = {r: cover("se", reduction=r) for r in (2, 16)}
+    eca = {k: cover("eca", kernel_size=k) for k in (3, 9)}
+    assert (se[2].rank, se[16].rank) == (32, 4)
+    assert se[2].pairs == se[16].pairs == 64**2
+    assert (eca[3].rank, eca[9].rank) == (64, 64)
+    assert eca[3].pairs < eca[9].pairs < 64**2
+
+
+# Shapes alone: plain arithmetic, against counting, built modules and PyTorch's own counters.
+
+
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+def test_structural_pairs_equal_a_count(padding):
+    for channels in (1, 2, 3, 7, 16):
+        for k in range(1, 2 * channels + (12 if padding == "zeros" else 2), 2):
+            reach = (k - 1) // 2
+            pairs = set()
+            for i in range(channels):
+                for j in range(i - reach, i + reach + 1):
+                    if padding == "circular" or 0 <= j < channels:
+                        pairs.add((i, j % channels))
+            structure = interaction.eca_structure(channels, k, padding)
+            assert structure.pairs == len(pairs)
+            assert {tuple(pair) for pair in structure.matrix.nonzero().tolist()} == pairs
+            assert structure.partners.tolist() == [sum(i == row for row, _ in pairs) for i in range(channels)]
+            if padding == "zeros" and reach <= channels:
+                assert structure.structural == (k * channels - (k * k - 1) / 4) / channels**2
+
+
+@pytest.mark.parametrize(
+    ("family", "channels", "options"),
+    [
+        ("eca", 256, {"kernel_size": 5}),
+        ("eca", 64, {"kernel_size": 1}),
+        ("se", 256, {"reduction": 16}),
+        ("se", 64, {"reduction": 16, "bias": True}),
+        ("se", 100, {"reduction": 16}),
+    ],
+)
+def test_costs_equal_pytorchs_own_count(family, channels, options):
+    module = attention.build(family, channels, **options)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module.excite(torch.randn(1, channels))
+    flops = counter.get_total_flops()  # two a multiply-add
+    size = {name: value for name, value in options.items() if name != "bias"}
+    make = {"eca": interaction.eca_structure, "se": interaction.se_structure}[family]
+    structure, cover = make(channels, **options), interaction.coverage(interaction.module_interaction(module))
+    assert 2 * interaction.multiply_adds(family, channels, **size) == flops
+    assert 2 * structure.multiply_adds == 2 * cover.multiply_adds == flops
+    built = sum(p.numel() for p in module.parameters())
+    assert interaction.parameters(family, channels, **options) == built
+    assert structure.parameters == cover.parameters == built
+    assert structure.pairs == cover.pairs
+    # A kernel that leans to one side can lose up to (k−1)/2 to singular values exponentially small in C.
+    assert structure.rank - options.get("kernel_size", 1) // 2 <= cover.rank <= structure.rank
+
+
+def test_parameters_add_up_to_the_published_networks():
+    """ECA's +80 for the released ECA-Net50, SE-ResNet-50's 28,071,976, and every other row of the tables."""
+    plain = {row["backbone"]: int(row["parameters"]) for row in rows("table3") if row["method"] == "ResNet"}
+    released = {}
+    for row in rows("released_k"):
+        stage = int(row["blocks"]) * interaction.parameters(
+            "eca", int(row["channels"]), kernel_size=int(row["released"])
+        )
+        released[row["model"]] = released.get(row["model"], 0) + stage
+    assert released["ResNet-50"] == 80
+    checked = 0
+    for row in rows("table3"):
+        extra = {
+            "ResNet": 0,
+            "SENet": sum(n * interaction.parameters("se", c, reduction=16) for n, c in RESNET[row["backbone"]]),
+            "ECA-Net": released[row["backbone"]],
+        }[row["method"]]
+        assert plain[row["backbone"]] + extra == int(row["parameters"])
+        # Printed in units of 2^20, rounded to what is printed.
+        digits = len(row["parameters_published"].partition(".")[2])
+        counted = int(row["parameters"]) / 2**20
+        assert float(row["parameters_published"]) == pytest.approx(counted, abs=0.6 * 10**-digits)
+        checked += 1
+    assert checked == 15
+    for row in rows("se_reduction"):
+        r = int(row["reduction"] or 0)
+        extra = sum(n * interaction.parameters("se", c, reduction=r) for n, c in RESNET["ResNet-50"]) if r else 0
+        assert plain["ResNet-50"] + extra == int(row["parameters"])
+    table2 = {row["method"]: int(row["parameters_extra"]) for row in rows("table2")}
+    assert table2["ECA"] == sum(n * interaction.parameters("eca", c, kernel_size=3) for n, c in RESNET["ResNet-50"])
+    assert table2["SE"] == 28_071_976 - plain["ResNet-50"]
+
+
+# Errors.
+
+
+def test_a_family_that_is_not_covered_is_named(se):
+    site = dataclasses.replace(gates.site(se, "layer1.0.se"), family="cbam")
+    with pytest.raises(ValueError, match=r"no closed form for the family 'cbam' of the site 'layer1.0.se'.*eca, se"):
+        interaction.interaction_matrix(se, site)
+    with pytest.raises(ValueError, match=r"'Linear'.*Families covered: eca, se"):
+        interaction.module_interaction(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"'gsop'.*Families covered: eca, se"):
+        interaction.structural_pairs("gsop", 64)
+
+
+@pytest.mark.parametrize("hidden", [nn.SiLU(), nn.ReLU6(), nn.Identity()])
+def test_a_hidden_activation_that_is_no_relu_is_refused(hidden, images):
+    torch.manual_seed(0)
+    net = build(Architecture("se", {"reduction": 4})).eval()
+    net.get_submodule("layer2.0.se").excite.relu = hidden
+    message = rf"'layer2.0.se' has the hidden activation {type(hidden).__name__};.*covers ReLU"
+    for given in (None, images):
+        with pytest.raises(ValueError, match=message):
+            interaction.interaction_matrix(net, "layer2.0.se", given)
+    assert interaction.interaction_matrix(net, "layer2.1.se").hidden == 16  # the others are as they were
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_inside_the_bottleneck_is_refused(dtype):
+    from timm.layers import SEModule
+
+    torch.manual_seed(0)
+    net = nn.Sequential(SEModule(64, norm_layer=nn.BatchNorm2d)).to(dtype).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    assert interaction.interaction_matrix(net, "0").hidden == 8  # a fresh norm changes nothing
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    net[0].bn.running_var.fill_(4.0)
+    with pytest.raises(ValueError, match=r"the site '0' is not W2·ReLU\(W1·y \+ b1\) \+ b2.*off by"):
+        interaction.interaction_matrix(net, "0")
+
+
+def test_an_eca_that_is_no_plain_convolution_is_refused(eca):
+    site = gates.site(eca, "layer1.0.se")
+
+    class Bent(type(site)):
+        def excite(self, y):
+            return super().excite(y).relu()
+
+    bent = Bent(**{f.name: getattr(site, f.name) for f in dataclasses.fields(site)})
+    with pytest.raises(ValueError, match="not one convolution over the channels"):
+        interaction.interaction_matrix(eca, bent)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: interaction.eca_structure(64, 4), "odd whole number.*got 4"),
+        (lambda: interaction.eca_structure(64, -3), "odd whole number.*got -3"),
+        (lambda: interaction.eca_structure(64, 3, "reflect"), 'padding must be "zeros" or "circular".*reflect'),
+        (lambda: interaction.eca_structure(4, 11, "circular"), r"more than once.*Use k ≤ 9"),
+        (lambda: interaction.eca_structure(0, 3), "channels must be a whole number"),
+        (lambda: interaction.se_structure(64, 128), r"leaves no hidden unit for C = 64.*r ≤ 64"),
+        (lambda: interaction.se_structure(64, 0), "reduction must be a whole number of at least 1, got 0"),
+        (lambda: interaction.parameters("se", 64), "needs reduction="),
+        (lambda: interaction.structural_pairs("eca", 64), "needs kernel_size="),
+        (lambda: interaction.Band(torch.ones(2), 4), "odd whole number.*got 2"),
+        (lambda: interaction.LowRank(torch.ones(4, 2), torch.ones(3, 4)), r"\(4, 2\) and \(3, 4\)"),
+    ],
+)
+def test_bad_shapes_are_explained(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_coverage_wants_an_interaction_matrix():
+    with pytest.raises(TypeError, match=r"coverage: got a Tensor; expected what interaction_matrix"):
+        interaction.coverage(torch.eye(3))
+
+
+def test_band_energy_wants_an_odd_k():
+    cover = interaction.coverage(interaction.module_interaction(attention.build("eca", 8, kernel_size=3)))
+    with pytest.raises(ValueError, match="band_energy: kernel_size must be an odd"):
+        cover.band_energy(2)
+
+
+def test_results_are_frozen_and_say_what_they_are(se, images):
+    found = interaction.interaction_matrix(se, "layer1.0.se", images)
+    cover = interaction.coverage(found)
+    for result in (found, cover, interaction.se_structure(64, 4)):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            result.family = "other"
+    assert repr(found) == "InteractionMatrix('layer1.0.se', se, C=32, r=4, hidden=8, realised over 10 images)"
+    assert "rank" in repr(cover)
+    assert "pairs 100.00%" in repr(cover)
+
+
+def test_the_weights_can_change_afterwards(se):
+    """What was computed is a copy of the weights, not a view of them."""
+    net = build(Architecture("se", {"reduction": 4}))
+    net.load_state_dict(se.state_dict())
+    net.double()
+    found = interaction.interaction_matrix(net, "layer1.0.se")
+    with torch.no_grad():
+        for parameter in net.get_submodule("layer1.0.se").parameters():
+            parameter.zero_()
+    assert float(found.matrix.abs().max()) > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("family", "options"), [("se", {"reduction": 4}), ("eca", {"kernel_size": 5})])
+def test_on_a_gpu_as_on_the_cpu(family, options):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), attention.build(family, 32, **options))
+    images = torch.randn(20, 3, 8, 8)
+    here = interaction.coverage(interaction.interaction_matrix(net, "1", images))
+    there = interaction.coverage(interaction.interaction_matrix(net.cuda(), "1", images))
+    assert there.matrix.matrix.device.type == "cpu"
+    torch.testing.assert_close(there.matrix.matrix, here.matrix.matrix, rtol=0, atol=1e-6)
+    assert (there.rank, there.pairs) == (here.rank, here.pairs)
