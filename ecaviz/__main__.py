@@ -25,6 +25,56 @@ def _fail(error: Exception) -> typer.Exit:
 
 
 @app.command()
+def models(
+    pattern: Annotated[str, typer.Argument(help="A glob, such as '*eca*'.")] = "*",
+) -> None:
+    """List what load() knows: bundled models with their accuracy, and timm's pretrained ECA and SE ResNets."""
+    from fnmatch import fnmatchcase
+
+    from .models import available
+
+    table = available()
+    table = table[[fnmatchcase(name, pattern) for name in table["name"]]]
+    if table.empty:
+        raise _fail(ValueError(f"models: no name matches {pattern!r}. Without a pattern, all are listed."))
+    typer.echo(table.to_string(index=False, na_rep="", formatters={"accuracy": "{:.1%}".format}))
+
+
+@app.command()
+def profile(
+    model: Annotated[str, typer.Argument(help="A bundled name or a timm name.")],
+    images: Annotated[str, typer.Argument(help="A folder, or shapes, shapes:N or photographs.")] = "shapes",
+    out: Annotated[Path | None, typer.Option(help="The file; MODEL.profile if not given.")] = None,
+    by_class: Annotated[bool, typer.Option("--by-class", help="Statistics for each class, not pooled.")] = False,
+    sites: Annotated[str | None, typer.Option(help="A glob of sites, such as 'layer4.*'; all if not given.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images a batch.", min=1)] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Statistics of a model's gates over a set of images, in one pass, written to one file."""
+    from . import images as sets
+    from .models import load
+    from .profiles import profile as run
+
+    out = out or Path(f"{model}.profile")
+    try:
+        if images == "photographs":
+            chosen = sets.photographs()
+        elif images == "shapes" or images.startswith("shapes:"):
+            chosen = sets.shapes("test", int(images.partition(":")[2] or 1200))
+        else:
+            chosen = sets.folder(images)
+        loaded = load(model, device=device)
+        result = run(loaded, chosen, by="class" if by_class else None, sites=sites, batch_size=batch_size)
+        path = result.save(out)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        raise _fail(error) from None
+    except KeyboardInterrupt:
+        typer.secho("Interrupted; nothing was written.", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"{result}\nwritten to {path}")
+
+
+@app.command()
 def train(
     names: Annotated[list[str] | None, typer.Argument(help="Bundled names, such as shapes-eca-k3.")] = None,
     bundle: Annotated[bool, typer.Option("--bundle", help="All bundled models.")] = False,

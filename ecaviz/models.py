@@ -232,7 +232,8 @@ def _load_timm(name: str, device: torch.device, pretrained: bool, options: dict)
 
 
 def _unknown(name: str, timm_names: list[str]) -> str:
-    near = difflib.get_close_matches(name, [*bundle.BUNDLE, *timm_names], n=5, cutoff=0.5)
+    tags = [known for known in timm_names if "." in name and known.startswith(name.split(".")[0] + ".")]
+    near = tags or difflib.get_close_matches(name, [*bundle.BUNDLE, *timm_names], n=5, cutoff=0.5)
     nearest = f" Nearest: {', '.join(dict.fromkeys(near))}." if near else ""
     return (
         f"load: no model is called {name!r}.{nearest} Known are the bundled names ({', '.join(bundle.BUNDLE)}) and "

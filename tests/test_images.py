@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
+from ecaviz import batches as batching
 from ecaviz import images
 from ecaviz.training import normalise
 
@@ -167,7 +168,7 @@ def test_images_of_many_sizes():
 
 
 def test_large_images_do_not_wait_for_the_batch_to_fill(monkeypatch):
-    monkeypatch.setattr(images, "_HELD_BYTES", 3 * 8 * 8 * 4)
+    monkeypatch.setattr(batching, "_HELD_BYTES", 3 * 8 * 8 * 4)
     x, calls = pictures(20), []
 
     def transform(image):
@@ -489,3 +490,15 @@ def test_floating_point_images_are_skipped_with_the_reason(tmp_path):
     Image.fromarray(np.random.default_rng(0).random((8, 8), np.float32)).save(tmp_path / "b.tif")
     with pytest.warns(UserWarning, match=r"b.tif \(a floating-point image, whose range of values is not known\)"):
         assert len(list(images.batches(tmp_path, normalise))) == 1
+
+
+def test_a_transform_that_takes_pil_images_alone():
+    """torchvision's ToTensor refuses tensors; a folder's items are tensors. They meet as PIL images."""
+    from torchvision import transforms
+
+    classic = transforms.Compose(
+        [transforms.Resize(8), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
+    )
+    x = pictures(3)
+    got, _, _ = everything(images.batches(x, classic))
+    torch.testing.assert_close(got, torch.stack([classic(pil(one)) for one in x]))

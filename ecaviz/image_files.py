@@ -1,0 +1,205 @@
+"""Image files as a data set: what :func:`ecaviz.images.folder` and :func:`ecaviz.images.photographs` return."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["SUFFIXES", "ImageFiles", "ImageReadError", "folder", "to_rgb"]
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+"""What a file's name ends in for :func:`folder` to take it for an image; capitals do not matter."""
+
+
+class ImageReadError(ValueError):
+    """An image file that cannot be decoded.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it, in words; without the path.
+    """
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"images: {path} cannot be read: {reason}")
+        self.path, self.reason = path, reason
+
+    def __reduce__(self):
+        return type(self), (self.path, self.reason)
+
+
+class ImageFiles(torch.utils.data.Dataset):
+    """Image files with labels. Items are (uint8 tensor 3×H×W, label); made by :func:`folder` and :func:`photographs`.
+
+    Grey, palette, CMYK and 16-bit images become RGB, transparent pixels become white, and the camera's orientation
+    (EXIF) is applied. Of an animation the first frame counts.
+
+    Args:
+        paths: The files.
+        labels: One whole number a file, an index of ``classes``.
+        classes: Class names.
+        name: What the set is called in tables and messages.
+        skipped: Files that were left out from the start, with the reason.
+
+    Attributes:
+        paths: The files, in order.
+        labels: int64 N.
+        classes: Class names, by label.
+        name: What the set is called.
+        skipped: (path, reason) of each file left out: those known from the start and those that the latest pass through
+            :func:`batches` could not read.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: Sequence[int],
+        classes: Sequence[str],
+        name: str,
+        skipped: Sequence[tuple[Path, str]] = (),
+    ):
+        if len(paths) != len(labels):
+            raise ValueError(f"images: one label a file was expected, got {len(labels)} for {len(paths)} files.")
+        self.paths = tuple(Path(path) for path in paths)
+        self.labels = torch.as_tensor(list(labels), dtype=torch.int64)
+        self.classes = tuple(classes)
+        self.name = name
+        self._left_out = tuple(skipped)
+        self.skipped: list[tuple[Path, str]] = list(skipped)
+
+    def __repr__(self) -> str:
+        return f"ImageFiles({self.name!r}, {len(self)} images, {len(self.classes)} classes)"
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Image and label.
+
+        Raises:
+            ImageReadError: The file is no image, or is truncated; :func:`batches` skips it and says so.
+        """
+        return _decode(self.paths[index]), int(self.labels[index])
+
+
+def folder(path: str | os.PathLike) -> ImageFiles:
+    """A folder of photographs.
+
+    How the classes are found:
+
+    1. Subfolders with images in them (at any depth) are the classes. Images beside them belong to none and are skipped.
+    2. Otherwise, if every file is named ``SYNSET_name`` (``n01440764_tench.jpg``), each synset is a class.
+    3. Otherwise all images are one class, named after the folder.
+
+    Files are taken by the ending of their name (:data:`SUFFIXES`); hidden ones are passed over. The order is
+    alphabetical. Nothing is decoded here: a file that turns out to be no image is skipped later, counted and named.
+
+    Args:
+        path: The folder; ``~`` is understood.
+
+    Returns:
+        A dataset of (uint8 tensor 3×H×W, label).
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        NotADirectoryError: It is a file.
+        ValueError: No image is in it.
+    """
+    root = Path(path).expanduser()
+    if not root.exists():
+        raise FileNotFoundError(
+            f"images.folder: there is no folder {root}. Check the path; relative ones start at {Path.cwd()}."
+        )
+    if not root.is_dir():
+        raise NotADirectoryError(
+            f"images.folder: {root} is a file; a folder of images was expected. Name the folder it lies in."
+        )
+    name = root.resolve().name or str(root)
+    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
+    top = [entry for entry in entries if _is_image(entry)]
+    below = {entry.name: _images_below(entry) for entry in entries if entry.is_dir()}
+    below = {subfolder: files for subfolder, files in below.items() if files}
+    if below:
+        classes = tuple(below)
+        paths = [file for files in below.values() for file in files]
+        labels = [label for label, files in enumerate(below.values()) for _ in files]
+        return ImageFiles(paths, labels, classes, name, [(file, "lies beside the class folders") for file in top])
+    if not top:
+        other = [entry.name for entry in entries][:5]
+        raise ValueError(
+            f"images.folder: no image is in {root}. It holds {', '.join(other) + ' …' if other else 'nothing'}; files "
+            f"ending in {', '.join(sorted(SUFFIXES))} were expected, in it or in one subfolder a class."
+        )
+    labels, classes = _synset_classes(top) or ([0] * len(top), (name,))
+    return ImageFiles(top, labels, classes, name)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _images_below(root: Path) -> list[Path]:
+    found = []
+    for place, subfolders, files in os.walk(root, followlinks=True):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        found += [Path(place, name) for name in sorted(files) if _is_image(Path(place, name))]
+    return found
+
+
+def _synset_classes(paths: Sequence[Path]) -> tuple[list[int], tuple[str, ...]] | None:
+    """Labels and class names from names like n01440764_great_white_shark_2.jpg; None if one is not like that."""
+    matches = [re.fullmatch(r"(n\d{8})_(.*?)(?:_?\d+)?", path.stem) for path in paths]
+    if not all(matches):
+        return None
+    names: dict[str, str] = {}
+    for match in matches:
+        names.setdefault(match[1], match[2].replace("_", " ").strip() or match[1])
+    twice = {name for name in names.values() if list(names.values()).count(name) > 1}
+    order = {synset: label for label, synset in enumerate(sorted(names))}
+    classes = tuple(f"{names[synset]} ({synset})" if names[synset] in twice else names[synset] for synset in order)
+    return [order[match[1]] for match in matches], classes
+
+
+def _decode(path: Path) -> Tensor:
+    """uint8 3×H×W of a file.
+
+    Raises:
+        ImageReadError: It cannot be decoded.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            image = to_rgb(file)
+    except UnidentifiedImageError:
+        size = path.stat().st_size
+        raise ImageReadError(
+            path, f"no image format is recognised ({size} bytes)" if size else "the file is empty"
+        ) from None
+    except MemoryError:
+        raise
+    except (
+        Exception
+    ) as error:  # of a damaged file, Pillow raises nearly anything: OSError, SyntaxError, struct.error, …
+        raise ImageReadError(path, str(error).replace(str(path), path.name) or type(error).__name__) from error
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def to_rgb(image):
+    """A PIL image of any mode → a PIL image in RGB, upright, transparent pixels white."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("a floating-point image, whose range of values is not known")
+    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would cut everything above 255 off
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")

@@ -1,0 +1,84 @@
+"""The command line: each command helps, works, and fails with one line and a status that tells."""
+
+import re
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import ecaviz
+from ecaviz import bundle, training
+from ecaviz.__main__ import app
+from ecaviz.networks import Architecture
+from ecaviz.profiles import AttentionProfile
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+@pytest.mark.parametrize("command", ["models", "profile", "train", "report"])
+def test_every_command_helps(command):
+    assert command in run("--help").stdout
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+
+
+def test_models():
+    result = run("models", "shapes-*")
+    assert result.exit_code == 0
+    assert len(re.findall(r"^ *shapes-\S+ +bundled", result.stdout, re.MULTILINE)) == len(bundle.BUNDLE)
+    assert f"{bundle.manifest()['shapes-eca-k3'].accuracy:.1%}" in result.stdout
+    nothing = run("models", "nothing-*")
+    assert nothing.exit_code == 1
+    assert "no name matches 'nothing-*'" in nothing.stderr
+
+
+def test_profile_writes_what_the_library_gives(tmp_path):
+    out = tmp_path / "a.profile"
+    result = run("profile", "shapes-eca-k3", "shapes:24", "--by-class", "--sites", "layer4.*", "--out", out)
+    assert result.exit_code == 0, result.output
+    written = AttentionProfile.load(out)
+    model = ecaviz.load("shapes-eca-k3")
+    direct = ecaviz.profile(model, ecaviz.images.shapes("test", 24), by="class", sites="layer4.*", progress=False)
+    assert list(written) == list(direct) == ["layer4.0.se", "layer4.1.se"]
+    torch.testing.assert_close(written.mean("layer4.1.se"), direct.mean("layer4.1.se"))
+    assert str(out) in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("shapes-eca-k4",), "no model is called 'shapes-eca-k4'"),
+        (("shapes-eca-k3", "no/such/folder"), "no/such/folder"),
+        (("shapes-none", "shapes:12"), "has no channel gates"),
+        (("shapes-eca-k3", "shapes:12", "--sites", "layer9.*"), "no site matches"),
+    ],
+)
+def test_profile_fails_with_a_clear_error(tmp_path, arguments, message):
+    result = run("profile", *arguments, "--out", tmp_path / "x.profile")
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_a_bundled_model(tmp_path, monkeypatch):
+    tiny = Architecture("se", {"reduction": 4}, blocks=(1, 1, 1, 1), planes=(4, 4, 4, 4), stem=4)
+    monkeypatch.setitem(bundle.BUNDLE, "tiny", tiny)
+    small = training.Recipe(train_images=24, test_images=12, epochs=1, batch_size=12)
+    monkeypatch.setattr(training, "Recipe", lambda: small)
+    result = run("train", "tiny", "--out", tmp_path / "out", "--scratch", tmp_path / "scratch", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert bundle.manifest(tmp_path / "out")["tiny"].setting == "r=4"
+
+
+def test_train_refuses_what_it_does_not_know():
+    result = run("train", "shapes-eca-k4")
+    assert result.exit_code == 1
+    assert "the bundle has no shapes-eca-k4" in result.stderr
+    for arguments in ((), ("--bundle", "shapes-none")):
+        result = run("train", *arguments)
+        assert result.exit_code == 2
+        assert "give the names of models, or --bundle" in result.stderr
