@@ -6,7 +6,7 @@
 
 In the files every picture and every formula shows with the network blocked: pictures are embedded, formulas are MathML,
 which browsers draw themselves, and a widget is shown by the ``image/png`` in its mime bundle, as it stood when the cell
-ended. No script is loaded from anywhere.
+ended; one without a picture, such as a progress bar, is left out. No script is loaded from anywhere.
 
 Jupyter is imported when a report is built, not before: `import ecaviz.report` is cheap.
 """
@@ -36,6 +36,8 @@ MIME_TYPES = [
     "text/latex",
     "text/plain",
 ]
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 TEMPLATE = """\
 {%- extends 'index.html.j2' -%}
@@ -298,6 +300,9 @@ def _to_html(path: Path, book: Any, pages: set[str]) -> str:
             )
             return MarkdownWithMath(renderer=renderer).render(source)
 
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_bare_widget(output)]
     quiet = logging.getLogger("ecaviz.report.nbconvert")
     quiet.setLevel(logging.ERROR)  # it warns of every figure that has no alternative text
     exporter = Exporter(config=Config(NbConvertBase={"display_data_priority": MIME_TYPES}), log=quiet)
@@ -312,6 +317,12 @@ def _to_html(path: Path, book: Any, pages: set[str]) -> str:
                 "a picture has to lie in the notebook's own folder or be drawn by a cell"
             )
     return text
+
+
+def _is_bare_widget(output: Any) -> bool:
+    """Whether an output is a widget without a picture: a progress bar would stand in the page as it was at first."""
+    data = output.get("data", {})
+    return WIDGET_VIEW in data and not any(kind.startswith("image/") for kind in data)
 
 
 def _index(pages: list[Page]) -> str:

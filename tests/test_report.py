@@ -36,6 +36,12 @@ class Explorer(ipywidgets.VBox):
         return bundle | {"image/png": base64.b64encode(open("dot.png", "rb").read()).decode()}
 Explorer([ipywidgets.IntSlider(3)])"""
 
+PROGRESS = """\
+from tqdm.auto import tqdm
+for i in tqdm(range(3), desc="_".join(["a", "progress", "bar"])):
+    pass
+i"""
+
 LATEX = """\
 from IPython.display import Math
 Math("\\\\hat{y} = W x")"""
@@ -58,7 +64,7 @@ def report(tmp_path_factory):
     """A built report of two notebooks: its folder."""
     folder = tmp_path_factory.mktemp("report")
     (folder / "dot.png").write_bytes(DOT)
-    write(folder / "one.ipynb", ("md", TEXT), ("code", FIGURE), ("code", WIDGET), ("code", LATEX))
+    write(folder / "one.ipynb", ("md", TEXT), ("code", FIGURE), ("code", WIDGET), ("code", LATEX), ("code", PROGRESS))
     write(folder / "other.ipynb", ("md", "# Another"), ("code", "21 * 2"))
     index = build_report(folder, folder / "out", progress=False)
     assert index == folder / "out" / "index.html"
@@ -75,6 +81,7 @@ def test_page_holds_pictures_and_formulas_and_loads_nothing(report):
     assert "require.min.js" not in text
     assert "mathjax" not in text.lower().replace("mathjax_", "")
     assert 'href="other.html"' in text
+    assert "a_progress_bar" not in text
 
 
 @pytest.mark.notebook
