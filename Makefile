@@ -11,7 +11,7 @@ SETUP ?= yes
 ANY_PYTHON = $$(for p in python3 python python3.13 python3.12 python3.11 "$$PYTHON"; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1 && { command -v "$$p"; break; }; done)
 
-.PHONY: help setup lab test test-long report benchmark checkpoints lock clean
+.PHONY: help setup lab test test-long report benchmark picture checkpoints lock clean
 
 help:  ## list the commands
 	@echo "ecaviz: how SE and ECA networks weigh their channels"
@@ -42,6 +42,9 @@ report: setup  ## run every notebook without a browser into build/report/index.h
 
 benchmark: setup  ## measure: every script in benchmarks/, one after the other
 	@set -e; for script in benchmarks/*.py; do echo "$(PY) $$script"; $(PY) "$$script"; done
+
+picture: setup  ## draw the README's picture anew
+	$(PY) tools/readme_picture.py
 
 checkpoints: setup  ## train the bundled models anew (hours on a CPU; resumable)
 	$(PY) -m ecaviz train --bundle

@@ -1,0 +1,74 @@
+"""How long each notebook takes, top to bottom, in a fresh kernel: seconds of wall clock, and the slowest cell.
+
+    python benchmarks/notebooks.py [--repeat 1]
+
+Prints a table and writes it to build/benchmarks/notebooks.csv. Quote it from a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Timed(NotebookClient):
+    """Executes a notebook and keeps the seconds of each code cell."""
+
+    def run(self) -> tuple[float, list[float]]:
+        """Seconds of the whole, kernel start included, and of each code cell."""
+        cells: dict[int, float] = {}
+
+        def started(cell, cell_index):
+            cells[cell_index] = time.perf_counter()
+
+        def ended(cell, cell_index, **_):
+            cells[cell_index] = time.perf_counter() - cells[cell_index]
+
+        self.on_cell_start, self.on_cell_executed = started, ended
+        begin = time.perf_counter()
+        self.execute()
+        return time.perf_counter() - begin, list(cells.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeat", type=int, default=1, help="runs of each notebook; the median is shown")
+    repeat = parser.parse_args().repeat
+    rows = []
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        runs = []
+        for _ in range(repeat):
+            notebook = nbformat.read(path, as_version=4)
+            resources = {"metadata": {"path": str(path.parent)}}
+            runs.append(Timed(notebook, timeout=600, kernel_name="python3", resources=resources).run())
+        runs.sort(key=lambda run: run[0])
+        seconds, cells = runs[len(runs) // 2]
+        rows.append(
+            {
+                "notebook": path.stem,
+                "seconds": round(seconds, 1),
+                "code_cells": len(cells),
+                "slowest_cell_seconds": round(max(cells), 1),
+                "cores": os.cpu_count(),
+                "load_at_end": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else "",
+            }
+        )
+        print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+    out = ROOT / "build" / "benchmarks" / "notebooks.csv"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
