@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,20 @@ def main() -> None:
 def _fail(error: Exception) -> typer.Exit:
     typer.secho(str(error), fg=typer.colors.RED, err=True)
     return typer.Exit(1)
+
+
+def _writable(out: Path) -> None:
+    """Say before a long run, not after it, that its result could not be written."""
+    if out.is_dir():
+        raise IsADirectoryError(
+            f"profile: --out {out} is a folder; a file's name was expected, such as {out / 'a.profile'}."
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise OSError(f"profile: --out {out} cannot be written: {error}") from None
 
 
 @app.command()
@@ -57,10 +72,14 @@ def profile(
 
     out = out or Path(f"{model}.profile")
     try:
+        _writable(out)
         if images == "photographs":
             chosen = sets.photographs()
         elif images == "shapes" or images.startswith("shapes:"):
-            chosen = sets.shapes("test", int(images.partition(":")[2] or 1200))
+            count = images.partition(":")[2] or "1200"
+            if not count.isdecimal():
+                raise ValueError(f"profile: {images!r}: after shapes: a number of images was expected.")
+            chosen = sets.shapes("test", int(count))
         else:
             chosen = sets.folder(images)
         loaded = load(model, device=device)
@@ -99,8 +118,8 @@ def train(
         raise typer.BadParameter("give the names of models, or --bundle for all of them (and not both).")
     if threads:
         torch.set_num_threads(threads)
-    recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
     try:
+        recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
         train_bundled(
             list(BUNDLE) if bundle else list(names or []),
             seed=seed,
@@ -110,7 +129,7 @@ def train(
             scratch=scratch,
             redo=redo,
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         raise _fail(error) from None
     except KeyboardInterrupt:
         typer.secho("Interrupted; the same command goes on from the last finished epoch.", err=True)

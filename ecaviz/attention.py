@@ -59,7 +59,7 @@ def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1, *, minim
 
     Source: Wang et al., CVPR 2020, Eq. 12 and Figure 3.
     """
-    if channels < 1 or int(channels) != channels:
+    if not _whole(channels) or channels < 1:
         raise ValueError(f"adaptive_kernel_size: channels must be a whole number of at least 1, got {channels!r}.")
     if gamma <= 0:
         raise ValueError(f"adaptive_kernel_size: gamma must be positive, got {gamma!r}.")
@@ -68,13 +68,20 @@ def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1, *, minim
     return max(t if t % 2 else t + 1, minimum)
 
 
+def _whole(number: object) -> bool:
+    """Whether it is a whole number, written as an int or as a float such as 3.0."""
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return False
+    return math.isfinite(number) and int(number) == number
+
+
 def check_kernel_size(kernel_size: int, what: str = "kernel_size") -> int:
     """Return ``kernel_size`` as an int if it is odd and positive; explain otherwise.
 
     Raises:
         ValueError: It is even, negative, zero or no whole number.
     """
-    if isinstance(kernel_size, bool) or int(kernel_size) != kernel_size or kernel_size < 1 or kernel_size % 2 == 0:
+    if not _whole(kernel_size) or kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(
             f"{what} must be an odd whole number of at least 1, so that a channel has as many neighbours "
             f"on its left as on its right; got {kernel_size!r}. Use 1, 3, 5, 7, …"
@@ -151,15 +158,18 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        if channels < 1:
-            raise ValueError(f"{type(self).__name__}: channels must be at least 1, got {channels!r}.")
-        self.channels = channels
+        if not _whole(channels) or channels < 1:
+            raise ValueError(f"{type(self).__name__}: channels must be a whole number of at least 1, got {channels!r}.")
+        self.channels = int(channels)
         self.squeeze = GlobalAveragePool()
         self.excite: nn.Module = nn.Identity()
         self.activation: nn.Module = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply each channel by its gate, N×C×H×W → N×C×H×W."""
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            expected = f"N×{self.channels}×H×W"
+            raise ValueError(f"{type(self).__name__}: expected {expected}, got {'×'.join(map(str, x.shape))}.")
         y = self.squeeze(x)
         z = self.excite(y)
         gate = self.activation(z)
@@ -185,9 +195,9 @@ class SE(ChannelAttention):
 
     def __init__(self, channels: int, reduction: int = 16, *, bias: bool = False, device=None, dtype=None):
         super().__init__(channels)
-        if isinstance(reduction, bool) or int(reduction) != reduction or reduction < 1:
+        if not _whole(reduction) or reduction < 1:
             raise ValueError(f"SE: reduction must be a whole number of at least 1, got {reduction!r}.")
-        hidden = channels // int(reduction)
+        hidden = int(channels) // int(reduction)
         if hidden < 1:
             raise ValueError(
                 f"SE: reduction r = {reduction} leaves no hidden unit for C = {channels} channels (C/r < 1). "

@@ -88,17 +88,27 @@ def manifest(folder: Path | None = None) -> dict[str, ManifestRow]:
 
     Args:
         folder: Where the checkpoints lie; None for the bundled ones.
+
+    Raises:
+        ValueError: The file was truncated or changed.
     """
     path = _checkpoints(folder) / "manifest.csv"
     if not path.is_file():
         return {}
     kinds = {"int": int, "float": float, "str": str}
+    rows = {}
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [
-            ManifestRow(**{f.name: kinds[str(f.type)](row[f.name]) for f in fields(ManifestRow)})
-            for row in csv.DictReader(file)
-        ]
-    return {row.name: row for row in rows}
+        reader = csv.DictReader(file)
+        for entry in reader:
+            try:
+                row = ManifestRow(**{f.name: kinds[str(f.type)](entry[f.name]) for f in fields(ManifestRow)})
+            except (KeyError, TypeError, ValueError):
+                raise ValueError(
+                    f"ecaviz: {path} was truncated or changed: line {reader.line_num} is no row of the manifest. "
+                    f"Restore it with `git checkout -- data/checkpoints`."
+                ) from None
+            rows[row.name] = row
+    return rows
 
 
 def setting(architecture: Architecture) -> str:
@@ -159,7 +169,7 @@ def write(
 
 
 def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_bytes(content)
     partial.replace(path)
 

@@ -77,13 +77,15 @@ class Captured(Mapping[str, GateRecord]):
 
     def __init__(self) -> None:
         self._parts: dict[str, tuple[GateSite, list[tuple[Tensor, Tensor]]]] = {}
+        self._forwards = 0
 
     def __getitem__(self, name: str) -> GateRecord:
         try:
             one, parts = self._parts[name]
         except KeyError:
-            have = ", ".join(self._parts) or "nothing; no batch has gone through the network inside the `with` yet"
-            raise KeyError(f"nothing was captured at {name!r}; captured: {have}") from None
+            raise KeyError(
+                f"nothing was captured at {name!r}; captured: {', '.join(self._parts) or self._why()}"
+            ) from None
         if len(parts) > 1:
             parts[:] = [tuple(torch.cat(column) for column in zip(*parts, strict=True))]  # type: ignore[list-item]
         descriptor, logit = parts[0]
@@ -98,6 +100,14 @@ class Captured(Mapping[str, GateRecord]):
     def __repr__(self) -> str:
         return f"Captured({', '.join(self._parts)})"
 
+    def _why(self) -> str:
+        if self._forwards:
+            return (
+                "nothing, though the network ran: it called none of the modules that were found. A compiled or traced "
+                "network does that; run the eager one"
+            )
+        return "nothing; no batch has gone through this network inside the `with` yet (or a compiled copy of it ran)"
+
     def clear(self) -> None:
         """Forget what was collected, so that a long run can take it batch by batch."""
         self._parts.clear()
@@ -107,11 +117,22 @@ class Captured(Mapping[str, GateRecord]):
 
 
 class _Reader:
-    """The hooks on one site. Collects y and z of a call, and hands them over when the module returns."""
+    """The hooks on one site. Collects y and z of a call, and hands them over when the module returns.
+
+    The hooks do nothing for a copy of the network (a copy made in the ``with`` takes the hooks along), after the end of
+    the ``with``, and while a backward pass runs a checkpointed forward again.
+    """
 
     def __init__(self, one: GateSite, run: _Run) -> None:
         self.site, self.run = one, run
+        layout = one.layout
+        where, self.side = layout.descriptor
+        self.part, self.activation = one.module.get_submodule(where), one.module.get_submodule(layout.gate)
         self.forget()
+
+    def listens(self, module: nn.Module, own: nn.Module) -> bool:
+        """Whether a call of ``module`` is one of the calls to read, ``own`` being what the hook was put on."""
+        return self.run.handles != [] and module is own and not _in_backward()
 
     def forget(self) -> None:
         self.descriptor: Tensor | None = None
@@ -122,43 +143,51 @@ class _Reader:
         self.gate: Tensor | None = None
 
     def attach(self) -> None:
-        layout, module = self.site.layout, self.site.module
-        where, side = layout.descriptor
-        part, gate = module.get_submodule(where), module.get_submodule(layout.gate)
         hold = self.run.handles.append
-        hold(module.register_forward_pre_hook(self.on_enter, with_kwargs=True))
-        if side == "output":
-            hold(part.register_forward_hook(lambda _m, _a, output: self.on_descriptor(output)))
+        hold(self.site.module.register_forward_pre_hook(self.on_enter, with_kwargs=True))
+        if self.side == "output":
+            hold(self.part.register_forward_hook(self.on_squeezed))
         else:
-            hold(part.register_forward_pre_hook(lambda _m, args: self.on_descriptor(args[0])))
-        hold(gate.register_forward_pre_hook(lambda _m, args: self.on_logit(args[0])))
-        hold(gate.register_forward_hook(lambda _m, _a, output: self.on_gate(output)))
-        hold(module.register_forward_hook(lambda _m, _a, output: self.on_leave(output)))
+            hold(self.part.register_forward_pre_hook(self.on_descriptor))
+        hold(self.activation.register_forward_pre_hook(self.on_logit))
+        hold(self.activation.register_forward_hook(self.on_gate))
+        hold(self.site.module.register_forward_hook(self.on_leave))
 
-    def on_enter(self, _module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def on_enter(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if not self.listens(module, self.site.module):
+            return
         self.forget()
         if self.site.proof is None:
             x = args[0] if args else next(iter(kwargs.values()))
-            self.input = x.detach().clone()
+            self.input = x.detach().clone() if x.numel() else None
 
-    def on_descriptor(self, y: Tensor) -> None:
-        y = y.detach().flatten(1)
+    def on_squeezed(self, module: nn.Module, _args: tuple, output: Tensor) -> None:
+        self.on_descriptor(module, (output,))
+
+    def on_descriptor(self, module: nn.Module, args: tuple) -> None:
+        if not self.listens(module, self.part):
+            return
+        y = args[0].detach().flatten(1)
         if self.site.padding == "circular" and not isinstance(self.site.module, ChannelAttention):
             reach = (self.site.kernel_size - 1) // 2
             y = y[:, reach : y.shape[1] - reach]
-        self.descriptor = y.to(torch.float32, copy=True)
+        self.descriptor = _copied(y)
 
-    def on_logit(self, z: Tensor) -> None:
-        z = z.detach().flatten(1)
-        self.logit = z.to(torch.float32, copy=True)
+    def on_logit(self, module: nn.Module, args: tuple) -> None:
+        if not self.listens(module, self.activation):
+            return
+        z = args[0].detach().flatten(1)
+        self.logit = _copied(z)
         if self.input is not None:
             self.own_logit = z.clone()
 
-    def on_gate(self, gate: Tensor) -> None:
-        if self.input is not None:
+    def on_gate(self, module: nn.Module, _args: tuple, gate: Tensor) -> None:
+        if self.listens(module, self.activation) and self.input is not None:
             self.gate = gate.detach().flatten(1).clone()
 
-    def on_leave(self, output: Tensor) -> None:
+    def on_leave(self, module: nn.Module, _args: tuple, output: Tensor) -> None:
+        if not self.listens(module, self.site.module):
+            return
         if self.descriptor is None or self.logit is None:
             raise RuntimeError(
                 f"capture: {self.site.name} ({type(self.site.module).__qualname__}) ran without calling its parts, so "
@@ -193,17 +222,34 @@ class _Reader:
         remember(self.site, proof, gate.shape[1])
 
 
+def _copied(vector: Tensor) -> Tensor:
+    """A float32 copy that can be used like any tensor, also when it was read under inference_mode."""
+    with torch.inference_mode(False):
+        return vector.to(torch.float32, copy=True)
+
+
+def _in_backward() -> bool:
+    """Whether autograd is at work in this thread: then a forward is gradient checkpointing's second run of it."""
+    return torch._C._current_graph_task_id() != -1
+
+
 class _Run:
-    """One capture: its hooks, and how often each site was called in the forward under way."""
+    """One capture: its hooks, how often each site was called in the forward under way, and what was read in it.
+
+    What a forward read is kept back until it is through: one that fails half-way (out of memory, say) leaves no rows at
+    some sites that others lack.
+    """
 
     def __init__(self, net: nn.Module, captured: Captured) -> None:
         self.net, self.captured = net, captured
         self.handles: list[Any] = []
         self.calls: Counter[str] | None = None
+        self.pending: list[tuple[str, GateSite, Tensor, Tensor]] = []
         self.thread = threading.get_ident()
 
     def attach(self, sites: Sequence[GateSite]) -> None:
         self.handles.append(self.net.register_forward_pre_hook(self.on_start))
+        self.handles.append(self.net.register_forward_hook(self.on_success))
         self.handles.append(self.net.register_forward_hook(self.on_end, always_call=True))
         for one in sites:
             _Reader(one, self).attach()
@@ -212,23 +258,33 @@ class _Run:
         while self.handles:
             self.handles.pop().remove()
 
-    def on_start(self, *_: Any) -> None:
-        self.calls = Counter()
+    def on_start(self, module: nn.Module, _args: tuple) -> None:
+        if module is self.net and self.handles:
+            self.calls = Counter()
+            self.captured._forwards += 1
 
-    def on_end(self, *_: Any) -> None:
-        self.calls = None
+    def on_success(self, module: nn.Module, _args: tuple, _output: Any) -> None:
+        if module is self.net:
+            for read in self.pending:
+                self.captured._add(*read)
+            self.pending.clear()
+
+    def on_end(self, module: nn.Module, _args: tuple, _output: Any) -> None:
+        if module is self.net:
+            self.calls = None
+            self.pending.clear()
 
     def receive(self, one: GateSite, descriptor: Tensor, logit: Tensor) -> None:
         if threading.get_ident() != self.thread:
             raise RuntimeError(
                 f"capture: {one.name} ran in another thread than the capture; run the network in this one."
             )
-        name = one.name
-        if self.calls is not None:
-            self.calls[name] += 1
-            if self.calls[name] > 1:
-                name = f"{name}#{self.calls[name]}"
-        self.captured._add(name, one, descriptor, logit)
+        if self.calls is None:  # the module was called alone, not by the network
+            self.captured._add(one.name, one, descriptor, logit)
+            return
+        self.calls[one.name] += 1
+        again = self.calls[one.name]
+        self.pending.append((one.name if again == 1 else f"{one.name}#{again}", one, descriptor, logit))
 
 
 @contextmanager
@@ -236,7 +292,9 @@ def capture(model: Any, sites: Selection = None) -> Iterator[Captured]:
     """Read the gates of a network while it runs.
 
     Hooks are removed by their own handles when the ``with`` ends, whatever was raised in it. Training flags, gradients,
-    dtypes and random state are not touched. Works under autocast, inference_mode and channels_last, and nested.
+    dtypes and random state are not touched. Works under autocast, inference_mode, channels_last and gradient
+    checkpointing, and nested. A forward that raises adds nothing. If hooks of your own change a gate, the record still
+    says a(z).
 
     Args:
         model: What :func:`ecaviz.load` returns, or an nn.Module.

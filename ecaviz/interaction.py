@@ -520,8 +520,15 @@ def interaction_matrix(model, site, images=None, *, batch_size: int = 64) -> Int
     """
     from . import gates
 
+    own = gates.site(model, getattr(site, "name", site))
     if isinstance(site, str):
-        site = gates.site(model, site)
+        site = own
+    elif site.module is not own.module:
+        raise ValueError(
+            f"interaction: the site {site.name!r} belongs to another model; name it, or find it in this one."
+        )
+    elif site.channels is None:  # found before the first batch told
+        site = own
     if site.family == "eca":
         if site.channels is None:
             raise ValueError(

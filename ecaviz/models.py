@@ -71,17 +71,19 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ValueError(f'load: {device!r} is no device. Use "auto", "cpu", "cuda", "cuda:1" or "mps".') from None
     count = torch.cuda.device_count()
     if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= count):
         found = "torch finds no GPU" if not count else f"torch finds {count} (cuda:0 to cuda:{count - 1})"
         raise RuntimeError(
-            f"load: device {str(device)!r} was asked for, but {found} here (torch {torch.__version__}). "
+            f"device {str(device)!r} was asked for, but {found} here (torch {torch.__version__}). "
             f'Use device="auto" or "cpu", or install a torch that matches the driver.'
         )
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f'load: {device!r} is not supported. Use "auto", "cpu", "cuda", "cuda:1" or "mps".')
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise RuntimeError('load: device "mps" was asked for, but there is none here. Use device="auto" or "cpu".')
+        raise RuntimeError('device "mps" was asked for, but there is none here. Use device="auto" or "cpu".')
     return chosen
 
 
@@ -113,6 +115,8 @@ def load(
         RuntimeError: The device asked for is not there.
         TypeError: ``model`` is neither a name nor a module, or options that do not apply.
     """
+    if transform is not None and not callable(transform):
+        raise TypeError(f"load: transform must be callable, an image in, a tensor out; got {transform!r}.")
     if isinstance(model, nn.Module):
         _refuse_options("an nn.Module", pretrained, options)
         return _own(model, device, transform, classes)
@@ -121,7 +125,7 @@ def load(
     if not isinstance(model, str):
         raise TypeError(f"load: expected a name or an nn.Module, got {type(model).__name__}.")
     chosen = choose_device(device)
-    if model in bundle.BUNDLE or model in _bundled():
+    if model in bundle.BUNDLE:
         _refuse_options("a bundled model", pretrained, options)
         loaded = _load_bundled(model, chosen)
     else:
@@ -158,13 +162,6 @@ def _own(
 
 
 # -------------------------------------------------------------------------------------------------------------- bundled
-
-
-def _bundled() -> dict[str, bundle.ManifestRow]:
-    try:
-        return bundle.manifest()
-    except FileNotFoundError:
-        return {}
 
 
 def _load_bundled(name: str, device: torch.device) -> LoadedModel:
@@ -218,7 +215,7 @@ def _load_timm(name: str, device: torch.device, pretrained: bool, options: dict)
     _announce("timm", "torchvision")
     import timm
 
-    if not timm.is_model(name) or (pretrained and "." in name and name not in timm.list_pretrained()):
+    if not timm.is_model(name) or ("." in name and name not in timm.list_pretrained()):
         raise ValueError(_unknown(name, [*timm.list_models(), *timm.list_pretrained()]))
     if pretrained:
         options = {**options, **_weights(name)}
@@ -233,7 +230,7 @@ def _load_timm(name: str, device: torch.device, pretrained: bool, options: dict)
 
 def _unknown(name: str, timm_names: list[str]) -> str:
     tags = [known for known in timm_names if "." in name and known.startswith(name.split(".")[0] + ".")]
-    near = tags or difflib.get_close_matches(name, [*bundle.BUNDLE, *timm_names], n=5, cutoff=0.5)
+    near = tags or difflib.get_close_matches(name.lower(), [*bundle.BUNDLE, *timm_names], n=5, cutoff=0.5)
     nearest = f" Nearest: {', '.join(dict.fromkeys(near))}." if near else ""
     return (
         f"load: no model is called {name!r}.{nearest} Known are the bundled names ({', '.join(bundle.BUNDLE)}) and "
@@ -283,7 +280,11 @@ def _imagenet_classes(net: nn.Module) -> tuple[str, ...]:
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo()
-    return tuple(info.index_to_description(i).split(",")[0] for i in range(1000))
+    names = [info.index_to_description(i).split(",")[0] for i in range(1000)]
+    # ImageNet has two cranes and two maillots; their synsets tell them apart.
+    return tuple(
+        f"{name} ({info.index_to_label_name(i)})" if names.count(name) > 1 else name for i, name in enumerate(names)
+    )
 
 
 def _announce(*modules: str) -> None:
@@ -296,7 +297,7 @@ def _announce(*modules: str) -> None:
 
 # ------------------------------------------------------------------------------------------------------------ available
 
-_TIMM_PATTERNS = ("*eca*resne*", "*seresne*", "senet154*")
+_TIMM_PATTERNS = ("*eca*resne*", "*seresne*", "*senet154*")
 
 
 def available(*, timm: bool = True) -> pd.DataFrame:
@@ -321,7 +322,7 @@ def available(*, timm: bool = True) -> pd.DataFrame:
             "images": "shapes 64×64",
             "accuracy": row.accuracy,
         }
-        for row in _bundled().values()
+        for row in bundle.manifest().values()
     ]
     if timm:
         _announce("timm")

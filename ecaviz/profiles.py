@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -123,6 +123,10 @@ class AttentionProfile:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sites", MappingProxyType(dict(self.sites)))
+
+    def __reduce__(self):
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self), tuple({**values, "sites": dict(self.sites)}.values())  # a mappingproxy cannot be pickled
 
     def __repr__(self) -> str:
         parts = [
@@ -516,6 +520,8 @@ class _Pass:
     def _score(self, output: Any, labels: Tensor | None, groups: Tensor) -> None:
         """Count what was classified right; give up for good where that cannot be told."""
         usable = self.correct is not None and labels is not None and isinstance(output, Tensor) and output.ndim == 2
+        if usable and self.own_class is not None:
+            usable = int(labels.min()) >= 0 and int(labels.max()) < len(self.own_class)
         own = labels if not usable or self.own_class is None else self.own_class[labels]
         if not usable or int(own.min()) < 0 or int(own.max()) >= output.shape[1]:
             self.correct = None

@@ -70,8 +70,18 @@ def _layout(module: nn.Module) -> Layout | None:
         known = _REGISTRY.get(f"{cls.__module__}.{cls.__qualname__}")
         if known is not None:
             # timm's "ecam" keeps an MLP in an EcaModule: not one convolution over the channels.
-            return None if known.conv and getattr(module, "conv2", None) is not None else known
+            mlp = known.conv and getattr(module, "conv2", None) is not None
+            return None if mlp or not _has_parts(module, known) else known
     return None
+
+
+def _has_parts(module: nn.Module, layout: Layout) -> bool:
+    """Whether the parts are where the layout says; a subclass may have put others in their place."""
+    paths = (layout.gate, layout.descriptor[0], layout.conv, layout.fc1, layout.norm, layout.act, layout.fc2)
+    try:
+        return all(isinstance(module.get_submodule(path), nn.Module) for path in paths if path is not None)
+    except AttributeError:
+        return False
 
 
 def _activation_name(module: nn.Module) -> str:
@@ -275,6 +285,8 @@ def _make_site(name: str, module: nn.Module, layout: Layout, net: nn.Module) -> 
 def _width_before(net: nn.Module, name: str) -> int | None:
     """Channels of the last convolution or norm its parent registers before the module: what feeds it in ResNets."""
     parent, _, own = name.rpartition(".")
+    if not type(net.get_submodule(parent)).__module__.startswith("timm."):
+        return None  # in timm's blocks the order of registration is the order of use; of others nothing is known
     before: list[nn.Module] = []
     for child_name, child in net.get_submodule(parent).named_children():
         if child_name == own:
@@ -306,7 +318,7 @@ def find_sites(model: Any) -> list[GateSite]:
     return found
 
 
-Selection = str | Sequence[str] | Callable[[GateSite], bool] | None
+Selection = str | GateSite | Sequence[str | GateSite] | Callable[[GateSite], bool] | None
 
 
 def select_sites(model: Any, sites: Selection = None) -> list[GateSite]:
@@ -314,7 +326,7 @@ def select_sites(model: Any, sites: Selection = None) -> list[GateSite]:
 
     Args:
         model: What :func:`ecaviz.load` returns, or an nn.Module.
-        sites: A glob such as ``"layer3.*"``, a list of names or globs, a callable of a site, or None for all.
+        sites: A glob or name such as ``"layer3.*"``, a list of names or globs, a callable of a site, or None for all.
 
     Raises:
         ValueError: The model has no gates, or a pattern matches none; the message lists what was looked at.
@@ -334,7 +346,11 @@ def select_sites(model: Any, sites: Selection = None) -> list[GateSite]:
         chosen = [one for one in every if sites(one)]
         unmatched = [] if chosen else [getattr(sites, "__name__", repr(sites))]
     else:
-        patterns = [sites] if isinstance(sites, str) else [getattr(one, "name", one) for one in sites]
+        patterns = (
+            [getattr(sites, "name", sites)]
+            if isinstance(sites, str | GateSite)
+            else [getattr(one, "name", one) for one in sites]
+        )
         chosen = [one for one in every if any(fnmatch.fnmatchcase(one.name, pattern) for pattern in patterns)]
         unmatched = [p for p in patterns if not any(fnmatch.fnmatchcase(one.name, p) for one in every)]
         unmatched = unmatched if patterns else ["an empty list"]

@@ -50,6 +50,11 @@ class Recipe:
     weight_decay: float = 0.05
     warmup: float = 0.1
 
+    def __post_init__(self) -> None:
+        for name in ("train_images", "test_images", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train: {name} must be at least 1, got {getattr(self, name)!r}.")
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -136,7 +141,10 @@ def train(
     identity = {"architecture": architecture.to_dict(), "recipe": asdict(recipe), "seed": seed}
     done, seconds, history = 0, 0.0, []
     if state is not None and Path(state).is_file():
-        saved = torch.load(state, map_location=device, weights_only=True)
+        try:
+            saved = torch.load(state, map_location=device, weights_only=True)
+        except Exception as error:  # of a damaged file torch raises nearly anything
+            raise ValueError(f"train: {state} is damaged ({error}). Delete it to start afresh.") from error
         if saved["identity"] != identity:
             raise ValueError(
                 f"train: {state} belongs to another run: it holds {saved['identity']}, this run is {identity}. "
@@ -261,14 +269,16 @@ def train_bundled(
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: A name that the bundle does not have.
+        ValueError: A name that the bundle does not have, or one that is there with another seed or recipe.
     """
     unknown = [name for name in names if name not in bundle.BUNDLE]
     if unknown:
         raise ValueError(f"train: the bundle has no {', '.join(unknown)}. It has: {', '.join(bundle.BUNDLE)}.")
     recipe = recipe or Recipe()
-    todo = [name for name in names if redo or name not in bundle.manifest(folder)]
+    todo = [name for name in names if redo or not _is_there(bundle.manifest(folder).get(name), seed, recipe)]
     if not todo:
+        if progress:
+            print(f"there already: {', '.join(names)}", flush=True)
         return
     data = Shapes("train", recipe.train_images).tensors(progress)
     test = Shapes("test", recipe.test_images).tensors(progress)
@@ -306,6 +316,20 @@ def train_bundled(
         state.unlink(missing_ok=True)
         if progress:
             print(f"{name}: {row.accuracy:.2%} of {row.test_images} held-out images, {row.seconds:.0f} s", flush=True)
+
+
+def _is_there(row: bundle.ManifestRow | None, seed: int, recipe: Recipe) -> bool:
+    """Whether the manifest has the very run; one of another seed or length under the same name is in the way."""
+    if row is None:
+        return False
+    found = (row.seed, row.epochs, row.train_images, row.test_images)
+    wanted = (seed, recipe.epochs, recipe.train_images, recipe.test_images)
+    if found != wanted:
+        raise ValueError(
+            f"train: {row.name} is there with (seed, epochs, train images, test images) = {found}, and {wanted} was "
+            f"asked for. Replace it with --redo, or keep both with --out."
+        )
+    return True
 
 
 def _write_history(path: Path, history: list[dict[str, float]]) -> None:

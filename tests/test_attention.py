@@ -92,7 +92,7 @@ def test_adaptive_rule_is_timms_from_eight_channels_on():
         assert EcaModule(channels).conv.kernel_size == (adaptive_kernel_size(channels, minimum=3),)
 
 
-@pytest.mark.parametrize("k", [0, 2, 4, -3, 2.5, True])
+@pytest.mark.parametrize("k", [0, 2, 4, -3, 2.5, True, float("nan"), "3"])
 def test_even_or_negative_kernel_size(k):
     with pytest.raises(ValueError, match=r"odd whole number of at least 1.*got"):
         ECA(16, k)
@@ -111,6 +111,8 @@ def test_other_bad_input():
         attention.build("sse", 16)
     with pytest.raises(ValueError, match="zeros"):
         ECA(16, 3, padding="mirror")
+    with pytest.raises(ValueError, match=r"ECA: expected N×16×H×W, got 2×8×4×4"):
+        ECA(16, 3)(torch.zeros(2, 8, 4, 4))
     for call in (lambda: adaptive_kernel_size(0), lambda: adaptive_kernel_size(8, gamma=0), lambda: ECA(0, 3)):
         with pytest.raises(ValueError, match="must be"):
             call()

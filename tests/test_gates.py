@@ -3,6 +3,7 @@
 import copy
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -80,7 +81,8 @@ def test_every_known_module(kind):
         for p in net.se.parameters():
             p.mul_(3)
     (site,) = find_sites(net)
-    assert (site.name, site.family, site.channels, site.rung) == ("se", family, 16, "registry")
+    assert (site.name, site.family, site.rung) == ("se", family, "registry")
+    assert site.channels == (None if kind in ("timm-eca", "timm-ceca") else 16)  # timm's ECA does not hold its C
     assert (site.kernel_size if family == "eca" else site.reduction) == number
     assert site.activation == ("hardsigmoid" if "hard" in kind else "sigmoid")
     if family == "eca":
@@ -103,6 +105,7 @@ def test_every_known_module(kind):
     )  # least squares: another way in
     torch.testing.assert_close(site.excite(record.descriptor), record.logit)
     assert site.proof.holds
+    assert find_sites(net)[0].channels == 16
     assert site.proof.spread > 1e-3
     assert site.proof.dtype == "float32"
 
@@ -341,11 +344,118 @@ def test_a_gate_that_does_not_explain_the_output_is_refused():
         net(torch.randn(1, 3, 8, 8))
 
 
+def test_what_inference_mode_read_can_be_used_afterwards():
+    net = small("se")
+    with torch.inference_mode(), capture(net) as captured:
+        net(torch.randn(2, 3, 64, 64))
+    record = captured["layer1.0.se"]
+    record.site.excite(record.descriptor).sum().backward()
+    assert record.site.module.excite.fc1.weight.grad is not None
+    record.descriptor.add_(1)
+
+
+def test_a_copy_made_in_the_with_is_not_read(tmp_path):
+    net, x = small(), torch.randn(2, 3, 64, 64)
+    with capture(net) as captured:
+        net(x)
+        twin = copy.deepcopy(net)
+        twin(x)
+        torch.save(net, tmp_path / "net.pt")
+    twin(x)
+    assert len(captured["layer1.0.se"].gate) == 2
+
+
+def test_gradient_checkpointing_does_not_count_twice():
+    net = timm_net("ecaresnet26t", zero_init_last=False).train()
+    net.set_grad_checkpointing(True)
+    with capture(net, "layer1.*") as captured:
+        net(torch.randn(2, 3, 64, 64)).sum().backward()
+    assert list(captured) == ["layer1.0.se", "layer1.1.se"]
+    assert len(captured["layer1.0.se"].gate) == 2
+    assert net.layer1[0].conv1.weight.grad is not None
+
+
+def test_a_forward_that_failed_adds_no_rows_anywhere():
+    net, x = small(), torch.randn(4, 3, 64, 64)
+    broken = net.layer3.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(MemoryError("out of memory")))
+    with capture(net) as captured:
+        with pytest.raises(MemoryError):
+            net(x)
+        broken.remove()
+        net(x[:2])
+        net(x[2:])
+    assert {len(record.gate) for record in captured.values()} == {4}
+    assert len(captured) == 5
+
+
+def test_an_empty_batch():
+    net = small()
+    with capture(net) as captured:
+        net(torch.randn(0, 3, 64, 64))
+    assert captured["layer1.0.se"].gate.shape == (0, 32)
+    assert captured["layer1.0.se"].site.proof is None
+
+
+def test_nothing_captured_says_why():
+    net = small()
+    with capture(net) as captured:
+        pass
+    with pytest.raises(KeyError, match="no batch has gone through"):
+        captured["layer1.0.se"]
+    net.forward = lambda x: x  # stands for a traced or compiled forward, which calls no module
+    with capture(net) as captured:
+        net(torch.randn(1, 3, 64, 64))
+    with pytest.raises(KeyError, match=r"though the network ran.*compiled or traced"):
+        captured["layer1.0.se"]
+
+
+def test_another_thread_is_refused():
+    net = small()
+    with capture(net), ThreadPoolExecutor(1) as pool:
+        ran = pool.submit(net, torch.randn(1, 3, 64, 64))
+        with pytest.raises(RuntimeError, match="ran in another thread"):
+            ran.result()
+
+
+def test_modules_that_only_look_like_known_ones():
+    from timm.layers import EcaModule
+
+    class Other(attention.SE):
+        def __init__(self):
+            super().__init__(16, 4)
+            self.excite = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
+
+    assert find_sites(nn.Sequential(Other())) == []
+    assert find_sites(nn.Sequential(EcaModule(16, use_mlp=True))) == []
+
+
+def test_a_width_is_not_guessed_outside_timm():
+    """Of a block that nobody here knows, the order of registration says nothing."""
+    from timm.layers import EcaModule
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.eca, self.late = nn.Conv2d(3, 8, 1), EcaModule(kernel_size=3), nn.Conv2d(8, 32, 1)
+
+        def forward(self, x):
+            return self.eca(self.late(self.stem(x)))
+
+    net = Block()
+    assert find_sites(net)[0].channels is None
+    with capture(net):
+        net(torch.randn(1, 3, 4, 4))
+    assert find_sites(net)[0].channels == 32
+
+
 def test_compiled_and_parallel_networks_are_refused_plainly():
     net = small()
     with pytest.raises(RuntimeError, match=r"DataParallel.*net.module"), capture(nn.DataParallel(net)):
         pass
     with pytest.raises(RuntimeError, match=r"compiled.*_orig_mod"), capture(torch.compile(net)):
+        pass
+    net.compile()
+    with pytest.raises(RuntimeError, match=r"ResNet is compiled"), capture(net):
         pass
 
 
@@ -358,6 +468,7 @@ def test_patterns():
     assert [s.name for s in select_sites(model, ["layer4.0.se", "layer1.*"])] == [names[0], names[4]]
     assert [s.name for s in select_sites(model, lambda s: s.channels >= 128)] == names[2:]
     assert gates.site(model, "layer4.0.se").channels == 256
+    assert [s.name for s in select_sites(model, gates.site(model, "layer1.0.se"))] == names[:1]
     for nothing in ("layer9.*", ["layer1.0.se", "nope"], lambda s: False, []):
         with pytest.raises(ValueError, match=r"no site matches .*layer1.0.se, layer2.0.se, layer3.0.se"):
             select_sites(model, nothing)

@@ -519,3 +519,9 @@ def test_on_a_gpu_as_on_the_cpu(family, options):
     assert there.matrix.matrix.device.type == "cpu"
     torch.testing.assert_close(there.matrix.matrix, here.matrix.matrix, rtol=0, atol=1e-6)
     assert (there.rank, there.pairs) == (here.rank, here.pairs)
+
+
+def test_a_site_of_another_model_is_refused():
+    one, other = (build(Architecture("eca", {"kernel_size": k})) for k in (3, 9))
+    with pytest.raises(ValueError, match=r"'layer3.0.se' belongs to another model"):
+        interaction.interaction_matrix(one, gates.site(other, "layer3.0.se"))

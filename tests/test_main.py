@@ -52,6 +52,7 @@ def test_profile_writes_what_the_library_gives(tmp_path):
     [
         (("shapes-eca-k4",), "no model is called 'shapes-eca-k4'"),
         (("shapes-eca-k3", "no/such/folder"), "no/such/folder"),
+        (("shapes-eca-k3", "shapes:abc"), "after shapes: a number of images was expected"),
         (("shapes-none", "shapes:12"), "has no channel gates"),
         (("shapes-eca-k3", "shapes:12", "--sites", "layer9.*"), "no site matches"),
     ],
@@ -72,6 +73,19 @@ def test_train_a_bundled_model(tmp_path, monkeypatch):
     result = run("train", "tiny", "--out", tmp_path / "out", "--scratch", tmp_path / "scratch", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert bundle.manifest(tmp_path / "out")["tiny"].setting == "r=4"
+
+
+def test_profile_says_before_the_run_that_it_cannot_write(tmp_path):
+    result = run("profile", "shapes-eca-k3", "shapes:12", "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "is a folder" in result.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_train_on_a_device_that_is_not_there():
+    result = run("train", "shapes-none", "--device", "cuda")
+    assert result.exit_code == 1
+    assert "torch finds no GPU" in result.stderr
 
 
 def test_train_refuses_what_it_does_not_know():

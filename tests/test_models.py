@@ -93,6 +93,7 @@ def test_timm_by_name_with_random_weights():
     assert len(model.classes) == 1000
     assert not model.net.training
     assert model.classes[1] == "goldfish"
+    assert len(set(model.classes)) == 1000  # there are two cranes and two maillots
     assert [s.family for s in ecaviz.find_sites(model)] == ["eca"] * 8
     image = torch.randint(0, 256, (3, 300, 400), dtype=torch.uint8)
     x = model.transform(image)
@@ -139,6 +140,7 @@ def test_no_network_and_nothing_cached(tmp_path, monkeypatch):
     ("name", "nearest"),
     [
         ("shapes-eca-k4", "shapes-eca-k"),
+        ("SHAPES-ECA-K3", "shapes-eca-k3"),
         ("ecaresnet55", "ecaresnet50"),
         ("ecaresnet50d.wrong", "ecaresnet50d.miil_in1k"),
     ],
@@ -155,6 +157,8 @@ def test_bad_options():
         ecaviz.load(nn.Identity(), pretrained=False)
     with pytest.raises(TypeError, match=r"expected a name or an nn.Module, got int"):
         ecaviz.load(3)
+    with pytest.raises(TypeError, match="transform must be callable"):
+        ecaviz.load(nn.Identity(), transform="resize")
 
 
 def test_a_device_that_is_not_there(monkeypatch):
@@ -164,6 +168,8 @@ def test_a_device_that_is_not_there(monkeypatch):
         ecaviz.load("shapes-none", device="cuda")
     with pytest.raises(ValueError, match=r"'gpu' is no device"):
         models.choose_device("gpu")
+    with pytest.raises(ValueError, match=r"'xpu' is not supported"):
+        models.choose_device("xpu")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert models.choose_device("auto") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -191,6 +197,13 @@ def test_a_damaged_checkpoint(copied_data, damage):
         content[-5] ^= 1
     path.write_bytes(content if damage == "changed" else content[:-1000])
     with pytest.raises(ValueError, match=r"truncated or changed: its sha256 is .* the manifest says .*git checkout"):
+        ecaviz.load("shapes-eca-k3")
+
+
+def test_a_damaged_manifest(copied_data):
+    path = copied_data / "manifest.csv"
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(ValueError, match=r"manifest.csv was truncated or changed: line \d+ .*git checkout"):
         ecaviz.load("shapes-eca-k3")
 
 

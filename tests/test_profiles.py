@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import pandas as pd
 import pytest
@@ -556,3 +558,17 @@ def test_sites_that_the_network_never_calls():
     loaded = ecaviz.load(Unused(), device="cpu")
     with pytest.raises(ValueError, match="ran without calling any of the sites"):
         profile(loaded, torch.rand(5, 3, 64, 64), progress=False)
+
+
+def test_profiles_can_be_pickled_and_copied(drawn):
+    made = profile(model(), drawn, progress=False)
+    for twin in (pickle.loads(pickle.dumps(made)), copy.deepcopy(made)):
+        assert list(twin) == list(made)
+        assert torch.equal(twin.mean("se"), made.mean("se"))
+        assert twin.merge(made).n == 2 * made.n
+
+
+@pytest.mark.parametrize("label", [-1, 99])
+def test_labels_without_a_class_give_no_accuracy(label):
+    loader = DataLoader(TensorDataset(torch.randn(4, 3, 64, 64), torch.full((4,), label)))
+    assert profile(model(), loader, progress=False).accuracy is None

@@ -111,11 +111,30 @@ def test_train_bundled_writes_what_load_reads(tmp_path, monkeypatch):
     assert "fc.weight" in state
 
 
+def test_another_run_of_the_same_name_is_not_taken_for_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(bundle.BUNDLE, "tiny", TINY)
+    options = {"recipe": replace(RECIPE, epochs=1), "folder": tmp_path, "scratch": tmp_path, "progress": False}
+    train_bundled(["tiny"], **options)
+    with pytest.raises(ValueError, match=r"tiny is there with .*\(0, 1, 120, 24\).*\(1, 1, 120, 24\).*--redo"):
+        train_bundled(["tiny"], seed=1, **options)
+    train_bundled(["tiny"], seed=1, redo=True, **options)
+    assert bundle.manifest(tmp_path)["tiny"].seed == 1
+
+
+def test_bad_recipes_and_damaged_states(pictures, tmp_path):
+    with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
+        replace(RECIPE, epochs=0)
+    state = tmp_path / "state.pt"
+    state.write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"state.pt is damaged .*Delete it"):
+        run(pictures, state=state)
+
+
 def test_rate_rises_then_falls_to_nothing():
     rates = [training._rate(step, 100, 0.1) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == 1.0
-    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert all(a >= b for a, b in itertools.pairwise(rates[9:]))
     assert rates[100] == pytest.approx(0)
 
 
