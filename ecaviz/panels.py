@@ -1,0 +1,260 @@
+"""What the explorers show: several views in one figure, built once and updated at each move.
+
+Each figure here is made of panels (sub-figures), so that a move draws anew only the panels that it changed. The numbers
+come as a *scene*, a frozen dataclass; :mod:`ecaviz.explorers` makes it from what the controls say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .kernel_views import BottleneckShape, GatePairs, Interaction, KernelStems, KernelSweep, pool
+from .views import (
+    FULL,
+    ClassCurves,
+    Distribution,
+    GateDistribution,
+    GateHeatmap,
+    Photograph,
+    View,
+    counts_of,
+    family_name,
+)
+
+if TYPE_CHECKING:
+    from .interaction import Structure
+
+__all__ = [
+    "CoveragePanels",
+    "CoverageScene",
+    "KernelPanels",
+    "KernelScene",
+    "LayerPanels",
+    "LayerScene",
+    "LayerSide",
+]
+
+CORNER = 32
+"""Channels of the corner of a matrix that is drawn at full resolution."""
+
+
+# -------------------------------------------------------------------------------------------------------------- layers
+
+
+@dataclass(frozen=True)
+class LayerSide:
+    """One model of a :class:`LayerScene`.
+
+    Attributes:
+        label: Name of the model, with its k or r.
+        family: Family of the chosen site.
+        site: Name of the chosen site.
+        gates: What the heat map shows: C numbers by site.
+        values: The gates whose distribution is shown, any shape.
+        curves: C numbers by name: the curves of the chosen site.
+        mean: C numbers: the mean of all images at the chosen site.
+    """
+
+    label: str
+    family: str
+    site: str
+    gates: Mapping[str, np.ndarray]
+    values: np.ndarray
+    curves: Mapping[str, np.ndarray]
+    mean: np.ndarray
+
+
+@dataclass(frozen=True)
+class LayerScene:
+    """What :class:`LayerPanels` draws.
+
+    Attributes:
+        left: One model.
+        right: The other.
+        what: What the gates are of: "mean of 240 images", "image 3: disc".
+        picture: uint8 H×W×3: the image, or a few of them.
+        caption: Of the picture.
+        sort: Whether channels are sorted.
+        limits: Ends of the scale of gates in the heat maps and curves.
+        spread: Ends of the scale of gates in the distribution.
+    """
+
+    left: LayerSide
+    right: LayerSide
+    what: str
+    picture: np.ndarray
+    caption: str
+    sort: bool = False
+    limits: tuple[float, float] = FULL
+    spread: tuple[float, float] = FULL
+
+
+class LayerPanels:
+    """Two models side by side: heat maps of layers × channels, curves of one layer, its distributions, an image."""
+
+    size = (11.8, 6.3)
+
+    def __init__(self, figure: Figure):
+        self.figure = figure
+        parts = figure.subfigures(2, 3, width_ratios=(1, 1, 0.74), height_ratios=(1, 0.9), facecolor="white").ravel()
+        heat = [part.add_axes((0.34, 0.16, 0.635, 0.74)) for part in parts[:2]]
+        self.heatmaps = [GateHeatmap(ax, colorbar=False) for ax in heat]
+        photo = parts[2].add_axes((0.30, 0.08, 0.66, 0.80))
+        self.photograph = Photograph(photo)
+        self.bar = parts[2].add_axes((0.04, 0.16, 0.035, 0.74))
+        parts[2].colorbar(self.heatmaps[0].image, cax=self.bar).set_label("gate ω")
+        curves = [part.add_axes((0.15, 0.17, 0.82, 0.60)) for part in parts[3:5]]
+        self.curves = [ClassCurves(ax, most=4) for ax in curves]
+        self.distribution = GateDistribution(parts[5].add_axes((0.18, 0.17, 0.76, 0.60)), 2)
+        self.views: list[View] = [*self.heatmaps, *self.curves, self.distribution, self.photograph]
+
+    def update(self, scene: LayerScene) -> None:
+        """Show another scene."""
+        sides = (scene.left, scene.right)
+        for side, heatmap, curves in zip(sides, self.heatmaps, self.curves, strict=True):
+            heatmap.update(side.gates, sort=scene.sort, marked=side.site, limits=scene.limits, title=side.label)
+            curves.update(
+                side.curves, side.mean, sort=scene.sort, limits=scene.limits, title=f"{side.site} (C={len(side.mean)})"
+            )
+        parts = [Distribution(s.label, s.family, counts_of(s.values, limits=scene.spread)) for s in sides]
+        self.distribution.update(parts, limits=scene.spread, title=f"gates of that layer: {scene.what}")
+        self.photograph.update(scene.picture, title=scene.caption)
+
+
+# -------------------------------------------------------------------------------------------------------------- kernel
+
+
+@dataclass(frozen=True)
+class KernelScene:
+    """What :class:`KernelPanels` draws.
+
+    Attributes:
+        label: Name of the model.
+        site: Name of the site.
+        channels: C.
+        kernel: The trained kernel.
+        resized: The kernel at the chosen k.
+        reach: Offsets to show to either side.
+        top: Room for the largest absolute weight of the model.
+        original: Gates of the trained kernel, N×C.
+        other: Gates of the resized one, N×C.
+        limits: Ends of the scale of gates.
+        sizes: Kernel sizes that were tried.
+        change: mean |Δω| for each.
+        moved: For each, the share of gates, in per cent, whose rank among the channels of their image moves by more
+            than C/20.
+    """
+
+    label: str
+    site: str
+    channels: int
+    kernel: np.ndarray
+    resized: np.ndarray
+    reach: int
+    top: float
+    original: np.ndarray
+    other: np.ndarray
+    limits: tuple[float, float]
+    sizes: Sequence[int]
+    change: np.ndarray
+    moved: np.ndarray
+
+
+class KernelPanels:
+    """A learned kernel and its resized version, what that does to the gates of the site, and the same for every k."""
+
+    size = (10.4, 6.6)
+
+    def __init__(self, figure: Figure):
+        self.figure = figure
+        parts = figure.subfigures(2, 2, width_ratios=(1.15, 1), facecolor="white").ravel()
+        self.stems = KernelStems(parts[0].add_axes((0.13, 0.16, 0.82, 0.68)))
+        self.pairs = GatePairs(parts[1].add_axes((0.16, 0.16, 0.62, 0.74)))
+        self.change = KernelSweep(parts[2].add_axes((0.13, 0.17, 0.82, 0.70)), "mean |Δω|")
+        self.moved = KernelSweep(parts[3].add_axes((0.16, 0.17, 0.80, 0.70)), "share of gates (%)")
+        self.views: list[View] = [self.stems, self.pairs, self.change, self.moved]
+
+    def update(self, scene: KernelScene) -> None:
+        """Show another scene."""
+        trained, k = len(scene.kernel), len(scene.resized)
+        self.stems.update(
+            scene.kernel,
+            scene.resized,
+            reach=scene.reach,
+            top=scene.top,
+            title=f"{scene.label} at {scene.site}: k = {trained} → {k}",
+        )
+        self.pairs.update(
+            scene.original,
+            scene.other,
+            limits=scene.limits,
+            label="gate ω with the k shown",
+            title=f"the gates of this site: k = {k} against {trained}",
+        )
+        self.change.update(scene.sizes, scene.change, k, trained, title="how far the gates move")
+        self.moved.update(
+            scene.sizes, scene.moved, k, trained, top=105.0, title="gates whose rank moves by more than C/20"
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------ coverage
+
+
+@dataclass(frozen=True)
+class CoverageScene:
+    """What :class:`CoveragePanels` draws: an ECA and an SE of one C."""
+
+    eca: Structure
+    se: Structure
+
+
+class CoveragePanels:
+    """Which pairs of channels can interact, for an ECA and an SE of one C; the ECA's corner; the SE's bottleneck."""
+
+    size = (10.4, 6.9)
+    cells = 128
+
+    def __init__(self, figure: Figure):
+        self.figure = figure
+        parts = figure.subfigures(2, 2, height_ratios=(1.12, 1), width_ratios=(1, 1), facecolor="white").ravel()
+        self.eca = Interaction(parts[0].add_axes((0.18, 0.13, 0.62, 0.74)), "share", label="share of pairs in a cell")
+        self.se = Interaction(parts[1].add_axes((0.18, 0.13, 0.62, 0.74)), "share", label="share of pairs in a cell")
+        self.corner = Interaction(parts[2].add_axes((0.18, 0.14, 0.62, 0.75)), "share", colorbar=False)
+        self.shape = BottleneckShape(parts[3].add_axes((0.06, 0.06, 0.88, 0.82)))
+        self._seen: dict[tuple, tuple[np.ndarray, int, np.ndarray]] = {}
+        self.views: list[View] = [self.eca, self.se, self.corner, self.shape]
+
+    def update(self, scene: CoverageScene) -> None:
+        """Show another scene."""
+        for structure, view in ((scene.eca, self.eca), (scene.se, self.se)):
+            shown, side, _ = self._matrix(structure)
+            pairs = f"{structure.pairs:,} of {structure.channels**2:,} pairs"
+            title = f"{_knob(structure)}: {pairs} ({structure.structural:.2%})"
+            how = f"each cell: {side}×{side} pairs" if side > 1 else "each cell: one pair"
+            view.update(shown, structure.channels, title=f"{title}\n{how}")
+        corner = self._matrix(scene.eca)[2]
+        self.corner.update(
+            corner, len(corner), title=f"{_knob(scene.eca)}: the first {len(corner)} channels, pair by pair"
+        )
+        se = scene.se
+        self.shape.update(
+            se.channels, se.hidden, title=f"{_knob(se)}: every pair, through C/r = {se.hidden}: rank ≤ {se.rank}"
+        )
+
+    def _matrix(self, structure: Structure) -> tuple[np.ndarray, int, np.ndarray]:
+        key = (structure.channels, structure.kernel_size)
+        if key not in self._seen:
+            matrix = structure.matrix.numpy()
+            shown, side = pool(matrix, self.cells, "mean")
+            self._seen[key] = shown.copy(), side, matrix[:CORNER, :CORNER].copy()
+        return self._seen[key]
+
+
+def _knob(structure: Structure) -> str:
+    knob = f"k = {structure.kernel_size}" if structure.family == "eca" else f"r = {structure.reduction}"
+    return f"{family_name(structure.family)}, {knob}"

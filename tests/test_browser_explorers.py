@@ -1,0 +1,170 @@
+"""The explorers in a real JupyterLab: every slider and dropdown is moved, and the picture must change."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+# (notebook, the cells that make it or None where it is one of notebooks/, the explorer in it)
+EXPLORERS = [
+    (
+        "layer_explorer.ipynb",
+        ["import ecaviz", 'ecaviz.LayerExplorer(["shapes-se-r4", "shapes-eca-k3", "shapes-eca-k5"], at_most=48)'],
+        "LayerExplorer",
+    ),
+    (
+        "kernel_explorer.ipynb",
+        ["import ecaviz", 'ecaviz.KernelExplorer(["shapes-eca-k3", "shapes-eca-k5"], at_most=24)'],
+        "KernelExplorer",
+    ),
+    ("coverage_explorer.ipynb", ["import ecaviz", "ecaviz.CoverageExplorer()"], "CoverageExplorer"),
+]
+HAS = {
+    "LayerExplorer": ({"layer", "image"}, {"left", "right", "show", "class", "scale of ω"}),
+    "KernelExplorer": ({"layer", "kernel size k"}, {"model"}),
+    "CoverageExplorer": ({"channels C", "kernel size k", "reduction r"}, set()),
+}
+FIRST = {  # what has to be chosen before a control does something
+    "class": [("show", "mean of one class")],
+    "image": [("show", "one image")],
+    "scale of ω": [("left", "shapes-eca-k3"), ("right", "shapes-eca-k3")],
+}
+FINGERPRINT = """async image => {
+    await image.decode();
+    const digest = await crypto.subtle.digest('SHA-256', await (await fetch(image.src)).arrayBuffer());
+    return Array.from(new Uint8Array(digest), byte => byte.toString(16)).join(' ');
+}"""
+
+
+def pixels(picture) -> str:
+    """A fingerprint of the picture's bytes."""
+    for attempt in range(5):
+        try:
+            return picture.evaluate(FINGERPRINT)
+        except Exception:  # the picture was replaced, and its address revoked, while it was read
+            if attempt == 4:
+                raise
+            picture.page.wait_for_timeout(50)
+    raise AssertionError("unreachable")
+
+
+class Shown:
+    """One explorer on the page."""
+
+    def __init__(self, notebook):
+        self.page = notebook.page
+        assert self.page.locator(".jupyter-widgets-error-widget").count() == 0, "a widget could not be shown"
+        self.picture = self.page.locator(".jp-OutputArea-output img.widget-image").last
+        self.picture.scroll_into_view_if_needed()
+
+    def control(self, kind: str, label: str):
+        """The slider or dropdown that the words stand beside."""
+        box = self.page.locator(f".widget-{kind}").filter(has=self.page.get_by_text(label, exact=True))
+        assert box.count() == 1, f"{box.count()} of kind {kind} are labelled {label!r}"
+        return box
+
+    def labels(self, kind: str) -> set[str]:
+        return set(self.page.locator(f".widget-{kind} > .widget-label").all_inner_texts())
+
+    def changes(self, before: str, what: str, seconds: float = 20) -> str:
+        """Wait until the picture is another one; its fingerprint."""
+        for _ in range(int(seconds / 0.05)):
+            after = pixels(self.picture)
+            if after != before:
+                return after
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"the picture did not change within {seconds:.0f} s after {what}")
+
+    def prepare(self, label: str) -> None:
+        """Choose what a control needs, and wait until the picture stands still."""
+        for choice in FIRST.get(label, []):
+            self.choose(*choice)
+        now, before = pixels(self.picture), None
+        while now != before:
+            self.page.wait_for_timeout(600)
+            now, before = pixels(self.picture), now
+
+    def choose(self, label: str, option: str | int) -> None:
+        select = self.control("dropdown", label).locator("select")
+        select.select_option(index=option) if isinstance(option, int) else select.select_option(label=option)
+
+
+@pytest.mark.parametrize(("name", "cells", "explorer"), EXPLORERS, ids=[one[2] for one in EXPLORERS])
+def test_every_slider_and_dropdown_moves_the_picture(lab, name, cells, explorer):
+    if cells is not None:
+        lab.write(name, *cells)
+    with lab.open(name) as notebook:
+        notebook.run_all()
+        shown = Shown(notebook)
+        sliders, dropdowns = HAS[explorer]
+        assert shown.labels("slider") | shown.labels("dropdown") == sliders | dropdowns
+        notebook.screenshot(f"{explorer}-start")
+        for label in sorted(dropdowns):
+            shown.prepare(label)
+            before = pixels(shown.picture)
+            select = shown.control("dropdown", label).locator("select")
+            assert select.is_enabled(), f"the dropdown {label!r} cannot be used"
+            now, count = select.evaluate("e => e.selectedIndex"), select.locator("option").count()
+            assert count > 1, f"the dropdown {label!r} has one option"
+            shown.choose(label, (now + 1) % count)
+            shown.changes(before, f"the dropdown {label!r}")
+            notebook.screenshot(f"{explorer}-{label.split()[0]}")
+        for label in sorted(sliders):
+            shown.prepare(label)
+            handle = shown.control("slider", label).locator(".noUi-handle")
+            handle.focus()
+            before = pixels(shown.picture)
+            readout = shown.control("slider", label).locator(".widget-readout")
+            was = readout.inner_text()
+            for key in ("ArrowLeft", "ArrowRight"):  # one of them at the end of the slider, then back
+                handle.press(key)
+                shown.page.wait_for_timeout(100)
+                if readout.inner_text() != was:
+                    break
+            assert readout.inner_text() != was, f"the slider {label!r} does not follow the keyboard"
+            shown.changes(before, f"the slider {label!r}")
+            notebook.screenshot(f"{explorer}-{label.split()[0]}-slider")
+        assert shown.page.locator('[role="alert"]').count() == 0
+        assert notebook.errors() == []
+        assert notebook.complaints == []
+        assert notebook.outside == []
+
+
+def test_a_reduction_that_leaves_no_unit_is_said_in_words_and_the_words_go_away(lab):
+    lab.write(
+        "coverage_error.ipynb",
+        "import ecaviz",
+        "ecaviz.CoverageExplorer(channels=(8, 16, 32), sizes=(1, 3), reductions=(4, 8, 16, 32))",
+    )
+    with lab.open("coverage_error.ipynb") as notebook:
+        notebook.run_all()
+        shown = Shown(notebook)
+        handle = shown.control("slider", "reduction r").locator(".noUi-handle")
+        handle.focus()
+        before = pixels(shown.picture)
+        handle.press("End")
+        alert = shown.page.locator('[role="alert"]')
+        alert.wait_for(timeout=20_000)
+        assert "r = 32 leaves no hidden unit for C = 16 channels" in alert.inner_text()
+        assert pixels(shown.picture) == before
+        notebook.screenshot("CoverageExplorer-error")
+        handle.press("Home")
+        alert.wait_for(state="detached", timeout=20_000)
+        shown.changes(before, "a good move after the error")
+
+
+def test_the_picture_has_words_for_those_who_do_not_see_it(lab):
+    lab.write("words.ipynb", "import ecaviz", "ecaviz.CoverageExplorer()")
+    with lab.open("words.ipynb") as notebook:
+        notebook.run_all()
+        shown = Shown(notebook)
+        assert "ECA, k = 3" in (shown.picture.get_attribute("title") or "")
+        saved = notebook.page.evaluate(
+            """() => JSON.stringify(window.jupyterapp.shell.currentWidget.content.widgets[1].model.outputs.toJSON())"""
+        )
+        data = json.loads(saved)[0]["data"]
+        assert data["image/png"].startswith("iVBOR")
+        assert "application/vnd.jupyter.widget-view+json" in data

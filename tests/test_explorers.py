@@ -1,0 +1,454 @@
+"""Explorers without a browser: traits in, pictures out."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import gc
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("ipywidgets", reason="the extra `lab` is not installed")
+
+import traitlets
+from matplotlib.figure import Figure
+from PIL import Image
+
+import ecaviz
+from ecaviz import explorers, kernels, networks, readings
+
+CLASSES = ("disc", "ring", "star")
+
+
+def make(family: str, name: str, blocks=(2, 2, 2, 2), seed: int = 0, **options):
+    torch.manual_seed(seed)
+    architecture = networks.Architecture(family, options, classes=3, blocks=blocks, planes=(2, 4, 8, 16), stem=4)
+    net = networks.build(architecture).eval()
+    for module in net.modules():
+        if isinstance(module, torch.nn.Conv1d | torch.nn.Linear) and module is not net.fc:
+            module.weight.data.mul_(4)
+    return dataclasses.replace(ecaviz.load(net, transform=halve, classes=CLASSES), name=name)
+
+
+def halve(image):
+    return image.float() / 255 - 0.5
+
+
+class Drawn(torch.utils.data.Dataset):
+    """uint8 images with labels."""
+
+    classes = CLASSES
+
+    def __init__(self, n: int = 12):
+        generator = torch.Generator().manual_seed(3)
+        self.x = (torch.rand(n, 3, 32, 32, generator=generator) * 255).to(torch.uint8)
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i], i % 3
+
+
+@pytest.fixture(scope="module")
+def models():
+    return [
+        make("se", "se-4", reduction=4),
+        make("eca", "eca-5", kernel_size=5, seed=1),
+        make("eca", "short", blocks=(1, 1, 1, 1), kernel_size=3, seed=2),
+    ]
+
+
+@pytest.fixture
+def layers(models):
+    return ecaviz.LayerExplorer(models, Drawn())
+
+
+@pytest.fixture
+def kernel(models):
+    return ecaviz.KernelExplorer(models[1:], Drawn())
+
+
+@pytest.fixture
+def coverage():
+    return ecaviz.CoverageExplorer()
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def every(request, name):
+    return request.getfixturevalue(name)
+
+
+MOVES = [
+    ("layers", {}, {"left": "eca-5"}),
+    ("layers", {}, {"right": "eca-5"}),
+    ("layers", {}, {"layer": 1}),
+    ("layers", {}, {"shown": "class"}),
+    ("layers", {}, {"shown": "image"}),
+    ("layers", {"shown": "class"}, {"of": "star"}),
+    ("layers", {"shown": "image"}, {"image": 7}),
+    ("layers", {}, {"sort": True}),
+    ("layers", {"left": "eca-5", "right": "eca-5"}, {"scale": "full"}),
+    ("kernel", {}, {"model": "eca-5"}),
+    ("kernel", {}, {"layer": 0}),
+    ("kernel", {"model": "eca-5"}, {"k": 3}),
+    ("kernel", {"model": "eca-5"}, {"k": 15}),
+    ("coverage", {}, {"channels": 16}),
+    ("coverage", {}, {"k": 9}),
+    ("coverage", {}, {"r": 4}),
+]
+
+
+@pytest.mark.parametrize(("name", "first", "move"), MOVES, ids=[f"{n}-{next(iter(m))}" for n, _, m in MOVES])
+def test_every_trait_changes_the_picture_and_its_control(request, name, first, move):
+    explorer = every(request, name)
+    for trait, value in first.items():
+        setattr(explorer.state, trait, value)
+    before = explorer.picture.value
+    ((trait, value),) = move.items()
+    setattr(explorer.state, trait, value)
+    assert explorer.error.value == ""
+    assert (pixels(explorer.picture.value) != pixels(before)).any()
+    assert explorer.controls[trait].value == value
+
+
+@pytest.mark.parametrize(("name", "first", "move"), MOVES, ids=[f"{n}-{next(iter(m))}" for n, _, m in MOVES])
+def test_every_control_sets_its_trait(request, name, first, move):
+    explorer = every(request, name)
+    for trait, value in first.items():
+        explorer.controls[trait].value = value
+    before = explorer.picture.value
+    ((trait, value),) = move.items()
+    explorer.controls[trait].value = value
+    assert getattr(explorer.state, trait) == value
+    assert explorer.picture.value != before
+
+
+@pytest.mark.parametrize("name", ["layers", "kernel", "coverage"])
+def test_pictures_drawn_over_a_background_equal_those_drawn_anew(request, name):
+    explorer = every(request, name)
+    moves = [(first | move) for n, first, move in MOVES if n == name]
+    for move in [*moves, *reversed(moves)]:
+        for trait, value in move.items():
+            setattr(explorer.state, trait, value)
+        anew = explorers._Canvas(explorer._panels).png(explorer.state.scene())
+        difference = np.abs(pixels(explorer.picture.value) - pixels(anew))
+        assert difference.max() == 0, f"after {move}: {(difference > 0).sum()} pixels differ"
+
+
+@pytest.mark.parametrize("name", ["layers", "kernel", "coverage"])
+def test_static_figure_is_the_same_picture(request, name):
+    explorer = every(request, name)
+    figure = explorer.figure()
+    assert figure is not explorer._canvas.figure
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=explorers.DPI)
+    difference = np.abs(pixels(file.getvalue()) - pixels(explorer.picture.value)).max(axis=2)
+    assert (difference > 60).mean() < 0.002, "the static figure shows something else"
+
+
+@pytest.mark.parametrize("name", ["layers", "kernel", "coverage"])
+def test_nothing_is_cut_off_and_panels_keep_apart(request, name):
+    explorer = every(request, name)
+    for n, first, move in MOVES:
+        if n != name:
+            continue
+        for trait, value in (first | move).items():
+            setattr(explorer.state, trait, value)
+        assert_inside(explorer)
+
+
+def assert_inside(explorer):
+    figure = explorer.figure()
+    figure.set_dpi(explorers.DPI)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    for part in figure.subfigs:
+        for ax in part.axes:
+            box = ax.get_tightbbox(canvas.get_renderer())
+            edges = box.x0 - part.bbox.x0, box.y0 - part.bbox.y0, part.bbox.x1 - box.x1, part.bbox.y1 - box.y1
+            what = ax.get_title(loc="left") or ax.get_ylabel()
+            assert min(edges) > -1, f"{what!r} leaves its panel by {-min(edges):.1f} pixels"
+
+
+def test_errors_are_shown_in_words_and_cleared(coverage):
+    coverage.state.channels = 16
+    good = coverage.picture.value
+    coverage.controls["r"].value = 64
+    assert "r = 64 leaves no hidden unit for C = 16 channels (C/r &lt; 1). Use r ≤ 16." in coverage.error.value
+    assert 'role="alert"' in coverage.error.value
+    assert coverage.picture.value == good
+    coverage.controls["r"].value = 8
+    assert coverage.error.value == ""
+    assert coverage.picture.value != good
+
+
+def test_an_error_half_way_leaves_no_trace(layers, monkeypatch):
+    view = layers._canvas.panels.photograph
+    monkeypatch.setattr(view, "update", lambda *_a, **_k: 1 / 0)
+    layers.controls["layer"].value = 1
+    assert "division by zero" in layers.error.value
+    monkeypatch.undo()
+    layers.controls["layer"].value = 2
+    assert layers.error.value == ""
+    anew = explorers._Canvas(layers._panels).png(layers.state.scene())
+    assert (pixels(layers.picture.value) == pixels(anew)).all()
+
+
+@pytest.mark.parametrize(
+    ("trait", "value", "message"),
+    [
+        ("left", "nobody", "model: 'nobody' is not among se-4, eca-5, short"),
+        ("of", "nothing", "class: 'nothing' is not among disc, ring, star"),
+        ("layer", 8, "layer: 8 is not among 0 to 7"),
+        ("image", -1, "image: -1 is not among 0 to 11"),
+    ],
+)
+def test_a_state_refuses_what_is_not_there(layers, trait, value, message):
+    with pytest.raises(traitlets.TraitError, match=message):
+        setattr(layers.state, trait, value)
+
+
+def test_kernel_state_refuses_an_even_k(kernel):
+    with pytest.raises(traitlets.TraitError, match="odd whole number"):
+        kernel.state.k = 4
+
+
+@pytest.mark.parametrize("name", ["layers", "kernel", "coverage"])
+def test_without_a_kernel_the_picture_is_still_there(request, name):
+    explorer = every(request, name)
+    bundle = explorer._repr_mimebundle_()
+    assert base64.b64decode(bundle["image/png"]) == explorer.picture.value
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == explorer.model_id
+    assert bundle["text/plain"].startswith(type(explorer).__name__)
+    assert "<" not in bundle["text/plain"].replace("< ", "")
+
+
+@pytest.mark.parametrize("name", ["layers", "kernel", "coverage"])
+def test_there_are_words_for_the_picture_and_for_every_control(request, name):
+    explorer = every(request, name)
+    assert len(explorer.picture.tooltip) > 40
+    assert "<" not in explorer.picture.tooltip
+    for control in explorer.controls.values():
+        assert control.description
+
+
+def test_fifty_moves_leave_no_figures_behind(layers):
+    def figures():
+        gc.collect()
+        return sum(isinstance(one, Figure) for one in gc.get_objects())
+
+    layers.state.shown = "image"
+    before = figures()
+    artists = len(layers._canvas.figure.findobj())
+    for i in range(50):
+        layers.state.layer = i % 8
+        layers.state.image = i % 12
+    assert layers.error.value == ""
+    assert figures() == before
+    assert len(layers._canvas.figure.findobj()) <= artists + 60, "artists pile up"
+    assert plt.get_fignums() == []
+
+
+def test_a_move_runs_no_network(models):
+    model = models[0]
+    explorer = ecaviz.LayerExplorer([model], Drawn(6))
+    hook = model.net.register_forward_pre_hook(lambda *_: pytest.fail("the network was run"))
+    try:
+        explorer.state.layer = 0
+        explorer.state.shown = "image"
+        explorer.state.image = 5
+    finally:
+        hook.remove()
+    assert explorer.error.value == ""
+
+
+# ------------------------------------------------------------------------------------------------------- what is drawn
+
+
+def test_layer_scene_holds_the_captured_gates(layers, models):
+    with torch.no_grad(), ecaviz.capture(models[0]) as gates:
+        models[0].net(torch.stack([halve(image) for image, _ in Drawn()]))
+    state = layers.state
+    state.layer = 5
+    side = state.scene().left
+    assert side.site == "layer3.1.se"
+    assert side.values == pytest.approx(gates["layer3.1.se"].gate.numpy(), abs=1e-6)
+    assert side.gates["layer2.0.se"] == pytest.approx(gates["layer2.0.se"].gate.mean(0).numpy(), abs=1e-6)
+    state.shown, state.of = "class", "ring"
+    side = state.scene().left
+    assert side.curves["ring"] == pytest.approx(gates["layer3.1.se"].gate[1::3].mean(0).numpy(), abs=1e-6)
+    state.shown, state.image = "image", 4
+    side = state.scene().left
+    assert side.curves["this image"] == pytest.approx(gates["layer3.1.se"].gate[4].numpy(), abs=1e-6)
+    assert side.gates["layer1.0.se"] == pytest.approx(gates["layer1.0.se"].gate[4].numpy(), abs=1e-6)
+
+
+def test_models_of_different_depth_are_matched(layers):
+    state = layers.state
+    assert state.right == "short"
+    assert len(state.names) == 8
+    sites = []
+    for i in range(8):
+        state.layer = i
+        sites.append(state.scene().right.site)
+    assert sites[0] == "layer1.0.se"
+    assert sites[-1] == "layer4.0.se"
+    assert sorted(sites) == sites
+    assert state.names[7] == "8: layer4.1 | layer4.0"
+
+
+def test_changing_a_model_keeps_the_depth(models):
+    explorer = ecaviz.LayerExplorer(models, Drawn(6))
+    explorer.state.layer = 7
+    explorer.controls["left"].value = "short"
+    assert explorer.state.layer == 3
+    assert explorer.controls["layer"].value == 3
+    assert [label for label, _ in explorer.controls["layer"].options] == [f"layer{i}.0" for i in (1, 2, 3, 4)]
+    explorer.controls["left"].value = "eca-5"
+    assert explorer.state.layer == 7
+    assert explorer.error.value == ""
+
+
+def test_the_prediction_is_told_for_an_image(layers, models):
+    layers.state.shown = "image"
+    layers.state.image = 3
+    said = CLASSES[int(models[0].net(halve(Drawn().x[3])[None]).argmax())]
+    assert f"says “{said}”" in layers.caption.value
+
+
+def test_kernel_scene_is_that_of_the_kernels_module(kernel, models):
+    state = kernel.state
+    state.model, state.layer, state.k = "eca-5", 4, 1
+    scene = state.scene()
+    with torch.no_grad(), ecaviz.capture(models[1]) as gates:
+        models[1].net(torch.stack([halve(image) for image, _ in Drawn()]))
+    record = gates["layer3.0.se"]
+    resized = kernels.resize_kernel(record.site.kernel, 1)
+    other = kernels.gates_for_kernel(record.descriptor, resized)
+    assert scene.resized == pytest.approx(resized.numpy())
+    assert scene.other == pytest.approx(other.numpy(), abs=1e-6)
+    assert scene.change[0] == pytest.approx(float((other - record.gate).abs().mean()), abs=1e-6)
+    ranks = [gate.argsort(1).argsort(1) for gate in (other, record.gate)]
+    moved = ((ranks[0] - ranks[1]).abs() > 32 / 20).float().mean()
+    assert scene.moved[0] == pytest.approx(100 * float(moved), abs=0.5)
+    assert scene.moved[0] > 0
+    assert scene.change[2:] == pytest.approx(0), "zeros beyond the trained kernel change nothing"
+    assert "the rest of the network is not run again" in kernel.caption.value
+
+
+def test_coverage_table_holds_the_numbers(coverage):
+    coverage.state.channels, coverage.state.k, coverage.state.r = 64, 5, 8
+    for number in ("314", "7.67%", "4,096", "12.50%", "1,024", "320"):
+        assert f">{number}<" in coverage.caption.value, number
+
+
+# ------------------------------------------------------------------------------------------------------- what is given
+
+
+def test_images_without_labels_have_no_classes(models):
+    explorer = ecaviz.LayerExplorer(models[:2], torch.rand(5, 3, 32, 32))
+    assert [value for _, value in explorer.controls["shown"].options] == ["all", "image"]
+    with pytest.raises(traitlets.TraitError, match="these images have no classes"):
+        explorer.state.shown = "class"
+    explorer.state.shown = "image"
+    assert explorer.error.value == ""
+    assert len(explorer.state.images) == 5
+
+
+def test_a_dataloader_is_taken_up_to_a_number(models):
+    loader = torch.utils.data.DataLoader([(halve(x), y) for x, y in (Drawn()[i] for i in range(12))], batch_size=5)
+    (reading,), images = readings.read_all(models[:1], loader, at_most=7)
+    assert len(images) == 7
+    assert next(iter(reading.gates.values())).shape[0] == 7
+    assert images.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_of_a_large_set_images_are_taken_evenly(models):
+    (reading,), images = readings.read_all(models[:1], Drawn(), at_most=4)
+    assert images.note == "4 images of 12"
+    assert images.labels.tolist() == [0, 1, 1, 2]  # images 0, 4, 7, 11
+    x = torch.stack([halve(Drawn().x[i]) for i in (0, 4, 7, 11)])
+    with torch.no_grad(), ecaviz.capture(models[0]) as gates:
+        models[0].net(x)
+    name = reading.names[-1]
+    assert reading.gates[name] == pytest.approx(gates[name].gate.numpy(), abs=1e-6)
+    assert images.pictures.shape == (4, 96, 96, 3)
+
+
+def test_a_folder_with_a_broken_file(models, tmp_path):
+    for i in range(3):
+        (tmp_path / "cats").mkdir(exist_ok=True)
+        Image.fromarray(np.full((40, 32, 3), 50 * i, np.uint8)).save(tmp_path / "cats" / f"{i}.png")
+    (tmp_path / "cats" / "broken.png").write_bytes(b"not an image")
+    crop = dataclasses.replace(models[0], transform=lambda image: halve(image)[:, :32, :32])
+    with pytest.warns(UserWarning, match=r"1 file\(s\).*broken\.png"):
+        explorer = ecaviz.LayerExplorer([crop], tmp_path)
+    assert len(explorer.state.images) == 3
+    assert explorer.controls["of"].value == "cats"
+
+
+def test_two_models_of_one_name_are_told_apart(models):
+    twice = [models[0], dataclasses.replace(models[1], name=models[0].name)]
+    explorer = ecaviz.LayerExplorer(twice, Drawn(4))
+    assert explorer.controls["left"].options == ("se-4", "se-4 #2")
+
+
+def test_flags_are_left_as_found(models):
+    net = models[0].net
+    net.train()
+    try:
+        ecaviz.LayerExplorer(models[:1], Drawn(4))
+        assert all(module.training for module in net.modules())
+        assert not any(module._forward_hooks for module in net.modules())
+    finally:
+        net.eval()
+
+
+def test_what_cannot_be_shown_is_said_at_once(models):
+    plain = ecaviz.load(networks.build(networks.Architecture("none", classes=3, planes=(2, 2, 2, 2), stem=4)).eval())
+    with pytest.raises(ValueError, match="has no channel gates that ecaviz knows"):
+        ecaviz.LayerExplorer([plain], torch.rand(2, 3, 32, 32))
+    with pytest.raises(ValueError, match="none is an ECA"):
+        ecaviz.KernelExplorer(models[:1], Drawn(2))
+    with pytest.raises(ValueError, match="KernelExplorer: sizes must be an odd whole number"):
+        ecaviz.KernelExplorer(models[1:2], Drawn(2), sizes=(2, 3))
+    with pytest.raises(ValueError, match="at least one model"):
+        ecaviz.LayerExplorer([], Drawn(2))
+    with pytest.raises(ValueError, match="images must be a dataset, a folder, a tensor or a DataLoader, got int"):
+        ecaviz.LayerExplorer(models[:1], 3)
+    with pytest.raises(ValueError, match="must each hold at least one number"):
+        ecaviz.CoverageExplorer(channels=())
+
+
+def test_the_defaults_are_the_bundled_models():
+    explorer = ecaviz.LayerExplorer(at_most=12)
+    assert (explorer.state.left, explorer.state.right) == ("shapes-se-r16", "shapes-eca-k3")
+    assert len(explorer.state.images) == 12
+    assert explorer.error.value == ""
+    assert_inside(explorer)
+
+
+def test_wide_networks_of_timm_are_shown_whole():
+    torch.manual_seed(0)
+    model = ecaviz.load("ecaresnet50d", pretrained=False, zero_init_last=False, device="cpu")
+    transform = dataclasses.replace(model, transform=lambda image: halve(image)[:, :64, :64])
+    explorer = ecaviz.LayerExplorer([transform], ecaviz.images.photographs(), at_most=3)
+    assert len(explorer.state.names) == 16
+    assert max(part.shape[1] for part in explorer.state.readings["ecaresnet50d"].gates.values()) == 2048
+    for layer in (0, 15):
+        explorer.state.layer = layer
+        assert explorer.error.value == ""
+    assert "means of up to 8" in explorer._canvas.panels.heatmaps[0].ax.get_xlabel()
+    explorer.state.sort = True
+    explorer.state.shown = "image"
+    assert_inside(explorer)

@@ -1,0 +1,440 @@
+"""Every notebook has its form, runs from top to bottom without the network, and says what its numbers say."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import json
+import math
+import os
+import re
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import ecaviz
+
+nbformat = pytest.importorskip("nbformat", reason="the extra `lab` is not installed")
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FIGURES = {"00_tour": 6, "01_weight_distributions": 9}  # at least so many pictures; of the others at least three
+PHOTOS = Path(os.environ.get("ECAVIZ_PHOTOS", ROOT.parent / "shared" / "photos"))
+KNOWN_STDERR = re.compile(r"^\s*$")
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+# ----------------------------------------------------------------------------------------------------------------- form
+
+
+def cells_of(path, kind):
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == kind]
+
+
+def lines_of(cell):
+    return [line for line in cell.source.splitlines() if line.strip()]
+
+
+def text_of(path):
+    return "\n\n".join(cell.source for cell in cells_of(path, "markdown"))
+
+
+def headings(path):
+    return re.findall(r"^(#+) (.+)$", text_of(path), flags=re.M)
+
+
+def tree_of(cell):
+    return ast.parse(cell.source)
+
+
+def imports(cell):
+    return any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(tree_of(cell)))
+
+
+def test_there_are_notebooks():
+    assert [path.stem for path in NOTEBOOKS][:2] == ["00_tour", "01_weight_distributions"]
+
+
+@each_notebook
+def test_code_is_short(path):
+    code = cells_of(path, "code")
+    lines = [len(lines_of(cell)) for cell in code]
+    functions = [node for cell in code for node in ast.walk(tree_of(cell)) if isinstance(node, ast.FunctionDef)]
+    assert 15 <= len(code) <= 30
+    assert sum(lines) <= 150
+    assert statistics.median(lines) <= 6
+    assert len(functions) <= 1
+
+
+@each_notebook
+def test_text_has_its_parts(path):
+    words = re.findall(r"[^\W\d_][\w’'-]*", text_of(path))
+    assert 600 <= len(words) <= 1500
+    titles = headings(path)
+    assert [level for level, _ in titles].count("#") == 1
+    assert titles[0][0] == "#"
+    assert 3 <= sum(level == "##" and title.endswith("?") for level, title in titles) <= 5
+    assert "Summary" in [title for _, title in titles]
+    first, last = (cells_of(path, "markdown")[i].source for i in (0, -1))
+    assert "question" in first
+    assert "needed" in first
+    assert "Next" in last
+    for name in re.findall(r"\]\(([^)#]+\.ipynb)", text_of(path)):
+        assert (path.parent / name).is_file(), f"{path.name} points to {name}, which is not there"
+
+
+@each_notebook
+def test_imports_come_first_and_constants_next(path):
+    code = cells_of(path, "code")
+    assert [i for i, cell in enumerate(code) if imports(cell)] == [0]
+    constants = tree_of(code[1]).body
+    assert all(isinstance(node, ast.Assign) and node.targets[0].id.isupper() for node in constants)
+    named = {node.targets[0].id for node in constants}
+    assert named & {"MODEL", "MODELS"}
+    assert "PHOTOS" in named or "photograph" not in text_of(path)
+
+
+@each_notebook
+def test_is_stripped_and_names_no_machine(path):
+    spec = importlib.util.spec_from_file_location("strip_notebooks", ROOT / "tools" / "strip_notebooks.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    text = path.read_text("utf-8")
+    assert tool.text_of(tool.strip(json.loads(text))) == text
+    assert not re.search(r"/home/|/root|/tmp|/work|/Users/|[A-Z]:\\\\", text)
+
+
+# -------------------------------------------------------------------------------------------------------------- running
+
+GUARD = """
+import os, sys
+
+def _refuse(event, args):
+    # A hook of the interpreter, so that no library gets round it; sockets of the kernel itself are on the loopback.
+    if event in ("socket.connect", "socket.sendto") and isinstance(args[1], tuple):
+        host = args[1][0]
+    elif event == "socket.getaddrinfo":
+        host = args[0]
+    else:
+        return
+    host = host.decode() if isinstance(host, bytes) else host
+    if host and host not in ("localhost", "::1", "0.0.0.0") and not host.startswith("127."):
+        with open(os.environ["ECAVIZ_TEST_REFUSED"], "a") as file:
+            file.write(f"{event} {host}\\n")
+        raise OSError(f"no network in this test: {event} {host}")
+
+sys.addaudithook(_refuse)
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A notebook that ran."""
+
+    book: object
+    seconds: float
+    refused: str
+
+    @property
+    def outputs(self):
+        return [output for cell in self.book.cells for output in cell.get("outputs", ())]
+
+    @property
+    def pictures(self):
+        return [output for output in self.outputs if "image/png" in output.get("data", ())]
+
+    @property
+    def said(self):
+        """All text that was printed or shown."""
+        return "\n".join(out.get("text", "") or out.get("data", {}).get("text/plain", "") for out in self.outputs)
+
+    @property
+    def probed(self):
+        """What the cell that the test appended has printed, as JSON."""
+        return json.loads(self.book.cells[-1].outputs[-1].text)
+
+
+def run_notebook(path, folder, monkeypatch, *, constants=None, probe=None) -> Run:
+    """Run a notebook in its folder, with no network, and nothing of the user's own IPython."""
+    from nbclient import NotebookClient
+
+    book = nbformat.read(path, 4)
+    if constants is not None:
+        code = [cell for cell in book.cells if cell.cell_type == "code"]
+        code[1].source = constants
+    if probe is not None:
+        book.cells.append(nbformat.v4.new_code_cell(f"import json\nprint(json.dumps({probe}))"))
+    startup = folder / "ipython" / "profile_default" / "startup" / "00-no-network.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text(GUARD)
+    refused = folder / "refused.txt"
+    refused.touch()
+    monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))
+    monkeypatch.setenv("ECAVIZ_TEST_REFUSED", str(refused))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    start = time.monotonic()
+    NotebookClient(
+        book, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
+    return Run(book, time.monotonic() - start, refused.read_text())
+
+
+PROBES = {
+    "00_tour": """{"off": off, "block": record.site.name}""",
+    "01_weight_distributions": """{
+        "spread": {name: table.to_dict("list") for name, table in spreads.items()},
+        "chance": chance,
+        "saturated": gates.groupby(["model", "site"], sort=False)[columns].mean().reset_index().to_dict("list"),
+        "stds": {model: [float(v.min()) for (m, _), v in stds.items() if m == model] for model, _ in stds},
+    }""",
+}
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory, request):
+    """Each notebook as it is, run once: ``ran(path)``."""
+    done = {}
+
+    def of(path):
+        if path not in done:
+            with pytest.MonkeyPatch.context() as monkeypatch:
+                folder = tmp_path_factory.mktemp(path.stem)
+                done[path] = run_notebook(path, folder, monkeypatch, probe=PROBES.get(path.stem))
+            report(request, path.stem, done[path])
+        return done[path]
+
+    return of
+
+
+def report(request, name, run):
+    """Say how long it took; told, not asserted: a busy machine is no error."""
+    plugin = request.config.pluginmanager.get_plugin
+    with plugin("capturemanager").global_and_fixture_disabled():
+        plugin("terminalreporter").write_line(f"  {name}: {run.seconds:.0f} s, {len(run.pictures)} pictures")
+
+
+def assert_clean(run):
+    """No error, nothing on standard error, nothing asked of the network."""
+    errors = [output for output in run.outputs if output.output_type == "error"]
+    stderr = "".join(output.text for output in run.outputs if output.get("name") == "stderr")
+    unknown = [line for line in stderr.splitlines() if not KNOWN_STDERR.match(line)]
+    assert errors == []
+    assert unknown == []
+    assert run.refused == ""
+
+
+@pytest.mark.notebook
+@each_notebook
+def test_runs_from_top_to_bottom_without_the_network(path, ran):
+    run = ran(path)
+    assert_clean(run)
+    assert len(run.pictures) >= FIGURES.get(path.stem, 3)
+
+
+@pytest.mark.notebook
+@each_notebook
+def test_a_figure_comes_before_every_widget(path, ran):
+    code = [cell for cell in ran(path).book.cells if cell.cell_type == "code"]
+    kinds = [[set(output.get("data", ())) for output in cell.outputs] for cell in code]
+    widget = "application/vnd.jupyter.widget-view+json"
+    explorers = [i for i, cell in enumerate(kinds) if any({widget, "image/png"} <= kind for kind in cell)]
+    for i in explorers:  # a progress bar is a widget too, but has no picture
+        assert any("image/png" in kind and widget not in kind for kind in kinds[i - 1])
+    assert "Explorer" not in "".join(cell.source for cell in code) or explorers
+
+
+@pytest.mark.notebook
+def test_network_is_really_refused(tmp_path, monkeypatch):
+    path = tmp_path / "asks.ipynb"
+    asks = ("socket.create_connection(('192.0.2.1', 80), 1)", "socket.getaddrinfo('example.org', 80)")
+    sources = (f"import socket\ntry:\n    {ask}\nexcept OSError as error:\n    print(error)" for ask in asks)
+    nbformat.write(nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, sources))), path)
+    run = run_notebook(path, tmp_path, monkeypatch)
+    assert run.said.count("no network in this test") == 2
+    assert "192.0.2.1" in run.refused
+    assert "example.org" in run.refused
+
+
+# ----------------------------------------------------------------------------------------------------- 00: what it says
+
+
+TOUR, WEIGHTS = (ROOT / "notebooks" / f"{name}.ipynb" for name in ("00_tour", "01_weight_distributions"))
+
+
+@pytest.fixture(scope="session")
+def records():
+    """The oracle: ``records(name)``: a bundled model, all its gates on the 600 images of 01, and the labels."""
+    pixels, labels = ecaviz.images.shapes("test", n=600).tensors()
+
+    @functools.cache
+    def of(name):
+        model = ecaviz.load(name)
+        with torch.no_grad(), ecaviz.capture(model) as gates:
+            model.net(model.transform(pixels).to(model.device))
+        return model, dict(gates), labels
+
+    return of
+
+
+def norm_of(model, site):
+    """The batch norm before a site of a bundled model."""
+    return model.net.get_submodule(site.rpartition(".")[0]).bn3
+
+
+@pytest.mark.notebook
+def test_tour_computes_by_hand_what_the_network_used(ran):
+    said = ran(TOUR).said
+    z, gate = re.search(r"z = (-?\d+\.\d+), ω = .* = (\d\.\d+)", said).groups()
+    used = re.search(r"what the network used: (\d\.\d+)", said)[1]
+    assert gate == used
+    assert float(gate) == pytest.approx(1 / (1 + math.exp(-float(z))), abs=1e-3)
+    assert said.count("equal; gates from") == 2
+
+
+@pytest.mark.notebook
+def test_tour_some_images_leave_every_se_gate_at_half(ran, records):
+    off = ran(TOUR).probed["off"]
+    _, gates, _ = records("shapes-se-r16")
+    assert off == {name: int((record.gate[:12] == 0.5).all(1).sum()) for name, record in gates.items()}
+    # "in the first two stages, where the bottleneck has two or four units"
+    assert all(gates[name].site.hidden in (2, 4) for name, count in off.items() if count)
+    assert {name.split(".")[0] for name, count in off.items() if count} == {"layer1", "layer2"}
+
+
+# ----------------------------------------------------------------------------------------------------- 01: what it says
+
+
+@pytest.fixture(scope="session")
+def weights(ran):
+    """What 01 found on the bundled pair: {model: {column: one number a site}}, and the rest."""
+    return ran(WEIGHTS).probed
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("name", ["shapes-se-r16", "shapes-eca-k3"])
+def test_spread_is_what_the_gates_themselves_say(weights, records, name):
+    _, gates, labels = records(name)
+    for i, site in enumerate(gates):
+        gate = gates[site].gate.double().cpu()
+        within = sum(((gate[labels == c] - gate[labels == c].mean(0)) ** 2).sum() for c in range(12))
+        total = ((gate - gate.mean(0)) ** 2).sum()
+        found = {column: values[i] for column, values in weights["spread"][name].items()}
+        assert found["share between classes"] == pytest.approx(float(1 - within / total), abs=1e-4)
+        assert found["images"] == pytest.approx(float((total / gate.numel()).sqrt()), rel=1e-3)
+        assert found["channels"] == pytest.approx(float(gate.mean(0).std(correction=0)), rel=1e-3)
+        assert found["mean"] == pytest.approx(float(gate.mean()), abs=1e-5)
+        least = float(gate.std(0, correction=0).min())
+        assert weights["stds"][name][i] == pytest.approx(least, rel=1e-2)
+
+
+@pytest.mark.notebook
+def test_chance_is_what_shuffled_classes_give(weights, records):
+    assert weights["chance"] == pytest.approx(11 / 599)
+    _, gates, labels = records("shapes-eca-k3")
+    gate = gates["layer1.0.se"].gate.double().cpu()
+    total = ((gate - gate.mean(0)) ** 2).sum()
+    shares = []
+    for seed in range(20):
+        mixed = labels[torch.randperm(600, generator=torch.Generator().manual_seed(seed))]
+        within = sum(((gate[mixed == c] - gate[mixed == c].mean(0)) ** 2).sum() for c in range(12))
+        shares.append(float(1 - within / total))
+    assert statistics.mean(shares) == pytest.approx(11 / 599, abs=4 * statistics.stdev(shares) / 20**0.5)
+
+
+@pytest.mark.notebook
+def test_weights_by_layer_are_as_described(weights, records):
+    se, eca = (weights["spread"][name] for name in ("shapes-se-r16", "shapes-eca-k3"))
+    ratios = [channels / images for channels, images in zip(eca["channels"], eca["images"], strict=True)]
+    assert max(ratios) < 1  # "smaller at every site"
+    assert max(ratios[4:]) < 1 / 3  # "from the third stage on less than a third"
+    assert all(0.5 < a / b < 1.5 for a, b in zip(se["channels"], se["images"], strict=True))  # "of one size"
+    for spread in (se, eca):  # "wider ones further up"
+        assert min(spread["images"][-2:]) > max(spread["images"][:2])
+    model, gates, _ = records("shapes-eca-k3")
+    for site, record in gates.items():  # "it averages to the norm's shift"; "mean gates are near 0.5"
+        pair = torch.stack([record.descriptor.mean(0).cpu(), norm_of(model, site).bias.detach().cpu()])
+        assert torch.corrcoef(pair)[0, 1] > 0.85
+        assert record.gate.mean(0).min() > 0.38
+        assert record.gate.mean(0).max() < 0.62
+    first = records("shapes-se-r16")[1]["layer1.0.se"].gate  # "SE's spike at 0.5"
+    assert (first == 0.5).all(1).float().mean() > 0.2
+
+
+@pytest.mark.notebook
+def test_weights_by_class_are_as_described(weights):
+    for name in ("shapes-se-r16", "shapes-eca-k3"):
+        share = weights["spread"][name]["share between classes"]
+        assert 0.2 < share[0] < 0.3  # "about a quarter at the first site"
+        assert min(share[-2:]) > 0.45  # "to a half and more in the last stage"
+        assert min(share) > 5 * weights["chance"]  # "at all sites far above chance"
+
+
+@pytest.mark.notebook
+def test_saturation_is_as_described(weights):
+    table = weights["saturated"]
+    rows = zip(table["model"], table["site"], table["saturated_low"], table["saturated_high"], strict=True)
+    found = {(model, site): (low, high) for model, site, low, high in rows}
+    for (model, site), (low, high) in found.items():
+        if model == "shapes-eca-k3":  # "in ECA hardly any"
+            assert low + high < 0.001
+        elif site.startswith("layer4"):  # "many of both kinds"
+            assert min(low, high) > 0.04
+            assert low + high > 0.4
+        else:  # "that they appear late in the network"
+            assert low + high < 0.02
+    assert min(map(min, weights["stds"].values())) > 0.005  # "no gate is a constant"
+
+
+# ------------------------------------------------------------------------------------- the same notebooks, other models
+
+RANDOM = 'ecaviz.load("{}", pretrained=False{})'
+ECA50D = RANDOM.format("ecaresnet50d", ", zero_init_last=False")
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize(
+    "photos",
+    [
+        None,
+        pytest.param(
+            PHOTOS,
+            marks=pytest.mark.skipif(not PHOTOS.is_dir(), reason="ECAVIZ_PHOTOS names no folder of photographs"),
+        ),
+    ],
+    ids=["scikit-image", "folder"],
+)
+def test_weights_of_an_imagenet_model_on_photographs(photos, tmp_path, monkeypatch, request):
+    where = None if photos is None else str(photos)
+    constants = f"MODELS = [{ECA50D}]\nPHOTOS = {where!r}\nIMAGES = 600"
+    spread = 'spreads[profiles[0].model].to_dict("list")'
+    probe = f'{{"n": profiles[0].n, "classes": groups, "chance": chance, "spread": {spread}}}'
+    run = run_notebook(WEIGHTS, tmp_path, monkeypatch, constants=constants, probe=probe)
+    report(request, f"01_weight_distributions, ecaresnet50d, {run.probed['n']} photographs", run)
+    assert_clean(run)
+    assert len(run.pictures) >= FIGURES["01_weight_distributions"]
+    probed = run.probed
+    expected = ecaviz.images.photographs() if photos is None else ecaviz.images.folder(photos)
+    assert probed["n"] == len(expected)
+    assert probed["spread"]["C"] == [256] * 3 + [512] * 4 + [1024] * 6 + [2048] * 3
+    assert min(probed["spread"]["images"]) > 1e-6  # with random weights the gates vary, or this has tested nothing
+    if probed["n"] == probed["classes"]:  # one image a class: the share says nothing, and the notebook says so
+        assert probed["chance"] == pytest.approx(1)
+        assert probed["spread"]["share between classes"] == pytest.approx([1] * 16, abs=1e-6)
+
+
+@pytest.mark.notebook
+def test_tour_of_imagenet_models(tmp_path, monkeypatch, request):
+    pair = [RANDOM.format("legacy_seresnet18", ""), RANDOM.format("ecaresnet26t", ", zero_init_last=False")]
+    constants = f"MODELS = [{', '.join(pair)}]\nPHOTOS = None\nIMAGE = 6\nBLOCK = 3"
+    run = run_notebook(TOUR, tmp_path, monkeypatch, constants=constants)
+    report(request, "00_tour, legacy_seresnet18 and ecaresnet26t", run)
+    assert_clean(run)
+    assert len(run.pictures) >= FIGURES["00_tour"]
+    assert run.said.count("equal; gates from") == 2
