@@ -8,7 +8,9 @@ for a network.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 from .batches import Batches, batches, describe
 from .image_files import SUFFIXES, ImageFiles, ImageReadError, folder
@@ -24,6 +26,7 @@ __all__ = [
     "folder",
     "photographs",
     "shapes",
+    "suited",
 ]
 
 PHOTOGRAPHS = {
@@ -92,3 +95,24 @@ def photographs() -> ImageFiles:
         )
     missing = [(path, "not in the installed scikit-image") for name, path in files.items() if name not in there]
     return ImageFiles(list(there.values()), range(len(there)), tuple(there), "scikit-image photographs", missing)
+
+
+def suited(model: Any, path: str | os.PathLike | None = None, n: int = 240) -> Shapes | ImageFiles:
+    """Images to look at a model with: your folder, else what suits the model and needs no download.
+
+    Args:
+        model: What :func:`ecaviz.load` returns.
+        path: A folder of photographs; None for the default.
+        n: How many images of the procedural set.
+
+    Returns:
+        The folder if there is one; for a bundled model the first n of the procedural set's held-out split; else the
+        photographs inside scikit-image.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or scikit-image has no photographs.
+        ValueError: The folder has no images.
+    """
+    if path is not None:
+        return folder(path)
+    return shapes("test", n) if getattr(model, "source", "") == "bundled" else photographs()

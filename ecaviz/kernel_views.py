@@ -307,6 +307,7 @@ class BottleneckShape(View):
         ax.set_xlim(-0.45, 2.45)
         ax.set_ylim(-0.62, 0.74)
         ax.set_axis_off()
+        ax.spines[:].set_visible(False)
         self.moving += [*self.joins, *self.bars, *self.arrows, *self.texts, *self.weights]
 
     def update(self, channels: int, hidden: int, *, title: str = "") -> None:

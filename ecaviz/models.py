@@ -88,7 +88,7 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def load(
-    model: str | nn.Module,
+    model: str | nn.Module | LoadedModel,
     *,
     device: str | torch.device = "auto",
     transform: Callable[[Any], Tensor] | None = None,
@@ -99,7 +99,8 @@ def load(
     """Load a model.
 
     Args:
-        model: A bundled name (see :func:`available`), a timm name, or an nn.Module of your own.
+        model: A bundled name (see :func:`available`), a timm name, or an nn.Module of your own. What an earlier call
+            returned is given back as it is.
         device: "auto" (cuda, then mps, then cpu), or a device. A module of your own stays where it is under "auto".
         transform: Preprocessing that replaces the model's own.
         classes: Class names that replace the model's own.
@@ -117,6 +118,11 @@ def load(
     """
     if transform is not None and not callable(transform):
         raise TypeError(f"load: transform must be callable, an image in, a tensor out; got {transform!r}.")
+    if isinstance(model, LoadedModel):
+        _refuse_options("a model that is loaded", pretrained, options)
+        if transform is not None or classes is not None or str(device) not in ("auto", str(model.device)):
+            raise TypeError("load: this model is loaded; for another device, transform or classes pass its net.")
+        return model
     if isinstance(model, nn.Module):
         _refuse_options("an nn.Module", pretrained, options)
         return _own(model, device, transform, classes)

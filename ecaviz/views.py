@@ -173,7 +173,7 @@ class View:
     def __init__(self, ax: Axes):
         self.ax = ax
         self._title = ax.set_title("", loc="left", fontsize="medium")
-        self.moving: list[Artist] = [self._title]
+        self.moving: list[Artist] = [self._title, *ax.spines.values()]  # spines: what moves must not hide them
 
     def title(self, text: str) -> None:
         """Set the title, at the left."""
@@ -313,7 +313,7 @@ class GateHeatmap(View):
             labels = [f"{label} ({c})" for label, (_, c) in zip(layer_labels(list(gates)), rows, strict=True)]
             self.ax.set_yticks(range(0, len(rows), step), labels[::step], fontsize="small")
             self.ax.set_ylabel("layer (channels C)")
-        what = "channels sorted by gate / C" if sort else "channel index / C"
+        what = "sorted channels / C" if sort else "channel index / C"
         what += f" (means of up to {-(-longest // width)})" if longest > width else ""
         if self.ax.get_xlabel() != what:
             self.ax.set_xlabel(what)

@@ -6,6 +6,7 @@ import pickle
 import re
 import socket
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -502,3 +503,13 @@ def test_a_transform_that_takes_pil_images_alone():
     x = pictures(3)
     got, _, _ = everything(images.batches(x, classic))
     torch.testing.assert_close(got, torch.stack([classic(pil(one)) for one in x]))
+
+
+def test_images_that_suit_a_model(tmp_path):
+    bundled, other = SimpleNamespace(source="bundled"), SimpleNamespace(source="timm")
+    assert repr(images.suited(bundled, n=5)) == repr(images.shapes("test", 5))
+    assert images.suited(other).name == images.photographs().name
+    pil(pictures(1)[0]).save(tmp_path / "a.png")
+    assert images.suited(bundled, tmp_path).paths == (tmp_path / "a.png",)
+    with pytest.raises(FileNotFoundError):
+        images.suited(bundled, tmp_path / "none")

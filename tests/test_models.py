@@ -87,6 +87,13 @@ def test_a_network_of_ones_own():
     assert again.classes == ("a", "b")
 
 
+def test_what_is_loaded_is_given_back():
+    model = ecaviz.load("shapes-eca-k3", device="cpu")
+    assert ecaviz.load(model) is model
+    with pytest.raises(TypeError, match="this model is loaded"):
+        ecaviz.load(model, classes=["a"])
+
+
 def test_timm_by_name_with_random_weights():
     model = ecaviz.load("ecaresnet26t", pretrained=False, zero_init_last=False, device="cpu")
     assert model.source == "timm"
