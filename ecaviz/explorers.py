@@ -39,38 +39,49 @@ DPI = 96
 class _Canvas:
     """A figure that is drawn into memory, at each move only what the move changed.
 
-    Text is what takes long. So the artists that move are left out of a panel's background, which is kept until
-    something in it (ticks, labels, a legend) changes; the moving artists are drawn on top of it.
+    Text is what takes long. So the artists that move are left out of a panel's background, and drawn on top of it. A
+    background is drawn anew when something in it changes (ticks, labels, a legend); where the views tell what it
+    depends on, it is kept and found again when a move comes back to it.
     """
+
+    most = 256
+    """Backgrounds kept, some 400 kB each."""
 
     def __init__(self, panels: type):
         self.figure = Picture(figsize=panels.size, dpi=DPI)
         self.canvas = FigureCanvasAgg(self.figure)
         self.panels = panels(self.figure)
-        self._moving: dict[Any, list] = {part: [] for part in self.figure.subfigs}
+        self._views: dict[Any, list] = {part: [] for part in self.figure.subfigs}
         for view in self.panels.views:
             for artist in view.moving:
                 artist.set_animated(True)
-            self._moving[view.ax.get_figure(root=False)] += view.moving
-        self._backgrounds: dict[Any, Any] = {}
+            self._views[view.ax.get_figure(root=False)].append(view)
+        self._backgrounds: dict[tuple, Any] = {}
 
     def png(self, scene: Any) -> bytes:
         """The picture of a scene."""
         try:
             self.panels.update(scene)
-            renderer = self.canvas.get_renderer()
-            for part, moving in self._moving.items():
-                if part.stale or part not in self._backgrounds:
-                    part.draw(renderer)
-                    self._backgrounds[part] = self.canvas.copy_from_bbox(part.bbox)
-                else:
-                    self.canvas.restore_region(self._backgrounds[part])
-                for artist in sorted(moving, key=lambda one: one.zorder):
-                    artist.axes.draw_artist(artist)
+            for part, views in self._views.items():
+                self._draw(part, views)
         except BaseException:
             self._backgrounds = {}  # an update that stopped half way leaves no trace in the next picture
             raise
         return _png(np.asarray(self.canvas.buffer_rgba())[..., :3])
+
+    def _draw(self, part: Any, views: Sequence) -> None:
+        told = tuple(view.frame for view in views)
+        known = None not in told
+        key = part, told if known else None
+        if key in self._backgrounds and (known or not part.stale):
+            self.canvas.restore_region(self._backgrounds[key])
+        else:
+            part.draw(self.canvas.get_renderer())
+            while len(self._backgrounds) >= self.most:
+                del self._backgrounds[next(iter(self._backgrounds))]
+            self._backgrounds[key] = self.canvas.copy_from_bbox(part.bbox)
+        for artist in sorted((one for view in views for one in view.moving), key=lambda one: one.zorder):
+            artist.axes.draw_artist(artist)
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -112,6 +112,7 @@ class KernelStems(View):
         if list(self.ax.get_xticks()) != list(ticks):
             self.ax.set_xticks(list(ticks))
         self.title(title)
+        self.frame = (reach, height, resized is not None)
         if self._legend != (resized is not None):
             self._legend = resized is not None
             if self._legend:
@@ -177,6 +178,7 @@ class GatePairs(View):
         set_limits(self.ax, x=limits, y=limits)
         if self.ax.get_ylabel() != label:
             self.ax.set_ylabel(label)
+        self.frame = (limits, label)
         self.title(title)
 
 
@@ -233,9 +235,9 @@ class KernelSweep(View):
         self.note.xy = (trained, 1)
         if list(self.ax.get_xticks()) != list(sizes):
             self.ax.set_xticks(list(sizes))
-        set_limits(
-            self.ax, x=(sizes[0] - 0.8, sizes[-1] + 0.8), y=(0.0, top or nice_top(1.15 * float(np.nanmax(values))))
-        )
+        top = top or nice_top(1.15 * float(np.nanmax(values)))
+        set_limits(self.ax, x=(sizes[0] - 0.8, sizes[-1] + 0.8), y=(0.0, top))
+        self.frame = (tuple(sizes), top)
         self.title(title)
 
 
@@ -284,6 +286,7 @@ class Interaction(View):
             self.ax.set_xticks(ticks)
             self.ax.set_yticks(ticks)
             set_limits(self.ax, x=(-0.5, end), y=(end, -0.5))
+        self.frame = (channels, limit)
         self.title(title)
 
 
@@ -308,6 +311,7 @@ class BottleneckShape(View):
         ax.set_ylim(-0.62, 0.74)
         ax.set_axis_off()
         ax.spines[:].set_visible(False)
+        self.frame = ()
         self.moving += [*self.joins, *self.bars, *self.arrows, *self.texts, *self.weights]
 
     def update(self, channels: int, hidden: int, *, title: str = "") -> None:

@@ -168,11 +168,13 @@ class View:
         ax: Where it draws.
         moving: The artists that a move changes; the rest (axes, ticks, labels, legend) stays for most moves, so that an
             explorer can keep it as a background and draw these alone.
+        frame: What that background depends on, all of it; None if it is not told.
     """
 
     def __init__(self, ax: Axes):
         self.ax = ax
         self._title = ax.set_title("", loc="left", fontsize="medium")
+        self.frame: tuple | None = None
         self.moving: list[Artist] = [self._title, *ax.spines.values()]  # spines: what moves must not hide them
 
     def title(self, text: str) -> None:
@@ -270,12 +272,13 @@ class GateHeatmap(View):
             extent=(0, 1, 0.5, -0.5),
             interpolation="nearest",
         )
-        self.frame = ax.add_patch(Rectangle((0, -0.5), 1, 1, fill=False, ec="white", lw=3.5, visible=False, zorder=3))
-        self.inner = ax.add_patch(Rectangle((0, -0.5), 1, 1, fill=False, ec=INK, lw=1.5, visible=False, zorder=4))
-        for one in (self.frame, self.inner):
-            one.set_clip_on(False)
+        self.marks = [
+            ax.add_patch(Rectangle((0, -0.5), 1, 1, fill=False, visible=False, clip_on=False, **look))
+            for look in ({"ec": "white", "lw": 3.5, "zorder": 3}, {"ec": INK, "lw": 1.5, "zorder": 4})
+        ]
+        self.moving += [self.image, *self.marks]
         self._rows: tuple | None = None
-        self.moving += [self.image, self.frame, self.inner]
+        self._colorbar = colorbar
         if colorbar:
             colour_bar(ax, self.image, "gate ω")
 
@@ -317,8 +320,9 @@ class GateHeatmap(View):
         what += f" (means of up to {-(-longest // width)})" if longest > width else ""
         if self.ax.get_xlabel() != what:
             self.ax.set_xlabel(what)
+        self.frame = (rows, what, limits if self._colorbar else None)
         self.title(title)
-        for patch in (self.frame, self.inner):
+        for patch in self.marks:
             patch.set_visible(marked is not None)
             if marked is not None:
                 patch.set_y(list(gates).index(marked) - 0.5)
@@ -390,9 +394,11 @@ class GateDistribution(View):
             line.set_edgecolor(style.colour)
             line.set_linestyle(style.line)
             line.set_label(part.label)
-        set_limits(self.ax, x=limits, y=(0.0, nice_top(top * 1.02)))
+        top = nice_top(top * 1.02)
+        set_limits(self.ax, x=limits, y=(0.0, top))
         self.title(title)
         labels = tuple((part.label, part.family) for part in parts)
+        self.frame = (limits, top, labels)
         if labels != self._labels:
             self._labels = labels
             from matplotlib.lines import Line2D
@@ -455,6 +461,7 @@ class ClassCurves(View):
         if self.ax.get_xlabel() != what:
             self.ax.set_xlabel(what)
         self.title(title)
+        self.frame = (len(mean), limits, what, tuple(curves))
         if tuple(curves) != self._labels:
             self._labels = tuple(curves)
             handles = [*self.lines[: len(curves)], self.mean]

@@ -168,3 +168,18 @@ def test_the_picture_has_words_for_those_who_do_not_see_it(lab):
         data = json.loads(saved)[0]["data"]
         assert data["image/png"].startswith("iVBOR")
         assert "application/vnd.jupyter.widget-view+json" in data
+
+
+def test_the_tour_itself_runs_and_its_slider_moves(lab):
+    """What a newcomer does: open the tour, run all cells, move the slider."""
+    with lab.open("00_tour.ipynb") as notebook:
+        notebook.run_all()
+        shown = Shown(notebook)
+        shown.prepare("layer")
+        before = pixels(shown.picture)
+        handle = shown.control("slider", "layer").locator(".noUi-handle")
+        handle.focus()
+        handle.press("ArrowRight")
+        shown.changes(before, "the slider of the tour")
+        notebook.screenshot("tour")
+        assert notebook.outside == []

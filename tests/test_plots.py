@@ -552,7 +552,7 @@ def test_heatmap_update_takes_another_network(ax):
     assert grid[:, 0] == pytest.approx([0.2, 0.3, 0.4])
     assert [label.get_text() for label in ax.get_yticklabels()] == ["x (3)", "y (3)", "z (6)"]
     assert ax.get_ylim() == (2.5, -0.5)
-    assert not view.frame.get_visible()
+    assert not view.marks[0].get_visible()
     inside(ax.figure)
 
 

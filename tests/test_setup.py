@@ -259,7 +259,7 @@ def test_gpu_tests_are_collected_without_jupyter_and_playwright(tmp_path):
     (tmp_path / "without.py").write_text(
         "import sys\n"
         "class Absent:\n"
-        "    names = 'jupyterlab ipywidgets playwright nbformat nbclient nbconvert IPython yaml uv packaging'.split()\n"
+        "    names = 'jupyterlab ipywidgets playwright nbformat nbclient nbconvert IPython yaml uv'.split()\n"
         "    def find_spec(self, name, *rest):\n"
         "        if name.partition('.')[0] in self.names:\n"
         "            raise ModuleNotFoundError(name, name=name)\n"
