@@ -21,6 +21,9 @@ EXPLORERS = [
         "KernelExplorer",
     ),
     ("coverage_explorer.ipynb", ["import ecaviz", "ecaviz.CoverageExplorer()"], "CoverageExplorer"),
+    ("01_weight_distributions.ipynb", None, "LayerExplorer"),
+    ("02_kernel_size.ipynb", None, "KernelExplorer"),
+    ("03_coverage.ipynb", None, "CoverageExplorer"),
 ]
 HAS = {
     "LayerExplorer": ({"layer", "image"}, {"left", "right", "show", "class", "scale of ω"}),
@@ -36,6 +39,20 @@ FINGERPRINT = """async image => {
     await image.decode();
     const digest = await crypto.subtle.digest('SHA-256', await (await fetch(image.src)).arrayBuffer());
     return Array.from(new Uint8Array(digest), byte => byte.toString(16)).join(' ');
+}"""
+
+
+# A notebook keeps only the cells near the screen in the page: go to the last one that shows a widget.
+TO_WIDGET = """async () => {
+    const book = window.jupyterapp.shell.currentWidget.content;
+    const view = 'application/vnd.jupyter.widget-view+json';
+    const shows = cell => (cell.model.outputs?.toJSON() ?? [])
+        .some(output => view in (output.data ?? {}) && 'image/png' in output.data);
+    const index = book.widgets.findLastIndex(shows);
+    if (index < 0) return false;
+    book.activeCellIndex = index;
+    await book.scrollToItem(index, 'start');
+    return true;
 }"""
 
 
@@ -56,6 +73,7 @@ class Shown:
 
     def __init__(self, notebook):
         self.page = notebook.page
+        assert self.page.evaluate(TO_WIDGET), "no cell shows a widget"
         assert self.page.locator(".jupyter-widgets-error-widget").count() == 0, "a widget could not be shown"
         self.picture = self.page.locator(".jp-OutputArea-output img.widget-image").last
         self.picture.scroll_into_view_if_needed()
@@ -92,7 +110,7 @@ class Shown:
         select.select_option(index=option) if isinstance(option, int) else select.select_option(label=option)
 
 
-@pytest.mark.parametrize(("name", "cells", "explorer"), EXPLORERS, ids=[one[2] for one in EXPLORERS])
+@pytest.mark.parametrize(("name", "cells", "explorer"), EXPLORERS, ids=[one[0] for one in EXPLORERS])
 def test_every_slider_and_dropdown_moves_the_picture(lab, name, cells, explorer):
     if cells is not None:
         lab.write(name, *cells)
@@ -101,7 +119,8 @@ def test_every_slider_and_dropdown_moves_the_picture(lab, name, cells, explorer)
         shown = Shown(notebook)
         sliders, dropdowns = HAS[explorer]
         assert shown.labels("slider") | shown.labels("dropdown") == sliders | dropdowns
-        notebook.screenshot(f"{explorer}-start")
+        screen = name.removesuffix(".ipynb")
+        notebook.screenshot(f"{screen}-start")
         for label in sorted(dropdowns):
             shown.prepare(label)
             before = pixels(shown.picture)
@@ -111,7 +130,7 @@ def test_every_slider_and_dropdown_moves_the_picture(lab, name, cells, explorer)
             assert count > 1, f"the dropdown {label!r} has one option"
             shown.choose(label, (now + 1) % count)
             shown.changes(before, f"the dropdown {label!r}")
-            notebook.screenshot(f"{explorer}-{label.split()[0]}")
+            notebook.screenshot(f"{screen}-{label.split()[0]}")
         for label in sorted(sliders):
             shown.prepare(label)
             handle = shown.control("slider", label).locator(".noUi-handle")
@@ -126,7 +145,7 @@ def test_every_slider_and_dropdown_moves_the_picture(lab, name, cells, explorer)
                     break
             assert readout.inner_text() != was, f"the slider {label!r} does not follow the keyboard"
             shown.changes(before, f"the slider {label!r}")
-            notebook.screenshot(f"{explorer}-{label.split()[0]}-slider")
+            notebook.screenshot(f"{screen}-{label.split()[0]}-slider")
         assert shown.page.locator('[role="alert"]').count() == 0
         assert notebook.errors() == []
         assert notebook.complaints == []
@@ -150,7 +169,7 @@ def test_a_reduction_that_leaves_no_unit_is_said_in_words_and_the_words_go_away(
         alert.wait_for(timeout=20_000)
         assert "r = 32 leaves no hidden unit for C = 16 channels" in alert.inner_text()
         assert pixels(shown.picture) == before
-        notebook.screenshot("CoverageExplorer-error")
+        notebook.screenshot("coverage_explorer-error")
         handle.press("Home")
         alert.wait_for(state="detached", timeout=20_000)
         shown.changes(before, "a good move after the error")
