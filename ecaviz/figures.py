@@ -240,7 +240,7 @@ def _bars(part, values, channels, style, title, label, limits=None, zero=False) 
 def _excitation(part, site, style) -> None:
     if site.kernel_size is not None:
         ax = part.subplots()
-        KernelStems(ax).update(numbers(site.kernel), title=f"3  excite: one 1-D convolution, k = {site.kernel_size}")
+        KernelStems(ax).update(numbers(site.kernel), title=f"3  excite: 1-D conv, k = {site.kernel_size}")
         return
     w1, _, w2, _ = site.bottleneck
     axes = part.subplots(2, 1)
