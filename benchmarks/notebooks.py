@@ -24,18 +24,19 @@ class Timed(NotebookClient):
 
     def run(self) -> tuple[float, list[float]]:
         """Seconds of the whole, kernel start included, and of each code cell."""
-        cells: dict[int, float] = {}
+        begun: dict[int, float] = {}
+        cells: list[float] = []
 
-        def started(cell, cell_index):
-            cells[cell_index] = time.perf_counter()
+        def started(cell, cell_index):  # for text too, which is not executed
+            begun[cell_index] = time.perf_counter()
 
         def ended(cell, cell_index, **_):
-            cells[cell_index] = time.perf_counter() - cells[cell_index]
+            cells.append(time.perf_counter() - begun[cell_index])
 
         self.on_cell_start, self.on_cell_executed = started, ended
         begin = time.perf_counter()
         self.execute()
-        return time.perf_counter() - begin, list(cells.values())
+        return time.perf_counter() - begin, cells
 
 
 def main() -> None:
