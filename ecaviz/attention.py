@@ -23,6 +23,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from . import checks
+
 __all__ = [
     "ECA",
     "FAMILIES",
@@ -33,7 +35,7 @@ __all__ = [
     "GlobalAveragePool",
     "adaptive_kernel_size",
     "build",
-    "check_kernel_size",
+    "channel_conv",
     "layer",
 ]
 
@@ -59,34 +61,28 @@ def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1, *, minim
 
     Source: Wang et al., CVPR 2020, Eq. 12 and Figure 3.
     """
-    if not _whole(channels) or channels < 1:
-        raise ValueError(f"adaptive_kernel_size: channels must be a whole number of at least 1, got {channels!r}.")
+    channels = checks.at_least_one(channels, "adaptive_kernel_size: channels")
     if gamma <= 0:
         raise ValueError(f"adaptive_kernel_size: gamma must be positive, got {gamma!r}.")
-    minimum = check_kernel_size(minimum, "adaptive_kernel_size: minimum")
+    minimum = checks.kernel_size(minimum, "adaptive_kernel_size: minimum")
     t = int(abs((math.log2(channels) + b) / gamma))
     return max(t if t % 2 else t + 1, minimum)
 
 
-def _whole(number: object) -> bool:
-    """Whether it is a whole number, written as an int or as a float such as 3.0."""
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        return False
-    return math.isfinite(number) and int(number) == number
+def channel_conv(y: Tensor, kernel: Tensor, padding: str = "zeros") -> Tensor:
+    """ECA's excitation as a function: z_i = Σ_j w_j · y_(i+j−(k−1)/2).
 
+    Args:
+        y: N×C.
+        kernel: k weights, k odd, of y's dtype and device.
+        padding: "zeros" or "circular": what lies beyond either end.
 
-def check_kernel_size(kernel_size: int, what: str = "kernel_size") -> int:
-    """Return ``kernel_size`` as an int if it is odd and positive; explain otherwise.
-
-    Raises:
-        ValueError: It is even, negative, zero or no whole number.
+    Returns:
+        z, N×C.
     """
-    if not _whole(kernel_size) or kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(
-            f"{what} must be an odd whole number of at least 1, so that a channel has as many neighbours "
-            f"on its left as on its right; got {kernel_size!r}. Use 1, 3, 5, 7, …"
-        )
-    return int(kernel_size)
+    reach = (len(kernel) - 1) // 2
+    y = nn.functional.pad(y.unsqueeze(1), (reach, reach), mode={"zeros": "constant", "circular": "circular"}[padding])
+    return nn.functional.conv1d(y, kernel[None, None]).squeeze(1)
 
 
 class GlobalAveragePool(nn.Module):
@@ -126,8 +122,7 @@ class ChannelConv(nn.Module):
 
     def __init__(self, kernel_size: int, *, padding: str = "zeros", device=None, dtype=None):
         super().__init__()
-        if padding not in ("zeros", "circular"):
-            raise ValueError(f'ECA: padding must be "zeros" or "circular", got {padding!r}.')
+        checks.kernel_size(kernel_size, "ChannelConv: kernel_size")
         self.conv = nn.Conv1d(
             1,
             1,
@@ -158,9 +153,7 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        if not _whole(channels) or channels < 1:
-            raise ValueError(f"{type(self).__name__}: channels must be a whole number of at least 1, got {channels!r}.")
-        self.channels = int(channels)
+        self.channels = checks.at_least_one(channels, f"{type(self).__name__}: channels")
         self.squeeze = GlobalAveragePool()
         self.excite: nn.Module = nn.Identity()
         self.activation: nn.Module = nn.Sigmoid()
@@ -195,14 +188,7 @@ class SE(ChannelAttention):
 
     def __init__(self, channels: int, reduction: int = 16, *, bias: bool = False, device=None, dtype=None):
         super().__init__(channels)
-        if not _whole(reduction) or reduction < 1:
-            raise ValueError(f"SE: reduction must be a whole number of at least 1, got {reduction!r}.")
-        hidden = int(channels) // int(reduction)
-        if hidden < 1:
-            raise ValueError(
-                f"SE: reduction r = {reduction} leaves no hidden unit for C = {channels} channels (C/r < 1). "
-                f"Use r ≤ {channels}."
-            )
+        hidden = checks.hidden_units(self.channels, reduction, "SE")
         self.reduction = int(reduction)
         self.excite = Bottleneck(channels, hidden, bias=bias, device=device, dtype=dtype)
 
@@ -218,7 +204,7 @@ class ECA(ChannelAttention):
         padding: "zeros" (the paper) or "circular".
 
     Raises:
-        ValueError: ``kernel_size`` is even or not positive.
+        ValueError: ``kernel_size`` is even or not positive, or the padding is unknown or wraps round more than once.
     """
 
     family = "eca"
@@ -229,7 +215,8 @@ class ECA(ChannelAttention):
         super().__init__(channels)
         if kernel_size is None:
             kernel_size = adaptive_kernel_size(channels)
-        self.kernel_size = check_kernel_size(kernel_size, "ECA: kernel_size")
+        self.kernel_size = checks.kernel_size(kernel_size, "ECA: kernel_size")
+        checks.padding(padding, self.kernel_size, self.channels, "ECA")
         self.excite = ChannelConv(self.kernel_size, padding=padding, device=device, dtype=dtype)
 
 

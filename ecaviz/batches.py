@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .image_files import ImageFiles, ImageReadError, folder, to_rgb
+from . import checks
+from .image_files import ImageFiles, ImageReadError, folder, to_pil, to_rgb
 from .shapes import Shapes
 
 __all__ = ["Batches", "batches", "describe"]
@@ -45,9 +46,8 @@ class Batches:
         skipped: (path, reason) of each file that it has left out.
     """
 
-    def __init__(self, images, transform: Callable | None, batch_size: int, device: torch.device | str):
-        if isinstance(batch_size, bool) or int(batch_size) != batch_size or batch_size < 1:
-            raise ValueError(f"images: batch_size must be a whole number of at least 1, got {batch_size!r}.")
+    def __init__(self, images, transform: Callable | None, batch_size: int, device: torch.device | str | Tensor):
+        batch_size = checks.at_least_one(batch_size, "images: batch_size")
         self._images = folder(images) if isinstance(images, str | os.PathLike) else images
         self._kind = _kind(self._images)
         if transform is None and self._kind in ("dataset", "uint8 tensor"):
@@ -56,7 +56,10 @@ class Batches:
                 f"model has none. Give one: ecaviz.load(net, transform=…); or pass a float tensor N×3×H×W, prepared by "
                 f"you."
             )
-        self._transform, self._batch_size, self._device = transform, int(batch_size), device
+        self._transform, self._batch_size = transform, batch_size
+        like = isinstance(device, Tensor)
+        self._device = device.device if like else device
+        self._dtype = device.dtype if like and device.is_floating_point() else None
         self.total = _length(self._images.dataset if self._kind == "loader" else self._images)
         if self.total == 0:
             raise ValueError(f"images: there is no image in {_what(self._images)}. {_EXPECTED}")
@@ -86,7 +89,7 @@ class Batches:
         for x, labels, positions in go():
             seen += len(x)
             self.passed = max(self.passed, int(positions[-1]) + 1)
-            yield x.to(self._device), None if labels is None else labels.to(self._device), positions
+            yield x.to(self._device, self._dtype), None if labels is None else labels.to(self._device), positions
         if isinstance(self._images, ImageFiles):
             self._images.skipped = list(self.skipped)
         if self.skipped:
@@ -191,10 +194,10 @@ class Batches:
             try:
                 return self._transform(image)
             except (TypeError, AttributeError):
-                result = self._transform(_to_pil(image))  # raises again if that was not the reason
+                result = self._transform(to_pil(image))  # raises again if that was not the reason
                 self._wants_pil = True
                 return result
-        return self._transform(_to_pil(image) if isinstance(image, Tensor) else image)
+        return self._transform(to_pil(image) if isinstance(image, Tensor) else image)
 
     def _takes_batches(self, images: list[Tensor]) -> bool:
         """Try the transform on two images together and apart; random transforms and those for one image fail."""
@@ -226,7 +229,7 @@ def batches(
     images,
     transform: Callable | None = None,
     batch_size: int = 64,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | Tensor = "cpu",
 ) -> Batches:
     """What every function here does with its ``images``: batches of network input, on the device.
 
@@ -243,7 +246,7 @@ def batches(
         images: One of the above.
         transform: From uint8 3×H×W (or N×3×H×W, or a PIL image) to float; not used for (b).
         batch_size: Images a batch; a DataLoader keeps its own.
-        device: Where the batches are put.
+        device: Where the batches are put; or a parameter of the network, whose device and dtype they take.
 
     Returns:
         An iterable of (float N×3×H×W, int64 N or None), with ``total``, ``classes`` and ``skipped``.
@@ -303,12 +306,6 @@ def _is_batch(x) -> bool:
 def _is_pil(x) -> bool:
     pil = sys.modules.get("PIL.Image")  # not imported: then x cannot be one
     return pil is not None and isinstance(x, pil.Image)
-
-
-def _to_pil(image: Tensor) -> Any:
-    from PIL import Image
-
-    return Image.fromarray(image.permute(1, 2, 0).numpy())
 
 
 def _length(images) -> int | None:

@@ -24,8 +24,7 @@ import numpy as np
 import traitlets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from . import kernels
-from .attention import check_kernel_size
+from . import checks, kernels
 from .panels import CoveragePanels, KernelPanels, LayerPanels
 from .readings import load_all, read_all
 from .states import CoverageState, KernelState, LayerState
@@ -283,7 +282,7 @@ class KernelExplorer(Explorer):
         sizes: Sequence[int] = tuple(range(1, 16, 2)),
         at_most: int = 96,
     ):
-        sizes = sorted({check_kernel_size(k, "KernelExplorer: sizes") for k in sizes})
+        sizes = sorted({checks.kernel_size(k, "KernelExplorer: sizes") for k in sizes})
         loaded = load_all(models)
         for one in loaded:
             kernels.learned_kernels(one)  # says it clearly where there is no ECA
@@ -331,7 +330,7 @@ class CoverageExplorer(Explorer):
     ):
         if not (channels and sizes and reductions):
             raise ValueError("CoverageExplorer: channels, sizes and reductions must each hold at least one number.")
-        sizes = [check_kernel_size(k, "CoverageExplorer: sizes") for k in sizes]
+        sizes = [checks.kernel_size(k, "CoverageExplorer: sizes") for k in sizes]
         state = CoverageState()
         state.channels = 256 if 256 in channels else channels[len(channels) // 2]
         state.k = 3 if 3 in sizes else sizes[0]

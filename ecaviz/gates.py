@@ -34,6 +34,7 @@ __all__ = [
     "GateSite",
     "Proof",
     "capture",
+    "evaluating",
     "find_sites",
     "select_sites",
     "site",
@@ -332,3 +333,16 @@ def _refuse_wrapped(net: nn.Module) -> None:
                 f"capture: {where} is compiled, and a compiled network does not call hooks added later. Capture the "
                 f"eager network (`net._orig_mod` for what torch.compile returned); it has the same weights."
             )
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside the ``with``; afterwards every training flag is as it was."""
+    flags = [(module, module.training) for module in net.modules()]
+    try:
+        net.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in flags:
+            module.training = training

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["SUFFIXES", "ImageFiles", "ImageReadError", "folder", "to_rgb"]
+__all__ = ["SUFFIXES", "ImageFiles", "ImageReadError", "folder", "to_pil", "to_rgb"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """What a file's name ends in for :func:`folder` to take it for an image; capitals do not matter."""
@@ -140,7 +140,9 @@ def folder(path: str | os.PathLike) -> ImageFiles:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    """By its name; a link that leads nowhere counts, so that it is skipped and named like any file without image."""
+    named = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return named and (path.is_file() or (path.is_symlink() and not path.exists()))
 
 
 def _images_below(root: Path) -> list[Path]:
@@ -203,3 +205,10 @@ def to_rgb(image):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def to_pil(image: Tensor):
+    """A uint8 tensor 3×H×W → a PIL image."""
+    from PIL import Image
+
+    return Image.fromarray(image.cpu().permute(1, 2, 0).numpy())

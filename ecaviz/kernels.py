@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from .attention import adaptive_kernel_size, check_kernel_size
+from . import checks
+from .attention import adaptive_kernel_size, channel_conv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,7 +123,7 @@ def resize_kernel(kernel: Tensor, kernel_size: int) -> Tensor:
         ValueError: ``kernel`` is no vector of odd length, or ``kernel_size`` is even or not positive.
     """
     old = _length(kernel, "resize_kernel")
-    new = check_kernel_size(kernel_size, "resize_kernel: kernel_size")
+    new = checks.kernel_size(kernel_size, "resize_kernel: kernel_size")
     change = (new - old) // 2
     return kernel[-change : old + change].clone() if change < 0 else nn.functional.pad(kernel, (change, change))
 
@@ -151,15 +152,7 @@ def gates_for_kernel(
     k = _length(kernel, "gates_for_kernel")
     if descriptors.ndim != 2:
         raise ValueError(f"gates_for_kernel: descriptors must be N×C, got shape {tuple(descriptors.shape)}.")
-    modes = {"zeros": "constant", "circular": "circular"}
-    if padding not in modes:
-        raise ValueError(f'gates_for_kernel: padding must be "zeros" or "circular", got {padding!r}.')
-    reach, channels = (k - 1) // 2, descriptors.shape[1]
-    if padding == "circular" and reach > channels:
-        raise ValueError(
-            f"gates_for_kernel: circular padding by {reach} goes round C = {channels} channels more than once. "
-            f"Use k ≤ {2 * channels + 1}."
-        )
+    checks.padding(padding, k, descriptors.shape[1], "gates_for_kernel")
     if not callable(activation):
         from .gates import ACTIVATIONS
 
@@ -169,14 +162,13 @@ def gates_for_kernel(
                 f"function."
             )
         activation = ACTIVATIONS[activation]
-    y = nn.functional.pad(descriptors.unsqueeze(1), (reach, reach), mode=modes[padding])
-    return activation(nn.functional.conv1d(y, kernel.to(descriptors)[None, None]).squeeze(1))
+    return activation(channel_conv(descriptors, kernel.to(descriptors), padding))
 
 
 def _length(kernel: Tensor, what: str) -> int:
     if kernel.ndim != 1:
         raise ValueError(f"{what}: the kernel must be a vector of k weights, got shape {tuple(kernel.shape)}.")
-    return check_kernel_size(len(kernel), f"{what}: the length of the kernel")
+    return checks.kernel_size(len(kernel), f"{what}: the length of the kernel")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from . import bundle, networks, shapes
-from .training import MEAN, STD
+from .image_files import to_pil
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -191,7 +191,7 @@ def bundled_transform() -> Callable[[Any], Tensor]:
             v2.Resize(shapes.SIZE, antialias=True),
             v2.CenterCrop(shapes.SIZE),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize([MEAN] * 3, [STD] * 3),
+            v2.Normalize([shapes.MEAN] * 3, [shapes.STD] * 3),
             v2.ToPureTensor(),
         ]
     )
@@ -207,11 +207,7 @@ class _TimmTransform:
         self.transform = transform
 
     def __call__(self, image: Any) -> Tensor:
-        if isinstance(image, Tensor):
-            from torchvision.transforms.functional import to_pil_image
-
-            image = to_pil_image(image)
-        return self.transform(image)
+        return self.transform(to_pil(image) if isinstance(image, Tensor) else image)
 
     def __repr__(self) -> str:
         return repr(self.transform)

@@ -401,21 +401,15 @@ def profile(
     if by not in (None, "class"):
         raise ValueError(f'profile: by must be "class" or None, got {by!r}.')
     gates.select_sites(model, sites)  # a model without gates is told before the images are touched
-    stream = batches(images, model.transform, batch_size, model.device)
+    stream = batches(images, model.transform, batch_size, next(model.net.parameters(), model.device))
     pass_ = _Pass(model, stream.classes, by, top)
     bar = tqdm(total=stream.total, desc=f"profiling {model.name}", unit="image", disable=not progress)
-    modes = [(module, module.training) for module in model.net.modules()]
-    try:
-        model.net.eval()
-        with bar, torch.no_grad(), gates.capture(model, sites) as captured:
-            for x, labels, positions in stream.indexed():
-                output = model.net(x)
-                pass_.take(captured, output, labels, positions)
-                captured.clear()
-                bar.update(int(positions[-1]) + 1 - bar.n)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with bar, gates.evaluating(model.net), gates.capture(model, sites) as captured:
+        for x, labels, positions in stream.indexed():
+            output = model.net(x)
+            pass_.take(captured, output, labels, positions)
+            captured.clear()
+            bar.update(int(positions[-1]) + 1 - bar.n)
     return AttentionProfile(
         model=model.name,
         source=str(model.source),

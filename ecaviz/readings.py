@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from . import gates, models
-from .images import ImageReadError, batches, folder, photographs, shapes
+from .images import ImageReadError, batches, folder, suited
 from .models import LoadedModel
 from .views import setting
 
@@ -116,7 +116,7 @@ def load_all(chosen: Any) -> list[LoadedModel]:
     """
     if isinstance(chosen, str | LoadedModel | nn.Module):
         chosen = [chosen]
-    loaded = [one if isinstance(one, LoadedModel) else models.load(one) for one in chosen]
+    loaded = [models.load(one) for one in chosen]
     if not loaded:
         raise ValueError("explorer: at least one model is needed, by name or as ecaviz.load() returns it.")
     return loaded
@@ -164,8 +164,8 @@ def read_all(
     from tqdm.auto import tqdm
 
     if images is None:
-        bundled = any(one.source == "bundled" for one in loaded)
-        images = shapes("test", n=at_most) if bundled else photographs()
+        bundled = [one for one in loaded if one.source == "bundled"]
+        images = suited((bundled or loaded)[0], n=at_most)
     if isinstance(images, str | os.PathLike):
         images = folder(images)
     if not hasattr(images, "dataset") and not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
@@ -182,7 +182,7 @@ def read_all(
     with tqdm(total=total, desc="reading gates", unit="image", delay=1, leave=False) as bar:
         for one, name in zip(loaded, names, strict=True):
             gates.select_sites(one, sites)
-            stream = batches(images, one.transform, min(32, at_most), one.device)
+            stream = batches(images, one.transform, min(32, at_most), next(one.net.parameters(), one.device))
             reading, seen = _read(one, name, stream, at_most, descriptors, sites, bar)
             readings.append(reading)
             first = first or (stream.classes or one.classes, *seen)
@@ -195,26 +195,20 @@ def read_all(
 
 
 def _read(one: LoadedModel, name: str, stream, at_most: int, descriptors: bool, sites, bar):
-    modes = [(module, module.training) for module in one.net.modules()]
     labels, positions, predicted, inputs, count = [], [], [], [], 0
-    try:
-        one.net.eval()
-        with torch.no_grad(), gates.capture(one, sites) as captured:
-            for x, y, at in stream.indexed():
-                x, at = x[: at_most - count], at[: at_most - count]
-                output = one.net(x)
-                predicted += _said(output, one.classes, len(x))
-                inputs.append(_small(x.cpu()))
-                positions += at.tolist()
-                if y is not None:
-                    labels += y[: len(x)].tolist()
-                count += len(x)
-                bar.update(len(x))
-                if count >= at_most:
-                    break
-    finally:
-        for module, training in modes:
-            module.training = training
+    with gates.evaluating(one.net), gates.capture(one, sites) as captured:
+        for x, y, at in stream.indexed():
+            x, at = x[: at_most - count], at[: at_most - count]
+            output = one.net(x)
+            predicted += _said(output, one.classes, len(x))
+            inputs.append(_small(x.cpu()))
+            positions += at.tolist()
+            if y is not None:
+                labels += y[: len(x)].tolist()
+            count += len(x)
+            bar.update(len(x))
+            if count >= at_most:
+                break
     records = {site: captured[site] for site in captured}
     reading = Reading(
         name=name,

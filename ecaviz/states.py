@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import traitlets
 
-from . import kernels
-from .attention import check_kernel_size
+from . import checks, kernels
 from .interaction import eca_structure, se_structure
 from .panels import CoverageScene, KernelScene, LayerScene, LayerSide
 from .readings import ImageSet, Reading
@@ -234,7 +233,7 @@ class KernelState(traitlets.HasTraits):
     @traitlets.validate("k")
     def _known_size(self, proposal):
         try:
-            check_kernel_size(proposal["value"], "k")
+            checks.kernel_size(proposal["value"], "k")
         except ValueError as error:
             raise traitlets.TraitError(str(error)) from None
         return _choice(proposal, self.sizes, "k")

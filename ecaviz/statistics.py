@@ -16,105 +16,16 @@ on the device that the accumulator is made on (on the CPU for mps, which has no 
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
+
+from . import checks
+from .accumulator import Accumulator, Sums
 
 __all__ = ["Histogram", "Moments", "Tails", "TopK"]
 
 
-class _Accumulator:
-    """What the four share: the grid of groups × channels, the checks, copying and saving.
-
-    Attributes:
-        channels: C.
-        groups: G, at least 1.
-        device: Where the numbers are kept.
-    """
-
-    _kept: ClassVar[tuple[str, ...]] = ()  # names of the tensors that are the whole state
-
-    def __init__(self, channels: int, groups: int | None = None, device: torch.device | str = "cpu"):
-        self.channels = _at_least_one(channels, type(self).__name__, "channels")
-        self.groups = 1 if groups is None else _at_least_one(groups, type(self).__name__, "groups")
-        device = torch.device(device)
-        self.device = torch.device("cpu") if device.type == "mps" else device
-
-    def __repr__(self) -> str:
-        settings = "".join(f", {name}={value}" for name, value in self._settings().items())
-        return f"{type(self).__name__}(channels={self.channels}, groups={self.groups}{settings})"
-
-    def _settings(self) -> dict[str, float]:
-        """What two accumulators must agree on, besides C and G, to be merged."""
-        return {}
-
-    def _take(self, batch: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Batch and groups, checked and on the device; without groups everything belongs to group 0."""
-        name = type(self).__name__
-        if not isinstance(batch, Tensor) or batch.ndim != 2 or batch.shape[1] != self.channels:
-            came = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
-            raise ValueError(f"{name}.update: a tensor N×{self.channels} was expected, got {came}.")
-        batch = batch.detach().to(self.device)
-        if groups is None:
-            if self.groups > 1:
-                raise ValueError(
-                    f"{name}.update: it keeps {self.groups} groups; give the group of each of the {len(batch)} rows."
-                )
-            return batch, torch.zeros(len(batch), dtype=torch.int64, device=self.device)
-        groups = torch.as_tensor(groups, device=self.device)
-        if groups.shape != (len(batch),) or groups.is_floating_point():
-            raise ValueError(
-                f"{name}.update: {len(batch)} whole numbers were expected as groups, one a row, "
-                f"got {groups.dtype} of shape {tuple(groups.shape)}."
-            )
-        if len(groups) and (int(groups.min()) < 0 or int(groups.max()) >= self.groups):
-            raise ValueError(
-                f"{name}.update: groups run from 0 to {self.groups - 1}, got {int(groups.min())} to "
-                f"{int(groups.max())}."
-            )
-        return batch, groups.long()
-
-    def _same(self, other) -> None:
-        if type(other) is not type(self):
-            raise TypeError(
-                f"{type(self).__name__}.merge: got a {type(other).__name__}; a {type(self).__name__} was expected."
-            )
-        if repr(other) != repr(self):
-            raise ValueError(f"{type(self).__name__}.merge: {other!r} does not fit {self!r}. Both must be made alike.")
-
-    def copy(self):
-        """Another accumulator with the same content."""
-        other = object.__new__(type(self))
-        other.__dict__.update({k: v.clone() if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
-        return other
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Everything it has seen, as tensors on the CPU."""
-        return {name: getattr(self, f"_{name}").detach().cpu().clone() for name in self._kept}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what another accumulator, made alike, had seen.
-
-        Raises:
-            ValueError: A tensor is missing, unknown, or has another shape or type.
-        """
-        if set(state) != set(self._kept):
-            raise ValueError(
-                f"{self!r}: a state with {', '.join(self._kept)} was expected, got {', '.join(state) or 'none'}."
-            )
-        for name, new in state.items():
-            old = getattr(self, f"_{name}")
-            if new.shape != old.shape or new.dtype != old.dtype:
-                raise ValueError(
-                    f"{self!r}: {name} should be {old.dtype} of shape {tuple(old.shape)}, "
-                    f"got {new.dtype} of shape {tuple(new.shape)}."
-                )
-        for name, new in state.items():
-            setattr(self, f"_{name}", new.detach().to(self.device, copy=True))
-
-
-class Moments(_Accumulator):
+class Moments(Accumulator):
     """Count, mean, variance, least and greatest value, by group and channel.
 
     Batches and shards are combined by the parallel formula of Chan, Golub and LeVeque (1979), on deviations from the
@@ -239,7 +150,7 @@ class Moments(_Accumulator):
         return self.variance(correction).sqrt()
 
 
-class Histogram(_Accumulator):
+class Histogram(Sums):
     """Counts in bins of equal width over [low, high], by group and channel. The last bin holds ``high`` itself.
 
     Args:
@@ -272,7 +183,7 @@ class Histogram(_Accumulator):
         device: torch.device | str = "cpu",
     ):
         super().__init__(channels, groups, device)
-        self.bins = _at_least_one(bins, "Histogram", "bins")
+        self.bins = checks.at_least_one(bins, "Histogram: bins")
         if not low < high:
             raise ValueError(f"Histogram: low < high was expected, got {low!r} and {high!r}.")
         self.low, self.high = float(low), float(high)
@@ -300,21 +211,6 @@ class Histogram(_Accumulator):
         flat = (cell * self.bins + bin_)[inside]
         self._counts += torch.bincount(flat, minlength=self._counts.numel()).view_as(self._counts)
         self._outside += torch.bincount(cell[~inside], minlength=self._outside.numel()).view_as(self._outside)
-        return self
-
-    def merge(self, other: Histogram) -> Histogram:
-        """Take in what another has seen.
-
-        Returns:
-            Itself.
-
-        Raises:
-            TypeError: ``other`` is no Histogram.
-            ValueError: It has other channels, groups or bins.
-        """
-        self._same(other)
-        self._counts += other._counts.to(self.device)
-        self._outside += other._outside.to(self.device)
         return self
 
     @property
@@ -360,7 +256,7 @@ class Histogram(_Accumulator):
         return torch.where(n > 0, value, torch.nan)
 
 
-class Tails(_Accumulator):
+class Tails(Sums):
     """How many values lie below one bound and above another, by group and channel; exact, unlike a histogram's bins.
 
     Args:
@@ -405,21 +301,6 @@ class Tails(_Accumulator):
         self._high_count.index_add_(0, groups, (x > self.high).long())
         return self
 
-    def merge(self, other: Tails) -> Tails:
-        """Take in what another has seen.
-
-        Returns:
-            Itself.
-
-        Raises:
-            TypeError: ``other`` is no Tails.
-            ValueError: It has other channels, groups or bounds.
-        """
-        self._same(other)
-        for name in self._kept:
-            getattr(self, f"_{name}").add_(getattr(other, f"_{name}").to(self.device))
-        return self
-
     @property
     def below(self) -> Tensor:
         """float64 G×C: share of the values below ``low``; NaN for a group without rows."""
@@ -431,7 +312,7 @@ class Tails(_Accumulator):
         return self._high_count.double() / torch.where(self._n > 0, self._n.double(), torch.nan)[:, None]
 
 
-class TopK(_Accumulator):
+class TopK(Accumulator):
     """The k largest (or smallest) values of each group and channel, and the images they came from.
 
     Of equal values the one with the smaller image number comes first, so that the order of batches and shards does not
@@ -461,7 +342,7 @@ class TopK(_Accumulator):
         device: torch.device | str = "cpu",
     ):
         super().__init__(channels, groups, device)
-        self.k = _at_least_one(k, "TopK", "k")
+        self.k = checks.at_least_one(k, "TopK: k")
         self.largest = bool(largest)
         shape = (self.groups, self.channels, self.k)
         self._values = torch.full(shape, torch.nan, dtype=torch.float32, device=self.device)
@@ -547,9 +428,3 @@ class TopK(_Accumulator):
     def index(self) -> Tensor:
         """int64 G×C×k: the image numbers; −1 where fewer than k rows were seen."""
         return self._index.clone()
-
-
-def _at_least_one(value: int, operation: str, name: str) -> int:
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise ValueError(f"{operation}: {name} must be a whole number of at least 1, got {value!r}.")
-    return int(value)

@@ -18,14 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from . import bundle, networks
+from .gates import evaluating
 from .networks import Architecture
-from .shapes import Shapes
+from .shapes import Shapes, normalise
 
-__all__ = ["MEAN", "STD", "Recipe", "TrainingResult", "accuracy", "normalise", "train"]
-
-MEAN, STD = 0.31, 0.19
-"""What the bundled models' images are normalised with, the same for the three colours; of the training split,
-rounded."""
+__all__ = ["Recipe", "TrainingResult", "accuracy", "train", "train_bundled"]
 
 
 @dataclass(frozen=True)
@@ -73,11 +70,6 @@ class TrainingResult:
     seconds: float
     epochs: int
     history: list[dict[str, float]]
-
-
-def normalise(images: Tensor) -> Tensor:
-    """uint8 N×3×H×W in 0…255 → float32 of about zero mean and unit variance."""
-    return (images.float() / 255 - MEAN) / STD
 
 
 def hardware(device: torch.device | str = "cpu") -> str:
@@ -220,11 +212,10 @@ def _save(path: Path, state: dict) -> None:
     partial.replace(path)
 
 
-@torch.inference_mode()
 def accuracy(
     net: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 200, device: torch.device | str = "cpu"
 ) -> float:
-    """Share of images whose class comes first, 0…1; the network's training flag is left as found.
+    """Share of images whose class comes first, 0…1; the network's training flags are left as found.
 
     Args:
         net: N×3×H×W → N×classes.
@@ -233,15 +224,11 @@ def accuracy(
         batch_size: Images a step.
         device: Where the network is.
     """
-    training = net.training
-    net.eval()
-    try:
+    with evaluating(net):
         hits = sum(
             int((net(normalise(x.to(device))).argmax(1).cpu() == y).sum())
             for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True)
         )
-    finally:
-        net.train(training)
     return hits / len(images)
 
 

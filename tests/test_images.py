@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from ecaviz import batches as batching
 from ecaviz import images
-from ecaviz.training import normalise
+from ecaviz.shapes import normalise
 
 
 def pictures(n=5, size=(8, 8), seed=0):

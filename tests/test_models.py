@@ -14,8 +14,8 @@ from torch import nn
 import ecaviz
 from ecaviz import bundle, models
 from ecaviz.bundle import BUNDLE
-from ecaviz.shapes import Shapes
-from ecaviz.training import accuracy, normalise
+from ecaviz.shapes import Shapes, normalise
+from ecaviz.training import accuracy
 
 
 @pytest.mark.parametrize("name", BUNDLE)

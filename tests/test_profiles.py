@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 import ecaviz
 from ecaviz import attention, gates, images, networks, profiles
 from ecaviz.profiles import AttentionProfile, profile
-from ecaviz.shapes import CLASSES
-from ecaviz.training import normalise
+from ecaviz.shapes import CLASSES, normalise
 
 N = 50
 

@@ -9,8 +9,8 @@ import torch
 
 from ecaviz import bundle, training
 from ecaviz.networks import Architecture
-from ecaviz.shapes import Shapes
-from ecaviz.training import Recipe, accuracy, normalise, train, train_bundled
+from ecaviz.shapes import Shapes, normalise
+from ecaviz.training import Recipe, accuracy, train, train_bundled
 
 TINY = Architecture("eca", {"kernel_size": 3}, blocks=(1, 1, 1, 1), planes=(4, 4, 4, 4), stem=4)
 RECIPE = Recipe(train_images=120, test_images=24, epochs=3, batch_size=32)

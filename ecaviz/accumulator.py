@@ -1,0 +1,121 @@
+"""What the statistics of :mod:`ecaviz.statistics` share: groups × channels, checks, copying, merging, saving."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from . import checks
+
+__all__ = ["Accumulator", "Sums"]
+
+
+class Accumulator:
+    """What the four share: the grid of groups × channels, the checks, copying and saving.
+
+    Attributes:
+        channels: C.
+        groups: G, at least 1.
+        device: Where the numbers are kept.
+    """
+
+    _kept: ClassVar[tuple[str, ...]] = ()  # names of the tensors that are the whole state
+
+    def __init__(self, channels: int, groups: int | None = None, device: torch.device | str = "cpu"):
+        self.channels = checks.at_least_one(channels, f"{type(self).__name__}: channels")
+        self.groups = 1 if groups is None else checks.at_least_one(groups, f"{type(self).__name__}: groups")
+        device = torch.device(device)
+        self.device = torch.device("cpu") if device.type == "mps" else device
+
+    def __repr__(self) -> str:
+        settings = "".join(f", {name}={value}" for name, value in self._settings().items())
+        return f"{type(self).__name__}(channels={self.channels}, groups={self.groups}{settings})"
+
+    def _settings(self) -> dict[str, float]:
+        """What two accumulators must agree on, besides C and G, to be merged."""
+        return {}
+
+    def _take(self, batch: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Batch and groups, checked and on the device; without groups everything belongs to group 0."""
+        name = type(self).__name__
+        if not isinstance(batch, Tensor) or batch.ndim != 2 or batch.shape[1] != self.channels:
+            came = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
+            raise ValueError(f"{name}.update: a tensor N×{self.channels} was expected, got {came}.")
+        batch = batch.detach().to(self.device)
+        if groups is None:
+            if self.groups > 1:
+                raise ValueError(
+                    f"{name}.update: it keeps {self.groups} groups; give the group of each of the {len(batch)} rows."
+                )
+            return batch, torch.zeros(len(batch), dtype=torch.int64, device=self.device)
+        groups = torch.as_tensor(groups, device=self.device)
+        if groups.shape != (len(batch),) or groups.is_floating_point():
+            raise ValueError(
+                f"{name}.update: {len(batch)} whole numbers were expected as groups, one a row, "
+                f"got {groups.dtype} of shape {tuple(groups.shape)}."
+            )
+        if len(groups) and (int(groups.min()) < 0 or int(groups.max()) >= self.groups):
+            raise ValueError(
+                f"{name}.update: groups run from 0 to {self.groups - 1}, got {int(groups.min())} to "
+                f"{int(groups.max())}."
+            )
+        return batch, groups.long()
+
+    def _same(self, other) -> None:
+        if type(other) is not type(self):
+            raise TypeError(
+                f"{type(self).__name__}.merge: got a {type(other).__name__}; a {type(self).__name__} was expected."
+            )
+        if repr(other) != repr(self):
+            raise ValueError(f"{type(self).__name__}.merge: {other!r} does not fit {self!r}. Both must be made alike.")
+
+    def copy(self):
+        """Another accumulator with the same content."""
+        other = object.__new__(type(self))
+        other.__dict__.update({k: v.clone() if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
+        return other
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything it has seen, as tensors on the CPU."""
+        return {name: getattr(self, f"_{name}").detach().cpu().clone() for name in self._kept}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over what another accumulator, made alike, had seen.
+
+        Raises:
+            ValueError: A tensor is missing, unknown, or has another shape or type.
+        """
+        if set(state) != set(self._kept):
+            raise ValueError(
+                f"{self!r}: a state with {', '.join(self._kept)} was expected, got {', '.join(state) or 'none'}."
+            )
+        for name, new in state.items():
+            old = getattr(self, f"_{name}")
+            if new.shape != old.shape or new.dtype != old.dtype:
+                raise ValueError(
+                    f"{self!r}: {name} should be {old.dtype} of shape {tuple(old.shape)}, "
+                    f"got {new.dtype} of shape {tuple(new.shape)}."
+                )
+        for name, new in state.items():
+            setattr(self, f"_{name}", new.detach().to(self.device, copy=True))
+
+
+class Sums(Accumulator):
+    """An accumulator whose tensors are counts: merging adds them up."""
+
+    def merge(self, other):
+        """Take in what another has seen.
+
+        Returns:
+            Itself.
+
+        Raises:
+            TypeError: ``other`` is of another kind.
+            ValueError: It has other channels, groups or settings.
+        """
+        self._same(other)
+        for name in self._kept:
+            getattr(self, f"_{name}").add_(getattr(other, f"_{name}").to(self.device))
+        return self

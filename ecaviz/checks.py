@@ -1,0 +1,70 @@
+"""Checks of input that several modules make: one way to ask, one way to say what is wrong."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["at_least_one", "hidden_units", "kernel_size", "padding"]
+
+
+def _whole(number: object) -> bool:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return False
+    return math.isfinite(number) and int(number) == number
+
+
+def at_least_one(value: object, what: str) -> int:
+    """``value`` as an int, if it is a whole number of at least 1.
+
+    Raises:
+        ValueError: It is not; the message begins with ``what``.
+    """
+    if not _whole(value) or value < 1:
+        raise ValueError(f"{what} must be a whole number of at least 1, got {value!r}.")
+    return int(value)
+
+
+def kernel_size(value: object, what: str = "kernel_size") -> int:
+    """``value`` as an int, if it is odd and positive.
+
+    Raises:
+        ValueError: It is even, negative, zero or no whole number.
+    """
+    if not _whole(value) or value < 1 or value % 2 == 0:
+        raise ValueError(
+            f"{what} must be an odd whole number of at least 1, so that a channel has as many neighbours "
+            f"on its left as on its right; got {value!r}. Use 1, 3, 5, 7, …"
+        )
+    return int(value)
+
+
+def hidden_units(channels: int, reduction: object, what: str) -> int:
+    """⌊C/r⌋, the hidden units of an SE.
+
+    Raises:
+        ValueError: r is no whole number of at least 1, or leaves no hidden unit.
+    """
+    r = at_least_one(reduction, f"{what}: reduction")
+    if r > channels:
+        raise ValueError(
+            f"{what}: reduction r = {r} leaves no hidden unit for C = {channels} channels (C/r < 1). "
+            f"Use r ≤ {channels}."
+        )
+    return channels // r
+
+
+def padding(value: object, k: int, channels: int | None, what: str) -> str:
+    """``value``, if it is "zeros" or "circular" and fits; C may be unknown.
+
+    Raises:
+        ValueError: It is neither, or circular padding would go round the channels more than once.
+    """
+    if value not in ("zeros", "circular"):
+        raise ValueError(f'{what}: padding must be "zeros" or "circular", got {value!r}.')
+    reach = (k - 1) // 2
+    if value == "circular" and channels is not None and reach > channels:
+        raise ValueError(
+            f"{what}: circular padding by {reach} goes round C = {channels} channels more than once (PyTorch refuses "
+            f"it too). Use k ≤ {2 * channels + 1}."
+        )
+    return str(value)
