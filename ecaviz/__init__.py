@@ -26,7 +26,7 @@ _WHERE = {
     "LayerExplorer": "explorers",
     "LoadedModel": "models",
     "adaptive_kernel_size": "attention",
-    "available": "models",
+    "available": "catalogue",
     "capture": "gates",
     "coverage": "interaction",
     "find_sites": "gates",

@@ -178,18 +178,32 @@ class SE(ChannelAttention):
     Args:
         channels: C.
         reduction: r; the hidden layer has ⌊C/r⌋ units.
+        hidden: Units of the hidden layer, where they are not ⌊C/r⌋ (timm rounds them to multiples of 8); replaces
+            ``reduction``.
         bias: Whether the two layers have biases.
 
     Raises:
-        ValueError: ``reduction`` is below 1 or leaves no hidden unit.
+        ValueError: ``reduction`` is below 1 or leaves no hidden unit, or ``hidden`` is below 1.
     """
 
     family = "se"
 
-    def __init__(self, channels: int, reduction: int = 16, *, bias: bool = False, device=None, dtype=None):
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 16,
+        *,
+        hidden: int | None = None,
+        bias: bool = False,
+        device=None,
+        dtype=None,
+    ):
         super().__init__(channels)
-        hidden = checks.hidden_units(self.channels, reduction, "SE")
-        self.reduction = int(reduction)
+        if hidden is None:
+            hidden = checks.hidden_units(self.channels, reduction, "SE")
+        else:
+            hidden = checks.at_least_one(hidden, "SE: hidden")
+        self.reduction = self.channels / hidden
         self.excite = Bottleneck(channels, hidden, bias=bias, device=device, dtype=dtype)
 
 

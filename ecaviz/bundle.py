@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 from dataclasses import asdict, dataclass, fields
@@ -160,8 +161,6 @@ def write(
     lines = sorted(rows.values(), key=lambda r: (order.get(r.name, len(order)), r.name))
     header = [f.name for f in fields(ManifestRow)]
     text = [header, *([str(v) for v in asdict(r).values()] for r in lines)]
-    import io
-
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(text)
     _replace(folder / "manifest.csv", buffer.getvalue().encode())
@@ -208,8 +207,39 @@ def read(name: str, folder: Path | None = None) -> tuple[Architecture, dict[str,
             f"manifest says {row.sha256[:12]}…. Restore it with `git checkout -- data/checkpoints`."
         )
     with safe_open(path, framework="pt") as file:
-        about = file.metadata()
-    if about.get("format") != FORMAT:
-        raise ValueError(f"ecaviz: {path} has format {about.get('format')!r}; this version of ecaviz reads {FORMAT!r}.")
-    architecture = Architecture.from_dict(json.loads(about["architecture"]))
-    return architecture, load(content), tuple(json.loads(about["classes"])), row
+        about = described(file.metadata() or {}, path)
+    if about is None:
+        raise ValueError(f"ecaviz: the header of {path} does not say how to build its network.")
+    architecture, classes = about
+    return architecture, load(content), classes, row
+
+
+def described(metadata: dict[str, str], path: Path) -> tuple[Architecture, tuple[str, ...]] | None:
+    """What the header of a checkpoint written by :func:`write` says of its network; None for other files.
+
+    Args:
+        metadata: The strings in the header of a safetensors file.
+        path: The file, for messages.
+
+    Returns:
+        Architecture and class names.
+
+    Raises:
+        ValueError: Another format version, or a header that says nothing sensible.
+    """
+    if "architecture" not in metadata:
+        return None
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"ecaviz: {path} has format {metadata.get('format')!r}; this version of ecaviz reads {FORMAT!r}."
+        )
+    try:
+        architecture = Architecture.from_dict(json.loads(metadata["architecture"]))
+        classes = tuple(json.loads(metadata["classes"]))
+        if len(classes) != architecture.classes or not all(isinstance(name, str) for name in classes):
+            raise ValueError(f"{len(classes)} class names for {architecture.classes} outputs")
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"ecaviz: the header of {path} does not say how to build its network ({type(error).__name__}: {error})."
+        ) from error
+    return architecture, classes

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from . import checks
 from .attention import adaptive_kernel_size, channel_conv
+from .sites import ACTIVATIONS, GateSite, select_sites
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,8 +155,6 @@ def gates_for_kernel(
         raise ValueError(f"gates_for_kernel: descriptors must be N×C, got shape {tuple(descriptors.shape)}.")
     checks.padding(padding, k, descriptors.shape[1], "gates_for_kernel")
     if not callable(activation):
-        from .gates import ACTIVATIONS
-
         if activation not in ACTIVATIONS:
             raise ValueError(
                 f"gates_for_kernel: no activation is called {activation!r}. Known: {', '.join(ACTIVATIONS)}; or give a "
@@ -223,7 +222,7 @@ def learned_kernels(model) -> pd.DataFrame:
 
     rows = [
         (site.name, depth, site.channels, site.kernel_size, offset, weight)
-        for depth, site in enumerate(_eca_sites(model, "learned_kernels"))
+        for depth, site in enumerate(eca_sites(model, "learned_kernels"))
         for offset, weight in enumerate(site.kernel.cpu().tolist(), start=-(site.kernel_size // 2))
     ]
     return pd.DataFrame(rows, columns=["site", "depth", "channels", "k", "offset", "weight"])
@@ -241,17 +240,16 @@ def kernel_summary(model) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for depth, site in enumerate(_eca_sites(model, "kernel_summary")):
+    for depth, site in enumerate(eca_sites(model, "kernel_summary")):
         about = summarise_kernel(site.kernel)
         rows.append((site.name, depth, site.channels, site.kernel_size, about.centre_share, about.sum, about.symmetry))
     columns = ["site", "depth", "channels", "k", "centre_share", "sum", "symmetry"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _eca_sites(model, what: str) -> list:
-    from . import gates
-
-    every = gates.select_sites(model)
+def eca_sites(model, what: str) -> list[GateSite]:
+    """The ECA sites of a model; a ValueError that begins with ``what`` if there are none."""
+    every = select_sites(model)
     sites = [site for site in every if site.family == "eca"]
     if not sites:
         families = ", ".join(sorted({site.family for site in every}))

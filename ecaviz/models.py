@@ -1,32 +1,30 @@
 """load(): a network with all it takes to feed it: device, preprocessing, class names, and where it came from.
 
-load("shapes-eca-k3")                    # bundled: no download
-load("ecaresnet50d.miil_in1k")           # a timm name: downloaded once, then cached
-load(net, transform=…, classes=…)        # your own nn.Module
+load("shapes-eca-k3")                       # bundled: no download
+load("ecaresnet50d.miil_in1k")              # a timm name: downloaded once, then cached
+load("torchvision:mobilenet_v3_small")      # torchvision, likewise
+load("eca_resnet50_k3557.pth.tar")          # a file: official ECANet, SE-ResNets, timm's, our own, safetensors
+load(net, transform=…, classes=…)           # your own nn.Module
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import bundle, networks, shapes
+from . import architectures, bundle, hub, networks, shapes, weight_files
 from .image_files import to_pil
+from .matches import Match
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["LoadedModel", "available", "choose_device", "load"]
+__all__ = ["LoadedModel", "choose_device", "load"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,10 @@ class LoadedModel:
             user's own network came without.
         classes: Class names, by output; empty if unknown.
         device: Where the network is.
-        name: What it was loaded by.
-        source: "bundled", "timm" or "module".
+        name: What it was loaded by; of a file its name.
+        source: "bundled", "timm", "torchvision", "file" or "module".
+        architecture: Which network it is, such as ``ECA-ResNet-50``.
+        weights: Where its weights came from: a file, or "random"; empty for a network of your own.
     """
 
     net: nn.Module
@@ -49,11 +49,13 @@ class LoadedModel:
     device: torch.device
     name: str
     source: str
+    architecture: str = ""
+    weights: str = ""
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.net.parameters())
         return (
-            f"LoadedModel({self.name!r}, {self.source}, {type(self.net).__name__}, {parameters:,} parameters, "
+            f"LoadedModel({self.name!r}, {self.source}, {self.architecture}, {parameters:,} parameters, "
             f"{len(self.classes)} classes, on {self.device})"
         )
 
@@ -88,68 +90,108 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def load(
-    model: str | nn.Module | LoadedModel,
+    model: str | os.PathLike | nn.Module | LoadedModel,
     *,
     device: str | torch.device = "auto",
     transform: Callable[[Any], Tensor] | None = None,
     classes: Sequence[str] | None = None,
     pretrained: bool = True,
+    num_classes: int | None = None,
+    architecture: str | None = None,
     **options: Any,
 ) -> LoadedModel:
     """Load a model.
 
     Args:
-        model: A bundled name (see :func:`available`), a timm name, or an nn.Module of your own. What an earlier call
-            returned is given back as it is.
+        model: A bundled name, a timm name, a torchvision name such as ``"torchvision:mobilenet_v3_small"`` (its default
+            weights; ``….IMAGENET1K_V1`` for others), a file of weights, or an nn.Module of your own;
+            :func:`ecaviz.available` lists the names. What an earlier call returned is given back as it is.
         device: "auto" (cuda, then mps, then cpu), or a device. A module of your own stays where it is under "auto".
         transform: Preprocessing that replaces the model's own.
         classes: Class names that replace the model's own.
-        pretrained: For timm names: False for random weights and no download.
+        pretrained: For timm and torchvision names: False for random weights and no download.
+        num_classes: Replace the last layer by a new, untrained one with so many outputs. For timm and torchvision names
+            and files; without it a network keeps its own.
+        architecture: For files: which network it is (a timm, torchvision or bundled name), instead of having it
+            recognised.
         **options: For timm names: what timm's ``create_model`` takes, such as ``zero_init_last=False``.
 
     Returns:
-        The model; bundled and timm networks are in eval mode, a module of your own is left in the mode it is in.
+        The model; every network but a module of your own is in eval mode, that one is left in the mode it is in.
 
     Raises:
-        ValueError: Unknown name (the nearest are named), or a bundled file that was changed.
+        ValueError: Unknown name (the nearest are named), a file that is damaged, holds something else, would execute
+            code or fits no architecture (the closest is named), or class names that do not fit the outputs.
+        FileNotFoundError: There is no such file.
         ConnectionError: The weights are not cached and cannot be fetched.
         RuntimeError: The device asked for is not there.
-        TypeError: ``model`` is neither a name nor a module, or options that do not apply.
+        TypeError: ``model`` is none of these, or options that do not apply.
     """
     if transform is not None and not callable(transform):
         raise TypeError(f"load: transform must be callable, an image in, a tensor out; got {transform!r}.")
+    asked = {
+        "pretrained=False": not pretrained,
+        "num_classes": num_classes is not None,
+        "architecture": architecture is not None,
+        **dict.fromkeys(options, True),
+    }
     if isinstance(model, LoadedModel):
-        _refuse_options("a model that is loaded", pretrained, options)
+        _refuse(asked, "a model that is loaded")
         if transform is not None or classes is not None or str(device) not in ("auto", str(model.device)):
             raise TypeError("load: this model is loaded; for another device, transform or classes pass its net.")
         return model
     if isinstance(model, nn.Module):
-        _refuse_options("an nn.Module", pretrained, options)
+        _refuse(asked, "an nn.Module")
         return _own(model, device, transform, classes)
-    if isinstance(model, os.PathLike):
+    is_path = isinstance(model, os.PathLike)
+    if is_path:
         model = os.fspath(model)
     if not isinstance(model, str):
-        raise TypeError(f"load: expected a name or an nn.Module, got {type(model).__name__}.")
+        raise TypeError(f"load: expected a name, a file or an nn.Module, got {type(model).__name__}.")
     chosen = choose_device(device)
-    if model in bundle.BUNDLE:
-        _refuse_options("a bundled model", pretrained, options)
-        loaded = _load_bundled(model, chosen)
+    if model in bundle.BUNDLE and not is_path:
+        _refuse(asked, "a bundled model")
+        loaded = _load_bundled(model)
+    elif is_path or _looks_like_a_file(model):
+        _refuse(asked, "a file", "num_classes", "architecture")
+        loaded = _load_file(Path(model), architecture, num_classes)
+    elif model.startswith("torchvision:"):
+        _refuse(asked, "a torchvision name", "pretrained=False", "num_classes")
+        loaded = _load_torchvision(model, pretrained, num_classes)
     else:
-        loaded = _load_timm(model, chosen, pretrained, options)
-    return LoadedModel(
-        loaded.net,
-        transform or loaded.transform,
-        tuple(classes) if classes is not None else loaded.classes,
-        chosen,
-        model,
-        loaded.source,
+        _refuse(asked, "a timm name", "pretrained=False", "num_classes", *options)
+        loaded = _load_timm(model, pretrained, num_classes, options)
+    names = loaded.classes if classes is None else tuple(classes)
+    outputs = architectures.outputs(loaded.net.state_dict())
+    if names and outputs not in (None, len(names)):
+        raise ValueError(
+            f"load: {len(names)} class names were given, but {model} has {outputs} outputs. Give {outputs} names, or "
+            f"num_classes={len(names)} for a new, untrained last layer."
+        )
+    return replace(
+        loaded,
+        net=loaded.net.to(chosen).eval(),
+        transform=transform or loaded.transform,
+        classes=names,
+        device=chosen,
     )
 
 
-def _refuse_options(what: str, pretrained: bool, options: dict) -> None:
-    if options or not pretrained:
-        names = ", ".join([*options, *([] if pretrained else ["pretrained=False"])])
-        raise TypeError(f"load: {names} applies to timm names, not to {what}.")
+def _refuse(asked: dict[str, bool], what: str, *allowed: str) -> None:
+    names = [name for name, used in asked.items() if used and name not in allowed]
+    if names:
+        where = {"architecture": "to files", "num_classes": "to timm and torchvision names and files"}
+        raise TypeError(f"load: {', '.join(names)} applies {where.get(names[0], 'to timm names')}, not to {what}.")
+
+
+_CPU = torch.device("cpu")
+
+
+def _looks_like_a_file(text: str) -> bool:
+    suffixes = (".safetensors", ".pth", ".pth.tar", ".pt", ".tar", ".bin", ".pkl", ".ckpt")
+    separators = [os.sep, *([os.altsep] if os.altsep else [])]
+    named = text.lower().endswith(suffixes) or any(one in text for one in separators) or text.startswith("~")
+    return named or (Path(text).is_file() and not text.startswith("torchvision:"))
 
 
 def _own(
@@ -160,22 +202,24 @@ def _own(
 ) -> LoadedModel:
     if str(device) == "auto":
         first = next(net.parameters(), None)
-        chosen = torch.device("cpu") if first is None else first.device
+        chosen = _CPU if first is None else first.device
     else:
         chosen = choose_device(device)
         net = net.to(chosen)
-    return LoadedModel(net, transform, tuple(classes or ()), chosen, type(net).__name__, "module")
+    name = type(net).__name__
+    return LoadedModel(net, transform, tuple(classes or ()), chosen, name, "module", name)
 
 
 # -------------------------------------------------------------------------------------------------------------- bundled
 
 
-def _load_bundled(name: str, device: torch.device) -> LoadedModel:
-    architecture, state, classes, _row = bundle.read(name)
+def _load_bundled(name: str) -> LoadedModel:
+    made, state, classes, _row = bundle.read(name)
     _announce("timm", "torchvision")
-    net = networks.build(architecture)
+    net = networks.build(made)
     net.load_state_dict(state)
-    return LoadedModel(net.to(device).eval(), bundled_transform(), classes, device, name, "bundled")
+    weights = str(bundle.data_folder() / "checkpoints" / f"{name}.safetensors")
+    return LoadedModel(net, bundled_transform(), classes, _CPU, name, "bundled", name, weights)
 
 
 def bundled_transform() -> Callable[[Any], Tensor]:
@@ -200,8 +244,8 @@ def bundled_transform() -> Callable[[Any], Tensor]:
 # ----------------------------------------------------------------------------------------------------------------- timm
 
 
-class _TimmTransform:
-    """timm's own preprocessing, which takes PIL images, for uint8 tensors 3×H×W as well."""
+class _PilTransform:
+    """A preprocessing made for PIL images, for uint8 tensors 3×H×W as well: the same numbers for both."""
 
     def __init__(self, transform: Callable[[Any], Tensor]) -> None:
         self.transform = transform
@@ -213,80 +257,154 @@ class _TimmTransform:
         return repr(self.transform)
 
 
-def _load_timm(name: str, device: torch.device, pretrained: bool, options: dict) -> LoadedModel:
+def _load_timm(name: str, pretrained: bool, num_classes: int | None, options: dict) -> LoadedModel:
     _announce("timm", "torchvision")
     import timm
 
     if not timm.is_model(name) or ("." in name and name not in timm.list_pretrained()):
         raise ValueError(_unknown(name, [*timm.list_models(), *timm.list_pretrained()]))
-    if pretrained:
-        options = {**options, **_weights(name)}
-    try:
-        net = timm.create_model(name, pretrained=pretrained, **options)
-    except OSError as error:  # what the hub's client raises for a lost connection, a missing file, a full disk
-        raise ConnectionError(_no_weights(name, str(error).split("\n")[0])) from error
-    settings = timm.data.resolve_model_data_config(net)
-    transform = _TimmTransform(timm.data.create_transform(**settings, is_training=False))
-    return LoadedModel(net.to(device).eval(), transform, _imagenet_classes(net), device, name, "timm")
-
-
-def _unknown(name: str, timm_names: list[str]) -> str:
-    tags = [known for known in timm_names if "." in name and known.startswith(name.split(".")[0] + ".")]
-    near = tags or difflib.get_close_matches(name.lower(), [*bundle.BUNDLE, *timm_names], n=5, cutoff=0.5)
-    nearest = f" Nearest: {', '.join(dict.fromkeys(near))}." if near else ""
-    return (
-        f"load: no model is called {name!r}.{nearest} Known are the bundled names ({', '.join(bundle.BUNDLE)}) and "
-        f"timm's; ecaviz.available() lists them."
+    path = _timm_weights(name) if pretrained else None
+    if num_classes is not None:
+        options = {**options, "num_classes": num_classes}
+    if path is None:
+        net = timm.create_model(name, pretrained=False, **options)
+    else:
+        try:
+            net = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **options)
+        except Exception:
+            _read_cached(path)  # says what is wrong with the file, if it is the file
+            raise
+        weight_files.check_finite(net.state_dict(), path)
+    return LoadedModel(
+        net, _timm_transform(net), _imagenet_classes(net), _CPU, name, "timm", name.split(".")[0], str(path or "random")
     )
 
 
-def _weights(name: str) -> dict:
-    """What create_model needs so that cached weights are used without asking the hub, and a dead network is named."""
+def _timm_transform(net: nn.Module) -> _PilTransform:
     import timm
-    from huggingface_hub import constants, try_to_load_from_cache
+
+    settings = timm.data.resolve_model_data_config(net)
+    return _PilTransform(timm.data.create_transform(**settings, is_training=False))
+
+
+def _timm_weights(name: str) -> Path:
+    import timm
 
     settings = timm.get_pretrained_cfg(name)
     if settings is None or not settings.has_weights:
         raise ValueError(f"load: timm has no pretrained weights for {name!r}. Use pretrained=False for random ones.")
-    if not settings.hf_hub_id:
-        return {}
-    for filename in ("model.safetensors", "pytorch_model.bin"):
-        cached = try_to_load_from_cache(settings.hf_hub_id, filename)
-        if isinstance(cached, str):
-            return {"pretrained_cfg_overlay": {"file": cached}}
-    if constants.HF_HUB_OFFLINE:
-        raise ConnectionError(_no_weights(name, "HF_HUB_OFFLINE is set"))
-    if not any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        address = urlsplit(constants.ENDPOINT)
-        port = address.port or (443 if address.scheme == "https" else 80)
-        try:
-            socket.create_connection((address.hostname, port), timeout=10).close()
-        except OSError as error:
-            raise ConnectionError(_no_weights(name, f"{address.hostname} cannot be reached ({error})")) from error
-    return {}
+    return hub.fetch(name, settings.hf_hub_id) if settings.hf_hub_id else hub.fetch_url(name, settings.url)
 
 
-def _no_weights(name: str, reason: str) -> str:
-    from huggingface_hub import constants
+def _read_cached(path: Path) -> dict[str, Tensor]:
+    """The weights in a file that was downloaded."""
+    try:
+        return weight_files.read(path).state
+    except ValueError as error:
+        raise ValueError(
+            f"{error} It lies in the cache of downloads: delete it, and load() fetches it anew."
+        ) from error
 
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    tags = [one for one in known if "." in name and one.startswith(name.split(".")[0] + ".")]
+    near = tags or difflib.get_close_matches(name.lower(), [*bundle.BUNDLE, *known], n=5, cutoff=0.5)
+    nearest = f" Nearest: {', '.join(dict.fromkeys(near))}." if near else ""
     return (
-        f"load: the weights of {name!r} are not in the cache ({Path(constants.HF_HUB_CACHE)}) and could not be "
-        f"fetched: {reason}. Connect once and try again, or take a bundled model, which needs no download: "
-        f"{', '.join(bundle.BUNDLE)}."
+        f"load: no model is called {name!r}.{nearest} Known are the bundled names ({', '.join(bundle.BUNDLE)}), "
+        f"timm's, torchvision's as \"torchvision:…\", and files; ecaviz.available() lists the names."
     )
 
 
 def _imagenet_classes(net: nn.Module) -> tuple[str, ...]:
-    if getattr(net, "num_classes", None) != 1000:
+    if architectures.outputs(net.state_dict()) != 1000:
         return ()
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo()
-    names = [info.index_to_description(i).split(",")[0] for i in range(1000)]
-    # ImageNet has two cranes and two maillots; their synsets tell them apart.
+    return _told_apart([info.index_to_description(i).split(",")[0] for i in range(1000)])
+
+
+def _told_apart(names: Sequence[str]) -> tuple[str, ...]:
+    """ImageNet's class names, in its order; there are two cranes and two maillots: their synsets tell them apart."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
     return tuple(
         f"{name} ({info.index_to_label_name(i)})" if names.count(name) > 1 else name for i, name in enumerate(names)
     )
+
+
+# ---------------------------------------------------------------------------------------------------------- torchvision
+
+
+def _load_torchvision(name: str, pretrained: bool, num_classes: int | None) -> LoadedModel:
+    _announce("torchvision", "timm")
+    from torchvision.models import get_model_weights
+
+    architecture, _, tag = name.removeprefix("torchvision:").partition(".")
+    known = architectures.torchvision_names()
+    if f"torchvision:{architecture}" not in known:
+        raise ValueError(_unknown(name, known))
+    entries = get_model_weights(architecture)
+    if tag and tag not in entries.__members__:
+        raise ValueError(
+            f"load: torchvision's {architecture} has no weights called {tag!r}; it has: "
+            f"{', '.join(entries.__members__)}."
+        )
+    entry = entries[tag] if tag else entries.DEFAULT
+    names = entry.meta["categories"]
+    net = architectures.builder(
+        f"torchvision:{architecture}", len(names) if pretrained else num_classes or len(names)
+    )()
+    weights = "random"
+    if pretrained:
+        weights = str(hub.fetch_url(name, entry.url))
+        net.load_state_dict(_read_cached(Path(weights)))
+        if num_classes is not None:
+            networks.replace_head(net, num_classes)
+    classes = _told_apart(names) if num_classes in (None, len(names)) else ()
+    return LoadedModel(
+        net, _PilTransform(entry.transforms()), classes, _CPU, name, "torchvision", architecture, weights
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def _load_file(path: Path, architecture: str | None, num_classes: int | None) -> LoadedModel:
+    file = weight_files.read(path)
+    _announce("timm", "torchvision")
+    own = bundle.described(file.metadata, file.path) if architecture is None else None
+    if own is None:
+        match = architectures.recognise(file.state, architecture=architecture, hint=path.name)
+        classes: tuple[str, ...] | None = None
+    else:
+        made, classes = own
+        match = architectures.as_described(file.state, made)
+    net = match.network()
+    if num_classes is not None:
+        networks.replace_head(net, num_classes)
+        classes = ()
+    if classes is None:
+        classes = _imagenet_classes(net)
+    transform = _transform_of(match, net)
+    about = f"{match.name}, {match.layout}" if match.layout else match.name
+    return LoadedModel(net, transform, classes, _CPU, path.name, "file", about, str(file.path))
+
+
+def _transform_of(match: Match, net: nn.Module) -> Callable[[Any], Tensor]:
+    """The preprocessing that goes with an architecture; ImageNet's usual one where nothing else is known."""
+    if match.source == "bundled":
+        return bundled_transform()
+    if match.source == "timm":
+        return _timm_transform(net)
+    from torchvision.models import get_model_weights
+    from torchvision.transforms._presets import ImageClassification
+
+    if match.source == "torchvision":
+        return _PilTransform(get_model_weights(match.name.removeprefix("torchvision:")).DEFAULT.transforms())
+    return _PilTransform(ImageClassification(crop_size=224, resize_size=256))
 
 
 def _announce(*modules: str) -> None:
@@ -295,51 +413,3 @@ def _announce(*modules: str) -> None:
     if slow:
         stream = sys.stdout if "ipykernel" in sys.modules else sys.stderr
         print(f"ecaviz: importing {' and '.join(slow)}; this takes some seconds, once …", file=stream, flush=True)
-
-
-# ------------------------------------------------------------------------------------------------------------ available
-
-_TIMM_PATTERNS = ("*eca*resne*", "*seresne*", "*senet154*")
-
-
-def available(*, timm: bool = True) -> pd.DataFrame:
-    """What :func:`load` knows by name.
-
-    Args:
-        timm: Whether to list timm's pretrained ECA and SE ResNets too (imports timm: some seconds).
-
-    Returns:
-        A frame with a row a model: name, source ("bundled", "timm"), family ("none", "se", "eca"), setting ("k=3",
-        "r=4" where the name's manifest tells; timm's are read from the weights once loaded), images (what it was
-        trained on) and accuracy (on the held-out split, 0…1; missing where the project has not measured it).
-    """
-    import pandas as pd
-
-    rows = [
-        {
-            "name": row.name,
-            "source": "bundled",
-            "family": row.family,
-            "setting": row.setting,
-            "images": "shapes 64×64",
-            "accuracy": row.accuracy,
-        }
-        for row in bundle.manifest().values()
-    ]
-    if timm:
-        _announce("timm")
-        from timm import list_pretrained
-
-        names = sorted({name for pattern in _TIMM_PATTERNS for name in list_pretrained(pattern)})
-        rows += [
-            {
-                "name": name,
-                "source": "timm",
-                "family": "eca" if "eca" in name else "se",
-                "setting": "",
-                "images": "ImageNet",
-                "accuracy": float("nan"),
-            }
-            for name in names
-        ]
-    return pd.DataFrame(rows, columns=["name", "source", "family", "setting", "images", "accuracy"])

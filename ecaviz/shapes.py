@@ -34,7 +34,7 @@ SIZE = 64
 """Height and width of an image, in pixels."""
 
 MEAN, STD = 0.31, 0.19
-"""What images are normalised with for the bundled models, the same for the three colours: roughly mean and deviation."""
+"""What images are normalised with for the bundled models, all colours alike: roughly mean and deviation."""
 
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 """The splits, and the number each is seeded with. ``test`` is the held-out split of the manifest."""

@@ -53,7 +53,9 @@ def test_accuracy_evaluated_anew(name):
 @pytest.mark.long
 @pytest.mark.parametrize("name", BUNDLE)
 def test_every_accuracy_evaluated_anew(name):
-    test_accuracy_evaluated_anew(name)
+    row = bundle.manifest()[name]
+    found = accuracy(ecaviz.load(name, device="cpu").net, *Shapes("test", row.test_images).tensors())
+    assert found == pytest.approx(row.accuracy, abs=0.003)
 
 
 def test_the_plain_model_leaves_room():
@@ -125,7 +127,7 @@ def test_a_timm_name_from_the_cache(tmp_path, monkeypatch):
     (repository / "refs" / "main").write_text("abc")
     save_file(net.state_dict(), snapshot / "model.safetensors")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(models.socket, "create_connection", lambda *a, **k: pytest.fail("asked the network"))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens on the discard port
     model = ecaviz.load(name, device="cpu")
     assert torch.equal(model.net.state_dict()["layer3.0.se.conv.weight"], net.state_dict()["layer3.0.se.conv.weight"])
 
@@ -150,6 +152,8 @@ def test_no_network_and_nothing_cached(tmp_path, monkeypatch):
         ("SHAPES-ECA-K3", "shapes-eca-k3"),
         ("ecaresnet55", "ecaresnet50"),
         ("ecaresnet50d.wrong", "ecaresnet50d.miil_in1k"),
+        ("torchvision:mobilenet_v3_smal", "torchvision:mobilenet_v3_small"),
+        ("torchvision:vgg16", "torchvision:"),
     ],
 )
 def test_unknown_name(name, nearest):
@@ -162,7 +166,7 @@ def test_bad_options():
         ecaviz.load("shapes-none", zero_init_last=False)
     with pytest.raises(TypeError, match=r"pretrained=False applies to timm names, not to an nn.Module"):
         ecaviz.load(nn.Identity(), pretrained=False)
-    with pytest.raises(TypeError, match=r"expected a name or an nn.Module, got int"):
+    with pytest.raises(TypeError, match=r"expected a name, a file or an nn.Module, got int"):
         ecaviz.load(3)
     with pytest.raises(TypeError, match="transform must be callable"):
         ecaviz.load(nn.Identity(), transform="resize")
@@ -184,6 +188,110 @@ def test_a_device_that_is_not_there(monkeypatch):
     assert models.choose_device("auto") == torch.device("cuda")
     with pytest.raises(RuntimeError, match=r"'cuda:3' was asked for, but torch finds 1"):
         models.choose_device("cuda:3")
+
+
+# ---------------------------------------------------------------------------------------------------------- torchvision
+
+
+@pytest.fixture
+def torch_home(tmp_path, monkeypatch):
+    """An empty torch.hub folder, and no way to fill it."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [("mobilenet_v3_small", ""), ("efficientnet_b0", ""), ("regnet_y_400mf", ".IMAGENET1K_V1"), ("resnet18", "")],
+)
+def test_torchvision_by_name_from_the_cache(torch_home, name, tag):
+    """The network is torchvision's own with these weights; transform and classes are those of the weights."""
+    from torchvision.models import get_model, get_model_weights
+
+    torch.manual_seed(2)
+    expected = get_model(name, weights=None).eval()
+    entry = get_model_weights(name).DEFAULT if not tag else get_model_weights(name)[tag[1:]]
+    torch.save(expected.state_dict(), torch_home / entry.url.rpartition("/")[2])
+    model = ecaviz.load(f"torchvision:{name}{tag}", device="cpu")
+    assert (model.source, model.name, model.architecture) == ("torchvision", f"torchvision:{name}{tag}", name)
+    assert not model.net.training
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model.net(x), expected(x))
+    image = torch.randint(0, 256, (3, 300, 400), dtype=torch.uint8)
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    assert torch.equal(model.transform(picture), entry.transforms()(picture))
+    assert torch.equal(model.transform(image), model.transform(picture))
+    assert len(set(model.classes)) == 1000
+    assert [mine.split(" (n")[0] for mine in model.classes] == entry.meta["categories"]
+    families = {site.family for site in ecaviz.find_sites(model)}
+    assert families == (set() if name == "resnet18" else {"se"})
+
+
+def test_gates_of_torchvision_names_are_proven(torch_home):
+    torch.manual_seed(0)
+    for name in ("mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf"):
+        model = ecaviz.load(f"torchvision:{name}", pretrained=False, device="cpu")
+        assert model.weights == "random"
+        with ecaviz.capture(model) as gates:
+            model.net(torch.randn(2, 3, 64, 64))
+        sites = ecaviz.find_sites(model)
+        assert len(gates) == len(sites) > 5
+        assert all(site.proof.holds for site in sites)
+        assert {site.activation for site in sites} == {"hardsigmoid" if "mobile" in name else "sigmoid"}
+
+
+def test_the_head_of_a_named_network_is_replaced_only_when_asked(torch_home):
+    from torchvision.models import get_model, get_model_weights
+
+    expected = get_model("mobilenet_v3_small", weights=None).eval()
+    url = get_model_weights("mobilenet_v3_small").DEFAULT.url
+    torch.save(expected.state_dict(), torch_home / url.rpartition("/")[2])
+    with pytest.raises(
+        ValueError, match=r"2 class names were given, but torchvision:mobilenet_v3_small has 1000 outputs"
+    ):
+        ecaviz.load("torchvision:mobilenet_v3_small", classes=("a", "b"), device="cpu")
+    model = ecaviz.load("torchvision:mobilenet_v3_small", num_classes=2, classes=("a", "b"), device="cpu")
+    assert model.net.classifier[-1].out_features == 2
+    assert torch.equal(model.net.features[0][0].weight, expected.features[0][0].weight)
+    assert ecaviz.load("torchvision:mobilenet_v3_small", num_classes=2, device="cpu").classes == ()
+    model = ecaviz.load("ecaresnet26t", pretrained=False, num_classes=5, device="cpu")
+    assert (model.net.num_classes, model.classes) == (5, ())
+
+
+def test_torchvision_names_that_are_wrong(torch_home):
+    with pytest.raises(ValueError, match=r"efficientnet_b0 has no weights called 'V7'; it has: IMAGENET1K_V1"):
+        ecaviz.load("torchvision:efficientnet_b0.V7")
+    with pytest.raises(TypeError, match=r"zero_init_last applies to timm names, not to a torchvision name"):
+        ecaviz.load("torchvision:efficientnet_b0", zero_init_last=False)
+
+
+def test_a_damaged_file_in_torchvisions_cache(torch_home):
+    from torchvision.models import get_model_weights
+
+    url = get_model_weights("mobilenet_v3_small").DEFAULT.url
+    path = torch_home / url.rpartition("/")[2]
+    path.write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(ValueError, match=rf"{path.name} is damaged or was truncated.*cache of downloads: delete it"):
+        ecaviz.load("torchvision:mobilenet_v3_small", device="cpu")
+
+
+def test_a_damaged_file_in_the_hubs_cache(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    snapshot = tmp_path / "models--timm--ecaresnet26t.ra2_in1k" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    (snapshot / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=r"model.safetensors was truncated: a safetensors file.*delete it"):
+        ecaviz.load("ecaresnet26t.ra2_in1k", device="cpu")
+
+
+# -------------------------------------------------------------------------------------------------------------- damage
 
 
 @pytest.fixture
@@ -220,19 +328,6 @@ def test_a_missing_checkpoint_and_a_missing_data_folder(copied_data, monkeypatch
     monkeypatch.setenv("ECAVIZ_DATA", str(copied_data / "nowhere"))
     with pytest.raises(FileNotFoundError, match="set ECAVIZ_DATA"):
         ecaviz.load("shapes-none")
-
-
-def test_available():
-    table = ecaviz.available()
-    assert list(table.columns) == ["name", "source", "family", "setting", "images", "accuracy"]
-    bundled = table[table.source == "bundled"]
-    assert list(bundled.name) == list(BUNDLE)
-    assert bundled.accuracy.between(0.5, 1).all()
-    row = bundled.set_index("name").loc["shapes-se-r4"]
-    assert (row.family, row.setting) == ("se", "r=4")
-    listed = set(table[table.source == "timm"].name)
-    assert {"ecaresnet50d.miil_in1k", "legacy_seresnet50.in1k", "seresnet50.a1_in1k"} <= listed
-    assert (ecaviz.available(timm=False).source == "bundled").all()
 
 
 HEAVY = ["matplotlib", "ipywidgets", "seaborn", "pandas", "timm", "torchvision", "skimage", "scipy", "PIL", "tqdm"]

@@ -1,0 +1,283 @@
+"""Files of weights: what is in them, without executing any of it.
+
+A file is taken for what its first bytes say, not for its suffix: safetensors, or a ``torch.save`` in the zip or the old
+pickle format (the ``.pth.tar`` of many training scripts is the latter; it is no tar archive). Pickles are read with
+``weights_only=True``: tensors and plain containers are let through, anything that would run code is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["WeightFile", "check_finite", "read"]
+
+_STATES = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net", "weights")
+"""Keys under which training scripts keep the weights; averaged weights come first, as in timm."""
+
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+"""What DataParallel, torch.compile and wrappers put before every name."""
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """The weights of one network, as a file holds them.
+
+    Attributes:
+        path: The file.
+        format: "safetensors" or "torch.save".
+        state: The state dict, on the CPU, without wrappers' prefixes.
+        metadata: The strings of a safetensors header; empty for ``torch.save``.
+        notes: What else a training script wrote and a reader may want: arch, epoch, best_prec1.
+    """
+
+    path: Path
+    format: str
+    state: dict[str, Tensor] = field(repr=False)
+    metadata: dict[str, str] = field(default_factory=dict, repr=False)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def read(path: str | os.PathLike) -> WeightFile:
+    """Read the weights in a file. No code in the file is executed.
+
+    Args:
+        path: A safetensors file, or what ``torch.save`` wrote: a state dict, or a dictionary that holds one.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds no weights, is damaged, has NaN or infinite weights, or would execute code; the message
+            says which and what to do.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise ValueError(f"load: {path} is a folder; expected a file of weights. {_listing(path)}")
+    if not path.is_file():
+        raise FileNotFoundError(f"load: there is no file {path}. {_listing(path.parent)}")
+    kind = _kind(path)
+    if kind == "safetensors":
+        state, metadata = _read_safetensors(path)
+        content: Any = state
+    else:
+        content, metadata = _read_torch(path, kind), {}
+    state = _without_prefixes(_state_dict(content, path))
+    check_finite(state, path)
+    notes = {}
+    if isinstance(content, dict) and content is not state:
+        plain = {key: content[key] for key in ("arch", "epoch", "best_prec1", "best_acc1") if key in content}
+        notes = {k: v.item() if isinstance(v, Tensor) and v.numel() == 1 else v for k, v in plain.items()}
+        notes = {k: v for k, v in notes.items() if isinstance(v, str | int | float)}
+    return WeightFile(path, "safetensors" if kind == "safetensors" else "torch.save", state, metadata, notes)
+
+
+def _listing(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"Its folder {folder} is missing too."
+    suffixes = (".safetensors", ".pth", ".pt", ".tar", ".bin", ".pkl", ".ckpt")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(suffixes))
+    if not names:
+        return f"No file in {folder} looks like weights."
+    return f"Weights in {folder}: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}."
+
+
+# ----------------------------------------------------------------------------------------------------------- the format
+
+_NOT_WEIGHTS = (
+    (b"version https://git-lfs", "the pointer of a git-lfs file, not the file itself; fetch it with `git lfs pull`"),
+    (b"<", "a web page or XML, not weights; the download went wrong"),
+    (b"\x1f\x8b", "compressed with gzip; unpack it first"),
+    (b"BZh", "compressed with bzip2; unpack it first"),
+    (b"\xfd7zXZ", "compressed with xz; unpack it first"),
+    (b"\x89HDF", "an HDF5 file (Keras); save the weights as safetensors instead"),
+    (b"\x93NUMPY", "a NumPy array; save the weights as safetensors instead"),
+)
+
+
+def _kind(path: Path) -> str:
+    """One of safetensors, zip and pickle, by the first bytes."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        raise ValueError(f"load: {path} is empty (0 bytes). The download or the copy did not finish; fetch it again.")
+    if head.startswith(b"PK"):
+        return "zip"
+    if head.startswith(b"\x80"):
+        return "pickle"
+    if head[257:262] == b"ustar":
+        raise ValueError(
+            f"load: {path} is a tar archive; expected weights. Unpack it (`tar -xf {path.name}`) and give the file "
+            f"inside. (The official .pth.tar files are no tar archives.)"
+        )
+    for start, what in _NOT_WEIGHTS:
+        if head.lstrip().startswith(start):
+            raise ValueError(f"load: {path} is {what}.")
+    if len(head) > 8 and head[8:9] == b"{":
+        header = struct.unpack("<Q", head[:8])[0]
+        if 8 + header <= size:
+            return "safetensors"
+        raise ValueError(
+            f"load: {path} was truncated: a safetensors file whose header alone has {header} bytes, but there are "
+            f"{size}. Fetch it again."
+        )
+    text = all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head)
+    raise ValueError(
+        f"load: {path} is {'a text file' if text else 'no file of weights'} (it begins with {head[:16]!r}). Expected "
+        f"safetensors, or what torch.save wrote."
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- reading it
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError, OSError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"load: {path} is damaged or was truncated: safetensors says: {_first_line(error)}. Fetch it again."
+        ) from error
+
+
+def _read_torch(path: Path, kind: str) -> Any:
+    if kind == "zip":
+        _check_zip(path)
+    try:
+        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings(action="ignore"):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except pickle.UnpicklingError as error:
+        wanted = _wanted(error)
+        if wanted is None and kind == "pickle" and _protocol(path) <= 2:  # a zip's checksums have shown it to be whole
+            raise _damaged(path, error) from error
+        raise ValueError(_refused(path, wanted or "instructions that tensors do not need")) from error
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to spell
+        raise _damaged(path, error) from error
+
+
+def _protocol(path: Path) -> int:
+    """Version of the pickle format; torch.save writes 2 unless told otherwise."""
+    with path.open("rb") as file:
+        return file.read(2)[1]
+
+
+def _harmless() -> list:
+    """What training scripts put beside the weights and holds no code: options, and NumPy's numbers."""
+    import numpy as np
+
+    scalar = np.core.multiarray.scalar if not hasattr(np, "_core") else np._core.multiarray.scalar
+    kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
+    return [argparse.Namespace, (scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, *kinds]
+
+
+def _check_zip(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if not any(name.split("/")[-1] == "data.pkl" for name in archive.namelist()):
+                inside = ", ".join(archive.namelist()[:5]) or "nothing"
+                raise ValueError(
+                    f"load: {path} is a zip archive, but no torch.save (it holds {inside}). Unpack it and give the "
+                    f"file of weights inside."
+                )
+            broken = archive.testzip()  # torch itself does not look at the checksums
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+        raise _damaged(path, error) from error
+    if broken is not None:
+        raise ValueError(f"load: {path} is damaged: the checksum of {broken} inside it is wrong. Fetch it again.")
+
+
+def _damaged(path: Path, error: BaseException) -> ValueError:
+    return ValueError(
+        f"load: {path} is damaged or was truncated ({path.stat().st_size} bytes; {type(error).__name__}: "
+        f"{_first_line(error)}). Fetch it again."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).split("WeightsUnpickler error:")[-1].strip()
+    return (text or "no more is known").split("\n")[0][:200]
+
+
+def _wanted(error: BaseException) -> str | None:
+    """What a refused pickle wanted to call, by torch's message; None if the message speaks of something else."""
+    text = str(error)
+    found = re.search(r"[Uu]nsupported (?:global: )?GLOBAL ([\w.]+)", text)
+    return found.group(1) if found else None
+
+
+def _refused(path: Path, wanted: str) -> str:
+    target = path.with_suffix(".safetensors").name
+    return (
+        f"load: {path} was refused, and nothing in it was run: it is a pickle that wants more than tensors ({wanted}), "
+        f"and loading such a file can execute any code its author put there. If you trust where it came from, convert "
+        f"it once, best on a machine you can spare, and load {target!r}:\n"
+        f"  python -c \"import torch, safetensors.torch as s; x = torch.load({path.name!r}, map_location='cpu', "
+        f"weights_only=False); x = x.state_dict() if hasattr(x, 'state_dict') else x.get('state_dict', x); "
+        f's.save_file({{k: v.clone().contiguous() for k, v in x.items()}}, {target!r})"'
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- the state dict
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    found = content
+    for _ in range(3):  # {"model": {"state_dict": …}} occurs
+        if not isinstance(found, dict):
+            break
+        key = next((key for key in _STATES if isinstance(found.get(key), dict)), None)
+        if key is None:
+            break
+        found = found[key]
+    if isinstance(found, dict):
+        tensors = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if tensors and len(tensors) == len(found):
+            return tensors
+    held = (
+        f"a dictionary with {', '.join(map(repr, list(content)[:8])) or 'nothing in it'}"
+        if isinstance(content, dict)
+        else f"a {type(content).__name__}"
+    )
+    raise ValueError(
+        f"load: {path} holds {held}; expected a state dict (names and tensors), by itself or under one of "
+        f"{', '.join(map(repr, _STATES))}. Save one: torch.save(net.state_dict(), path)."
+    )
+
+
+def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    state = {key: value for key, value in state.items() if key != "n_averaged"}  # torch's AveragedModel
+    changed = True
+    while changed:
+        changed = False
+        for prefix in _PREFIXES:
+            if state and all(key.startswith(prefix) for key in state):
+                state = {key.removeprefix(prefix): value for key, value in state.items()}
+                changed = True
+    return state
+
+
+def check_finite(state: dict[str, Tensor], path: Path) -> None:
+    """Raise a ValueError that names them if weights are NaN or infinite."""
+    bad = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise ValueError(
+            f"load: {path} has weights that are NaN or infinite, in {', '.join(bad[:3])}{more}: the training diverged "
+            f"or the file is damaged. Take an earlier checkpoint, or fetch the file again."
+        )

@@ -1,0 +1,298 @@
+"""Files from elsewhere: read without running anything in them, and refused in words when they are bad."""
+
+import argparse
+import gzip
+import io
+import os
+import pickle
+import struct
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import ecaviz
+from ecaviz import weight_files
+
+
+@pytest.fixture
+def state():
+    torch.manual_seed(0)
+    return {"a.weight": torch.randn(40, 30), "a.bias": torch.randn(40), "n": torch.tensor(3)}
+
+
+def same(found, expected):
+    return found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+# -------------------------------------------------------------------------------------------------------- what is read
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"state_dict": s, "epoch": 3, "arch": "eca_resnet50"},
+        lambda s: {"model": s, "optimizer": {"state": {}}},
+        lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
+        lambda s: {"net": {f"module._orig_mod.{k}": v for k, v in s.items()}, "acc": 93.1},
+        lambda s: {"state_dict": {k: v + 1 for k, v in s.items()}, "state_dict_ema": s},
+        lambda s: {"model_ema": {"n_averaged": torch.tensor(5), **{f"module.{k}": v for k, v in s.items()}}},
+    ],
+)
+def test_torch_files(tmp_path, state, wrap, old):
+    path = tmp_path / "checkpoint.pth.tar"
+    torch.save(wrap(state), path, _use_new_zipfile_serialization=not old)
+    file = weight_files.read(path)
+    assert same(file.state, state)
+    assert (file.path, file.format, file.metadata) == (path, "torch.save", {})
+
+
+def test_what_a_training_script_wrote_beside_the_weights(tmp_path, state):
+    path = tmp_path / "x.pth"
+    best = np.float64(77.5)
+    options = argparse.Namespace(lr=0.1, model="ecaresnet50d")
+    torch.save(
+        {"state_dict": state, "epoch": 90, "best_prec1": torch.tensor(77.25), "acc": best, "args": options}, path
+    )
+    file = weight_files.read(str(path))
+    assert same(file.state, state)
+    assert file.notes == {"epoch": 90, "best_prec1": 77.25}
+
+
+def test_safetensors(tmp_path, state):
+    path = tmp_path / "weights.bin"  # the content decides, not the suffix
+    save_file(state, path, metadata={"format": "pt"})
+    file = weight_files.read(path)
+    assert same(file.state, state)
+    assert (file.format, file.metadata) == ("safetensors", {"format": "pt"})
+
+
+def test_half_precision_loads_into_the_network(tmp_path):
+    net = ecaviz.load("shapes-eca-k3", device="cpu").net
+    torch.save(
+        {key: v.half() if v.is_floating_point() else v for key, v in net.state_dict().items()}, tmp_path / "x.pt"
+    )
+    loaded = ecaviz.load(tmp_path / "x.pt", device="cpu").net
+    assert all(p.dtype == torch.float32 for p in loaded.parameters())
+    for mine, other in zip(net.parameters(), loaded.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------ code is not run
+
+
+class Runs:
+    """Unpickled in the ordinary way, this makes a folder."""
+
+    def __init__(self, witness):
+        self.witness = str(witness)
+
+    def __reduce__(self):
+        return os.mkdir, (self.witness,)
+
+
+@pytest.mark.parametrize("where", ["beside", "instead", "as a key", "bare pickle", "old format", "newer protocol"])
+def test_a_pickle_with_code_is_refused_and_nothing_runs(tmp_path, state, where):
+    witness, path = tmp_path / "witness", tmp_path / "evil.pth.tar"
+    content = {
+        "beside": {"state_dict": state, "extra": Runs(witness)},
+        "old format": {"state_dict": state, "extra": Runs(witness)},
+        "newer protocol": {"state_dict": state, "extra": Runs(witness)},
+        "instead": Runs(witness),
+        "as a key": {**state, "a.bias": Runs(witness)},
+        "bare pickle": {"state_dict": Runs(witness)},
+    }[where]
+    if where == "bare pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        protocol = 5 if where == "newer protocol" else 2
+        torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=where != "old format")
+    assert not witness.exists()
+    with pytest.raises(ValueError, match=r"refused, and nothing in it was run.*convert.*safetensors") as caught:
+        ecaviz.load(path, device="cpu")
+    assert not witness.exists()
+    assert "weights_only=False" in str(caught.value)
+    if where == "bare pickle":
+        pickle.loads(path.read_bytes())
+    else:
+        torch.load(path, weights_only=False)
+    assert witness.exists()  # the trap works: the ordinary way of loading springs it
+
+
+@pytest.mark.parametrize("command", ["os.system", "builtins.eval", "subprocess.Popen", "torch.hub.load"])
+def test_globals_that_are_never_allowed(tmp_path, command):
+    module, name = command.rsplit(".", 1)
+    witness = tmp_path / "witness"
+    call = f"c{module}\n{name}\n(S'touch {witness}'\ntR.".encode()
+    (tmp_path / "x.pt").write_bytes(b"\x80\x02" + call)
+    with pytest.raises(ValueError, match=f"refused, and nothing in it was run.*{name}"):
+        weight_files.read(tmp_path / "x.pt")
+    assert not witness.exists()
+
+
+def test_a_whole_module_is_refused_and_the_advice_works(tmp_path):
+    """torch.save(net) instead of its state dict: the advice in the message makes a file that loads."""
+    import subprocess
+    import sys
+
+    net = nn.Linear(3, 2)
+    torch.save(net, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=r"refused.*torch.nn.modules.linear.Linear") as caught:
+        weight_files.read(tmp_path / "net.pth")
+    command = str(caught.value).split('python -c "')[1].rstrip('"')
+    subprocess.run([sys.executable, "-c", command], check=True, cwd=tmp_path)
+    assert same(weight_files.read(tmp_path / "net.safetensors").state, net.state_dict())
+
+
+def test_what_is_allowed_is_allowed_for_this_file_alone(tmp_path, state):
+    torch.save({"state_dict": state, "args": argparse.Namespace(x=1)}, tmp_path / "x.pt")
+    weight_files.read(tmp_path / "x.pt")
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()
+
+
+# ------------------------------------------------------------------------------------------------------------ bad files
+
+
+def written(tmp_path, state, kind):
+    path = tmp_path / "x.pth"
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
+def test_truncated_files(tmp_path, state, kind):
+    """At every sixteenth of its length, and one byte short."""
+    path = written(tmp_path, state, kind)
+    content = path.read_bytes()
+    for length in [*(len(content) * i // 16 for i in range(1, 16)), len(content) - 1]:
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"(damaged|truncated|zip archive|empty|no file of weights).*"):
+            weight_files.read(path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
+def test_flipped_bytes(tmp_path, state, kind):
+    """A clear error or the same names and shapes, never a crash; the zip format's checksums find every change."""
+    path = written(tmp_path, state, kind)
+    content = path.read_bytes()
+    generator = torch.Generator().manual_seed(1)
+    refused = 0
+    places = torch.randint(len(content), (150,), generator=generator).tolist()
+    for place in places:
+        changed = bytearray(content)
+        changed[place] ^= 0xFF
+        path.write_bytes(changed)
+        try:
+            found = weight_files.read(path).state
+        except ValueError as error:
+            refused += str(error).startswith("load: ")
+        else:
+            assert kind != "zip" or same(found, state)  # padding between the records is nobody's content
+    assert refused > 0
+    if kind == "zip":
+        data = content.index(state["a.weight"].numpy().tobytes())
+        changed = bytearray(content)
+        changed[data + 40] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"damaged: the checksum of .*data/\d+ inside it is wrong"):
+            weight_files.read(path)
+
+
+def tar_of(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        entry = tarfile.TarInfo("weights.pth")
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def zip_of(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("weights.bin", content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"ECA-Net50 24.37M 77.48\n" * 40, "is a text file"),
+        (b"<!DOCTYPE html><html>404</html>", "a web page"),
+        (b"\n\n <html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 102\n", "git lfs pull"),
+        (gzip.compress(b"x" * 100), "compressed with gzip"),
+        (tar_of(b"x" * 1000), r"is a tar archive.*tar -xf.*official .pth.tar"),
+        (zip_of(b"x" * 1000), r"zip archive, but no torch.save \(it holds weights.bin\)"),
+        (bytes(range(200, 256)) * 20, "no file of weights"),
+        (struct.pack("<Q", 10**12) + b"{}", "truncated: a safetensors file whose header alone has 1000000000000 bytes"),
+        (struct.pack("<Q", 2) + b"{]", "damaged or was truncated: safetensors says"),
+    ],
+)
+def test_what_is_no_file_of_weights(tmp_path, content, message):
+    path = tmp_path / "eca_resnet50.pth.tar"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"load: .*eca_resnet50.pth.tar.*{message}"):
+        ecaviz.load(path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.zeros(3)], "holds a list; expected a state dict"),
+        (torch.zeros(3), "holds a Tensor; expected a state dict"),
+        ({}, "a dictionary with nothing in it"),
+        ({"epoch": 3, "lr": 0.1}, "a dictionary with 'epoch', 'lr'; expected a state dict"),
+        ({"state_dict": {"a": 1}}, "a dictionary with 'state_dict'; expected"),
+        ({"a": torch.zeros(3), 5: torch.zeros(3)}, "a dictionary with 'a', 5; expected"),
+    ],
+)
+def test_files_without_a_state_dict(tmp_path, content, message):
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=message):
+        weight_files.read(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers(tmp_path, state, value):
+    state["a.weight"][3, 4] = value
+    save_file(state, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"NaN or infinite, in a.weight: the training diverged or the file is damaged"):
+        weight_files.read(tmp_path / "x.safetensors")
+
+
+def test_no_such_file(tmp_path, state):
+    save_file(state, tmp_path / "eca_resnet50_k3557.safetensors")
+    with pytest.raises(
+        FileNotFoundError, match=r"no file .*eca_resnet50.pth.tar. Weights in .*eca_resnet50_k3557.safet"
+    ):
+        ecaviz.load(tmp_path / "eca_resnet50.pth.tar")
+    with pytest.raises(FileNotFoundError, match=r"Its folder .*nowhere is missing too"):
+        ecaviz.load(str(tmp_path / "nowhere" / "x.pt"))
+    with pytest.raises(ValueError, match=r"is a folder; expected a file of weights. Weights in .*k3557"):
+        ecaviz.load(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"No file in .* looks like weights"):
+        ecaviz.load(tmp_path / "empty" / "x.pt")
+
+
+def test_a_file_by_its_bare_name(tmp_path, monkeypatch):
+    """A string is a name first; a file of that name in the working folder is found where no model is called so."""
+    monkeypatch.chdir(tmp_path)
+    net = ecaviz.load("shapes-eca-k3", device="cpu").net
+    torch.save(net.state_dict(), "mine")
+    assert ecaviz.load("mine", device="cpu").source == "file"
+    torch.save({}, "shapes-eca-k3")
+    assert ecaviz.load("shapes-eca-k3", device="cpu").source == "bundled"
+    with pytest.raises(ValueError, match="a dictionary with nothing in it"):
+        ecaviz.load(tmp_path / "shapes-eca-k3", device="cpu")
