@@ -11,7 +11,7 @@ SETUP ?= yes
 ANY_PYTHON = $$(for p in python3 python python3.13 python3.12 python3.11 "$$PYTHON"; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1 && { command -v "$$p"; break; }; done)
 
-.PHONY: help setup lab test test-long report benchmark picture checkpoints lock clean
+.PHONY: help setup lab test test-long verify-hub report benchmark picture checkpoints lock clean
 
 help:  ## list the commands
 	@echo "ecaviz: how SE and ECA networks weigh their channels"
@@ -37,16 +37,19 @@ test: setup  ## lint, then the tests: library, notebooks, a real browser
 test-long: setup  ## the tests that take long: more seeds, trained models evaluated anew
 	$(PY) -m pytest -m "long and not gpu and not network"
 
+verify-hub: setup  ## with a network: fetch one ECA, one legacy SE and one torchvision network (225 MB) and check them
+	$(PY) -m pytest -m network --tb=line tests/test_network.py
+
 report: setup  ## run every notebook without a browser into build/report/index.html
 	$(PY) -m ecaviz report
 
 benchmark: setup  ## measure: every script in benchmarks/, one after the other
-	@set -e; for script in benchmarks/*.py; do echo "$(PY) $$script"; $(PY) "$$script"; done
+	@set -e; for script in benchmarks/[a-z]*.py; do echo "$(PY) $$script"; $(PY) "$$script"; done
 
 picture: setup  ## draw the README's picture anew
 	$(PY) tools/readme_picture.py
 
-checkpoints: setup  ## train the bundled models anew (hours on a CPU; resumable)
+checkpoints: setup  ## train the bundled models that are missing (all: an hour and a half on a CPU; resumable)
 	$(PY) -m ecaviz train --bundle
 
 lock:  ## write requirements.lock anew from pyproject.toml (newer versions too: make lock UPGRADE=--upgrade)

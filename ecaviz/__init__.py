@@ -31,6 +31,7 @@ _WHERE = {
     "coverage": "interaction",
     "find_sites": "gates",
     "interaction_matrix": "interaction",
+    "kernel_provenance": "provenance",
     "load": "models",
     "profile": "profiles",
 }
@@ -65,6 +66,7 @@ __all__ = [
     "images",
     "interaction",
     "interaction_matrix",
+    "kernel_provenance",
     "kernels",
     "load",
     "models",
@@ -78,11 +80,13 @@ __all__ = [
 if TYPE_CHECKING:
     from . import attention, gates, images, interaction, kernels, models, plots, profiles, statistics, training
     from .attention import adaptive_kernel_size
+    from .catalogue import available
     from .explorers import CoverageExplorer, KernelExplorer, LayerExplorer
     from .gates import capture, find_sites
     from .interaction import Coverage, InteractionMatrix, coverage, interaction_matrix
-    from .models import LoadedModel, available, load
+    from .models import LoadedModel, load
     from .profiles import AttentionProfile, profile
+    from .provenance import kernel_provenance
 
 
 def __getattr__(name: str) -> Any:

@@ -42,17 +42,37 @@ def _writable(out: Path) -> None:
 @app.command()
 def models(
     pattern: Annotated[str, typer.Argument(help="A glob, such as '*eca*'.")] = "*",
+    source: Annotated[str | None, typer.Option(help="bundled, timm or torchvision; all if not given.")] = None,
+    family: Annotated[str | None, typer.Option(help="none, se or eca; all if not given.")] = None,
+    cached: Annotated[bool, typer.Option("--cached", help="Only what needs no download.")] = False,
 ) -> None:
-    """List what load() knows: bundled models with their accuracy, and timm's pretrained ECA and SE ResNets."""
+    """List what load() knows by name: bundled models, and pretrained SE and ECA networks of timm and torchvision."""
     from fnmatch import fnmatchcase
 
-    from .models import available
+    from .catalogue import available
 
-    table = available()
+    try:
+        table = available(source=source, family=family)
+    except (ValueError, OSError) as error:
+        raise _fail(error) from None
     table = table[[fnmatchcase(name, pattern) for name in table["name"]]]
+    if cached:
+        table = table[table["cached"]]
     if table.empty:
-        raise _fail(ValueError(f"models: no name matches {pattern!r}. Without a pattern, all are listed."))
-    typer.echo(table.to_string(index=False, na_rep="", formatters={"accuracy": "{:.1%}".format}))
+        given = [("source", source), ("family", family), ("cached", cached)]
+        options = " ".join(f"--{key}" if value is True else f"--{key} {value}" for key, value in given if value)
+        raise _fail(
+            ValueError(
+                f"models: no name matches {pattern!r}{f' with {options}' if options else ''}. "
+                f"Without a pattern and options, all are listed."
+            )
+        )
+    formatters = {
+        "parameters": lambda count: f"{count / 1e6:.1f} M",
+        "accuracy": "{:.1%}".format,
+        "cached": lambda here: "yes" if here else "",
+    }
+    typer.echo(table.to_string(index=False, na_rep="", formatters=formatters))
 
 
 @app.command()

@@ -72,7 +72,7 @@ def _with_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 # ---------------------------------------------------------------------------- networks of timm, torchvision, the bundle
 
-_TIMM = ("ecaresne*", "seresne*", "legacy_se*", "senet154", "eca_resne*")
+_TIMM = ("ecaresne*", "seresne*", "legacy_se*", "senet154", "eca_resne*", "resnetrs*", "tresnet*")
 
 
 @lru_cache(maxsize=1)
@@ -162,10 +162,12 @@ def _likely(state: dict[str, Tensor]) -> list[str]:
         return [name for name in timm_names() if name.startswith("legacy")]
     if "layer1" in starts:
         small = [name for name in bundle.BUNDLE if _same(name, state)]
-        from_timm = [name for name in timm_names() if not name.startswith("legacy") and name not in _BYOB]
+        from_timm = [n for n in timm_names() if not n.startswith(("legacy", "tresnet")) and n not in _BYOB]
         return small or [*from_timm, *[name for name in torchvision_names() if "resne" in name]]
     if "stages" in starts:
         return list(_BYOB)
+    if "body" in starts:
+        return [name for name in timm_names() if name.startswith("tresnet")]
     if starts & {"features", "trunk_output"}:
         names = [name for name in torchvision_names() if "resne" not in name]
         return [name for name in names if _published_size(name) == _imagenet_size(state)] or names
@@ -253,7 +255,7 @@ def _closest(state: dict[str, Tensor]) -> str:
         "If the network is one of your own, load the weights into it and pass it: ecaviz.load(net). If it is a timm or "
         'torchvision network, say which: load(path, architecture="…").'
     )
-    if not any(key.split(".")[0].startswith(("layer", "stages", "features", "trunk_output")) for key in found):
+    if not any(key.split(".")[0].startswith(("layer", "stages", "features", "trunk_output", "body")) for key in found):
         first = ", ".join(list(found)[:4])
         return f"load: the weights ({len(found)} entries: {first} …) are of no network that ecaviz knows. {advice}"
     candidates: dict[str, Shapes] = {}

@@ -40,7 +40,7 @@ class Match:
         return net
 
 
-class _NoWeights(TorchFunctionMode):
+class NoWeights(TorchFunctionMode):
     """Makes the tensors that weights are made of on the meta device, where they take no memory and no time.
 
     ``torch.device("meta")`` would do the same to every tensor; torchvision's RegNets compute with some of theirs.
@@ -55,7 +55,7 @@ class _NoWeights(TorchFunctionMode):
 
 def shapes_of(build: Callable[[], nn.Module]) -> Shapes:
     """Names and shapes of a network's weights, without making the weights."""
-    with torch.random.fork_rng(devices=[]), _NoWeights():
+    with torch.random.fork_rng(devices=[]), NoWeights():
         net = build()
     return {key: tuple(value.shape) for key, value in net.state_dict().items()}
 
