@@ -270,7 +270,9 @@ def _load_timm(name: str, pretrained: bool, num_classes: int | None, options: di
         net = timm.create_model(name, pretrained=False, **options)
     else:
         try:
-            net = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **options)
+            net = timm.create_model(
+                name, pretrained=True, pretrained_cfg_overlay={"file": str(path), "custom_load": False}, **options
+            )
         except Exception:
             _read_cached(path)  # says what is wrong with the file, if it is the file
             raise

@@ -31,6 +31,10 @@ _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """What DataParallel, torch.compile and wrappers put before every name."""
 
 
+_COUNTERS = ("n_averaged", "total_ops", "total_params")
+"""What torch's AveragedModel and thop leave among the weights."""
+
+
 @dataclass(frozen=True)
 class WeightFile:
     """The weights of one network, as a file holds them.
@@ -261,7 +265,7 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    state = {key: value for key, value in state.items() if key != "n_averaged"}  # torch's AveragedModel
+    state = {key: value for key, value in state.items() if key.split(".")[-1] not in _COUNTERS}
     changed = True
     while changed:
         changed = False

@@ -142,7 +142,9 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in ("resnet18", "resnet50") else pytest.mark.long) for n in RESNETS]
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_se_resnets(tmp_path, name, layout):
     names, conv, bias = LAYOUTS[layout]
@@ -184,7 +186,7 @@ def test_legacy_se_resnets(tmp_path, name, legacy):
     check(model, oracle, torch.randn(2, 3, 65, 65), lambda block: ".se_module")
 
 
-def test_a_legacy_resnet_152_is_found_by_its_weights(tmp_path):
+def test_every_legacy_network_is_found_by_its_weights():
     """All the legacy names, on the meta device: each is recognised as itself."""
     for name in [name for name in architectures.timm_names() if name.startswith("legacy")]:
         state = {k: torch.empty(s, device="meta") for k, s in shapes_of(architectures.builder(name)).items()}
@@ -423,3 +425,29 @@ def test_every_architecture_is_recognised_as_itself():
         if match.source != "plain":
             assert match.name == name
     assert set(doubtful) == {"seresnext101d_32x8d, seresnextaa101d_32x8d"}
+
+
+def test_timms_circular_eca_by_name():
+    """CECA has no name of its own in timm: it is an option, and weights do not show it."""
+    model = ecaviz.load(
+        "resnet26d", pretrained=False, device="cpu", zero_init_last=False, block_args={"attn_layer": "ceca"}
+    )
+    with torch.no_grad(), ecaviz.capture(model) as gates:
+        model.net(torch.randn(2, 3, 64, 64))
+    assert {record.site.padding for record in gates.values()} == {"circular"}
+    assert all(record.site.proof.holds for record in gates.values())
+    assert set(ecaviz.kernel_provenance(model).drift) == {"circular padding"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", architectures.timm_names())
+def test_every_timm_network_proves_its_gates(name):
+    torch.manual_seed(0)
+    options = {"zero_init_last": False} if name.startswith(("eca", "se", "resnetrs")) and "ts" not in name else {}
+    model = ecaviz.load(name, pretrained=False, device="cpu", **options)
+    with torch.no_grad(), ecaviz.capture(model) as gates:
+        model.net(torch.randn(2, 3, 64, 64))
+    assert gates
+    for record in gates.values():
+        assert record.site.proof.holds, record.site
+        assert record.site.channels == record.gate.shape[1]

@@ -43,6 +43,7 @@ def same(found, expected):
         lambda s: {"net": {f"module._orig_mod.{k}": v for k, v in s.items()}, "acc": 93.1},
         lambda s: {"state_dict": {k: v + 1 for k, v in s.items()}, "state_dict_ema": s},
         lambda s: {"model_ema": {"n_averaged": torch.tensor(5), **{f"module.{k}": v for k, v in s.items()}}},
+        lambda s: {"state_dict": {**s, "total_ops": torch.zeros(1), "a.total_params": torch.zeros(1)}},  # thop
     ],
 )
 def test_torch_files(tmp_path, state, wrap, old):
