@@ -227,11 +227,9 @@ def _told(name: str, folder: Path, variable: str) -> Iterator[None]:
     try:
         yield
     except BrokenError as error:
-        from .bundle import BUNDLE
-
         raise ConnectionError(
             f"load: the weights of {name!r} are not in the cache ({folder}) and could not be fetched{error}. "
-            f"{error.advice}, or take a bundled model, which needs no download: {', '.join(BUNDLE)}."
+            f"{error.advice}, or take a bundled model, which needs no download, such as 'shapes-eca-k3'."
         ) from error
     except WrongError as error:
         raise ValueError(

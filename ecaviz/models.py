@@ -54,8 +54,9 @@ class LoadedModel:
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.net.parameters())
+        what = [self.source] if self.architecture == self.name else [self.source, self.architecture]
         return (
-            f"LoadedModel({self.name!r}, {self.source}, {self.architecture}, {parameters:,} parameters, "
+            f"LoadedModel({self.name!r}, {', '.join(what)}, {parameters:,} parameters, "
             f"{len(self.classes)} classes, on {self.device})"
         )
 

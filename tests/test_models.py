@@ -140,7 +140,7 @@ def test_no_network_and_nothing_cached(tmp_path, monkeypatch):
     for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(key, raising=False)
     with pytest.raises(
-        ConnectionError, match=r"not in the cache .*127.0.0.1 cannot be reached.*bundled model.*shapes-none"
+        ConnectionError, match=r"not in the cache .*127.0.0.1 cannot be reached.*bundled model.*shapes-eca-k3"
     ):
         ecaviz.load("ecaresnet50d.miil_in1k")
 

@@ -429,6 +429,7 @@ def test_weights_of_an_imagenet_model_on_photographs(photos, tmp_path, monkeypat
         assert probed["spread"]["share between classes"] == pytest.approx([1] * 16, abs=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.notebook
 def test_tour_of_imagenet_models(tmp_path, monkeypatch, request):
     pair = [RANDOM.format("legacy_seresnet18", ""), RANDOM.format("ecaresnet26t", ", zero_init_last=False")]
@@ -438,3 +439,63 @@ def test_tour_of_imagenet_models(tmp_path, monkeypatch, request):
     assert_clean(run)
     assert len(run.pictures) >= FIGURES["00_tour"]
     assert run.said.count("equal; gates from") == 2
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """What the tour can switch to, with random weights: two files, and the caches of timm and torchvision."""
+    import timm
+    from oracles import eca_resnet, se_resnet
+    from safetensors.torch import save_file
+    from torchvision.models import get_model, get_model_weights
+
+    torch.manual_seed(0)
+    _, eca = eca_resnet("resnet18", (3, 5, 7, 7))
+    torch.save({"state_dict": {f"module.{key}": value for key, value in eca.items()}}, tmp_path / "eca_k3577.pth.tar")
+    _, se = se_resnet("resnet18", ("se.fc.0", "se.fc.2"), conv=False, bias=False)
+    torch.save(se, tmp_path / "seresnet18.pkl")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    url = get_model_weights("regnet_y_400mf").DEFAULT.url
+    checkpoints = tmp_path / "torch" / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    torch.save(get_model("regnet_y_400mf", weights=None).state_dict(), checkpoints / url.rpartition("/")[2])
+
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--timm--ecaresnet26t.ra2_in1k"
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    net = timm.create_model("ecaresnet26t", pretrained=False, zero_init_last=False)
+    save_file(net.state_dict(), repository / "snapshots" / "abc" / "model.safetensors")
+    return {
+        "files": [str(tmp_path / "seresnet18.pkl"), str(tmp_path / "eca_k3577.pth.tar")],
+        "names": ["torchvision:regnet_y_400mf", "ecaresnet26t.ra2_in1k"],
+    }
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("source", ["names", pytest.param("files", marks=pytest.mark.long)])
+def test_the_tour_goes_on_with_every_source(source, sources, tmp_path, monkeypatch, request):
+    constants = f"MODELS = {sources[source]!r}\nPHOTOS = None\nIMAGE = 6\nBLOCK = 1"
+    probe = "{'sources': [se.source, eca.source], 'images': len(images), 'sites': [len(ecaviz.find_sites(se))]}"
+    run = run_notebook(TOUR, tmp_path / "run", monkeypatch, constants=constants, probe=probe)
+    report(request, f"00_tour, {source}", run)
+    assert_clean(run)
+    assert run.probed["sources"] == {"names": ["torchvision", "timm"], "files": ["file", "file"]}[source]
+    assert run.said.count("equal; gates from") == 2
+    assert len(run.pictures) >= FIGURES["00_tour"]
+
+
+@pytest.mark.notebook
+def test_the_tour_shows_what_is_said_without_a_network(ran):
+    """No cell asks the network, and the message that is shown is the one that load gives."""
+    cell = next(c for c in ran(TOUR).book.cells if "hub.offline" in c.source)
+    said = "".join(output.text for output in cell.outputs)
+    for name in ("ecaresnet50d.miil_in1k", "torchvision:regnet_y_400mf"):
+        with ecaviz.hub.offline():
+            try:
+                expected = repr(ecaviz.load(name))
+            except ConnectionError as error:
+                expected = f"ConnectionError: {error}"
+        assert expected in said
