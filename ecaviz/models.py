@@ -12,8 +12,10 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -320,8 +322,11 @@ def _unknown(name: str, known: Sequence[str]) -> str:
 
 
 def _imagenet_classes(net: nn.Module) -> tuple[str, ...]:
-    if architectures.outputs(net.state_dict()) != 1000:
-        return ()
+    return _imagenet_names() if architectures.outputs(net.state_dict()) == 1000 else ()
+
+
+@lru_cache(maxsize=1)
+def _imagenet_names() -> tuple[str, ...]:
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo()
@@ -332,9 +337,9 @@ def _told_apart(names: Sequence[str]) -> tuple[str, ...]:
     """ImageNet's class names, in its order; there are two cranes and two maillots: their synsets tell them apart."""
     from timm.data import ImageNetInfo
 
-    info = ImageNetInfo()
+    info, counts = ImageNetInfo(), Counter(names)
     return tuple(
-        f"{name} ({info.index_to_label_name(i)})" if names.count(name) > 1 else name for i, name in enumerate(names)
+        f"{name} ({info.index_to_label_name(i)})" if counts[name] > 1 else name for i, name in enumerate(names)
     )
 
 
