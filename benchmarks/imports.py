@@ -10,14 +10,13 @@ left out and said to be. Results: build/benchmarks/imports.csv.
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from _table import ROOT, Table
+
 HEAVY = ("torch", "torchvision", "timm", "matplotlib", "ipywidgets", "seaborn", "pandas", "skimage", "scipy")
 STATEMENTS = {
     "import ecaviz": "ecaviz",
@@ -58,31 +57,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each (default: %(default)s)")
     runs = parser.parse_args().runs
-    rows, missing = [], []
+    table, missing = Table("imports", seconds="{:>7.3f}", statement="{:<36}", heavy="{}"), []
     for statement, package in STATEMENTS.items():
         if importlib.util.find_spec(package) is None:
             missing.append(package)
             continue
         run(statement)
         results = [run(statement) for _ in range(runs)]
-        rows.append(
-            {
-                "statement": statement,
-                "seconds": round(min(seconds for seconds, _ in results), 3),
-                "runs": runs,
-                "heavy": " ".join(results[-1][1]),
-            }
+        table.add(
+            statement=statement,
+            seconds=round(min(seconds for seconds, _ in results), 3),
+            runs=runs,
+            heavy=" ".join(results[-1][1]) or "none",
         )
-        print(f"{rows[-1]['seconds']:>8.3f} s  {statement:<38}{rows[-1]['heavy'] or 'none of the heavy modules'}")
     if missing:
         print(f"not installed, so not measured: {', '.join(missing)}")
-    path = ROOT / "build" / "benchmarks" / "imports.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"written to {path.relative_to(ROOT)}")
+    table.write()
 
 
 if __name__ == "__main__":

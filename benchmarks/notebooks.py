@@ -8,15 +8,12 @@ Prints a table and writes it to build/benchmarks/notebooks.csv. Quote it from a 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import time
-from pathlib import Path
 
 import nbformat
+from _table import ROOT, Table
 from nbclient import NotebookClient
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class Timed(NotebookClient):
@@ -43,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=1, help="runs of each notebook; the median is shown")
     repeat = parser.parse_args().repeat
-    rows = []
+    table = Table("notebooks", notebook="{:<24}", seconds="{:>7.1f}", slowest_cell_seconds="{:>20.1f}")
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         runs = []
         for _ in range(repeat):
@@ -52,23 +49,15 @@ def main() -> None:
             runs.append(Timed(notebook, timeout=600, kernel_name="python3", resources=resources).run())
         runs.sort(key=lambda run: run[0])
         seconds, cells = runs[len(runs) // 2]
-        rows.append(
-            {
-                "notebook": path.stem,
-                "seconds": round(seconds, 1),
-                "code_cells": len(cells),
-                "slowest_cell_seconds": round(max(cells), 1),
-                "cores": os.cpu_count(),
-                "load_at_end": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else "",
-            }
+        table.add(
+            notebook=path.stem,
+            seconds=round(seconds, 1),
+            code_cells=len(cells),
+            slowest_cell_seconds=round(max(cells), 1),
+            cores=os.cpu_count(),
+            load_at_end=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else "",
         )
-        print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-    out = ROOT / "build" / "benchmarks" / "notebooks.csv"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    table.write()
 
 
 if __name__ == "__main__":

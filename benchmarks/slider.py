@@ -11,13 +11,13 @@ their moves take turns in blocks, so that they meet the same machine. Results: b
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from _table import ROOT, Table
+
 sys.path.insert(0, str(ROOT / "tests"))
 
 SETUP = """
@@ -120,7 +120,16 @@ def main() -> None:
     from lab_browser import CHROMIUM_ARGS, Lab, find_chromium
     from playwright.sync_api import sync_playwright
 
-    rows = []
+    table = Table(
+        "slider",
+        explorer="{:<16}",
+        slider="{:<13}",
+        variant="{:<8}",
+        moves="{:>5}",
+        median_ms="{:>9.0f}",
+        p90_ms="{:>6.0f}",
+        ratio_to_interact="{:>17.2f}",
+    )
     with sync_playwright() as driver, tempfile.TemporaryDirectory() as folder:
         browser = driver.chromium.launch(executable_path=find_chromium(), args=CHROMIUM_ARGS)
         lab = Lab(Path(folder), browser)
@@ -129,33 +138,19 @@ def main() -> None:
                 took = measure(lab, name, moves)
                 medians = {variant: statistics.median(values) for variant, values in took.items()}
                 for variant, values in took.items():
-                    rows.append(
-                        {
-                            "explorer": name,
-                            "slider": EXPLORERS[name][2],
-                            "variant": variant,
-                            "moves": len(values),
-                            "median_ms": round(medians[variant], 1),
-                            "p90_ms": round(statistics.quantiles(values, n=10)[-1], 1),
-                            "ratio_to_interact": round(medians[variant] / medians["interact"], 2),
-                        }
+                    table.add(
+                        explorer=name,
+                        slider=EXPLORERS[name][2],
+                        variant=variant,
+                        moves=len(values),
+                        median_ms=round(medians[variant], 1),
+                        p90_ms=round(statistics.quantiles(values, n=10)[-1], 1),
+                        ratio_to_interact=round(medians[variant] / medians["interact"], 2),
                     )
         finally:
             lab.close()
             browser.close()
-    path = ROOT / "build" / "benchmarks" / "slider.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"{'explorer':<18}{'slider':<15}{'variant':<10}{'moves':>6}{'median':>9}{'p90':>9}  ratio")
-    for row in rows:
-        print(
-            f"{row['explorer']:<18}{row['slider']:<15}{row['variant']:<10}{row['moves']:>6}"
-            f"{row['median_ms']:>6.0f} ms{row['p90_ms']:>6.0f} ms  {row['ratio_to_interact']:.2f}"
-        )
-    print(f"written to {path.relative_to(ROOT)}")
+    table.write()
 
 
 if __name__ == "__main__":

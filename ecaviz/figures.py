@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import views
 from .kernel_views import KernelStems
-from .views import INK, STYLES, Picture, family_name, numbers, setting, styles
+from .looks import DIVERGING, INK, STYLES, family_name, setting, styles
+from .views import Picture, numbers, strip_spines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,7 +88,7 @@ def coverage_cost(
             ax.set_yscale("log")
             ax.set_xticks(range(len(ticks)), [str(tick) for tick in ticks])
             ax.set_xlim(-0.4, len(ticks) - 0.6)
-            ax.spines[["top", "right"]].set_visible(False)
+            strip_spines(ax)
             ax.grid(axis="y", color="#DDDDDD", lw=0.6)
             if row < 2:
                 ax.yaxis.set_major_formatter(lambda value, _: _percent(value))
@@ -234,7 +234,7 @@ def _bars(part, values, channels, style, title, label, limits=None, zero=False) 
     ax.set_ylabel(label)
     if limits:
         ax.set_ylim(*limits)
-    ax.spines[["top", "right"]].set_visible(False)
+    strip_spines(ax)
 
 
 def _excitation(part, site, style) -> None:
@@ -247,7 +247,7 @@ def _excitation(part, site, style) -> None:
     limit = float(max(w1.abs().max(), w2.abs().max()))
     for ax, weights, name in zip(axes, (w1, w2.T), ("W1: y → hidden", "W2 (transposed): hidden → z"), strict=True):
         shown = ax.imshow(
-            numbers(weights), cmap=views.DIVERGING, vmin=-limit, vmax=limit, aspect="auto", interpolation="auto"
+            numbers(weights), cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", interpolation="auto"
         )
         ax.set_title(name, fontsize="small", loc="left")
         ax.set_ylabel("hidden unit")

@@ -9,18 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from .views import (
-    DIVERGING,
-    FULL,
-    INK,
-    STYLES,
-    View,
-    bin_of,
-    colour_bar,
-    nice_top,
-    set_limits,
-    strip_spines,
-)
+from .looks import DIVERGING, INK, STYLES
+from .views import FULL, View, bin_of, colour_bar, nice_top, set_limits, strip_spines
 
 __all__ = ["BottleneckShape", "GatePairs", "Interaction", "KernelStems", "KernelSweep", "pool"]
 

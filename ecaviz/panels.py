@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .kernel_views import BottleneckShape, GatePairs, Interaction, KernelStems, KernelSweep, pool
+from .looks import family_name
 from .views import (
     FULL,
     ClassCurves,
@@ -23,7 +24,6 @@ from .views import (
     Photograph,
     View,
     counts_of,
-    family_name,
 )
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from . import gates, models
 from .images import ImageReadError, batches, folder, suited
+from .looks import settings
 from .models import LoadedModel
-from .views import setting
 
 __all__ = ["ImageSet", "Reading", "load_all", "read_all"]
 
@@ -54,9 +54,7 @@ class Reading:
     @cached_property
     def label(self) -> str:
         """Name of the model with the k or r of its sites, if they share it."""
-        found = {setting(site) for site in self.sites.values()}
-        families = dict.fromkeys(setting(site).partition(",")[0] for site in self.sites.values())
-        return f"{self.name} ({found.pop() if len(found) == 1 else ', '.join(families)})"
+        return f"{self.name} ({settings(self.sites.values())})"
 
     def means(self, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Mean gate by site, C numbers each; over some images only, if ``rows`` says which."""

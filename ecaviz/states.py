@@ -19,9 +19,10 @@ import traitlets
 
 from . import checks, kernels
 from .interaction import eca_structure, se_structure
+from .looks import family_name, layer_labels
 from .panels import CoverageScene, KernelScene, LayerScene, LayerSide
 from .readings import ImageSet, Reading
-from .views import FULL, family_name, fitted, layer_labels
+from .views import FULL, fitted, numbers, spread
 
 __all__ = ["CoverageState", "KernelState", "LayerState"]
 
@@ -166,9 +167,7 @@ class LayerState(traitlets.HasTraits):
         elif self.shown == "class":
             curves = {self.of: classes[self.of][site]}
         else:
-            some = list(classes)
-            some = some if len(some) <= 4 else [some[i * len(some) // 4] for i in range(4)]
-            curves = {one: classes[one][site] for one in some}
+            curves = {one: classes[one][site] for one in spread(list(classes), 4)}
         if rows is None:
             gates = self._means[reading.name]
         else:
@@ -255,8 +254,8 @@ class KernelState(traitlets.HasTraits):
             label=reading.name,
             site=name,
             channels=original.shape[1],
-            kernel=site.kernel.cpu().numpy(),
-            resized=kernels.resize_kernel(site.kernel.cpu(), self.k).numpy(),
+            kernel=numbers(site.kernel),
+            resized=numbers(kernels.resize_kernel(site.kernel, self.k)),
             reach=max(site.kernel_size, *self.sizes) // 2,
             top=max(float(one.kernel.abs().max()) for one in reading.sites.values()),
             original=original,

@@ -4,134 +4,56 @@ A plot of :mod:`ecaviz.plots` is a view that was built and updated once; an expl
 each move. So the figure in a notebook and the picture in a widget are drawn by the same lines of code.
 
 Every view has ``ax`` and ``update(…)``, takes numpy arrays, and writes its own title, axis names and units. Here are
-those of gates; those of kernels and matrices are in :mod:`ecaviz.kernel_views`. The colours are defined here and
-nowhere else: one for each family, always the same, and told apart without colour too, by the style of the line, the
-marker and the hatching.
+those of gates; those of kernels and matrices are in :mod:`ecaviz.kernel_views`, the colours in :mod:`ecaviz.looks`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from .looks import GATE_MAP, INK, SERIES, layer_labels, styles
+
 __all__ = [
-    "DIVERGING",
     "FULL",
-    "GATE_MAP",
-    "STYLES",
     "ClassCurves",
     "Distribution",
     "GateDistribution",
     "GateHeatmap",
     "Photograph",
     "Picture",
-    "Style",
     "View",
+    "axes_or_current",
+    "bin_of",
     "colour_bar",
     "counts_of",
-    "family_name",
     "fitted",
-    "layer_labels",
-    "masked_map",
     "nice_top",
     "numbers",
-    "setting",
+    "set_limits",
+    "spread",
+    "strip_spines",
     "styles",
 ]
 
 
-# ------------------------------------------------------------------------------------------------------------- colours
+# ---------------------------------------------------------------------------------------------------------------- axes
 
 
-@dataclass(frozen=True)
-class Style:
-    """How one series is drawn: told apart by colour, and without colour by line, marker and hatching."""
+def axes_or_current(ax: Axes | None) -> Axes:
+    """The Axes given, or pyplot's current one."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
 
-    colour: str
-    line: str
-    marker: str
-    hatch: str
-
-
-STYLES: dict[str, tuple[Style, ...]] = {
-    "eca": (Style("#0072B2", "-", "o", ""), Style("#56B4E9", "-.", "^", "...")),
-    "se": (Style("#D55E00", "--", "s", "////"), Style("#E69F00", ":", "v", "xxx")),
-}
-"""The style of a family, and of the second model of that family in one picture. Colours after Okabe and Ito."""
-
-OTHER = (Style("#595959", "-", "D", "\\\\\\\\"), Style("#9A9A9A", ":", "P", "++"))
-SERIES = (
-    Style("#009E73", "-", "o", ""),
-    Style("#CC79A7", "--", "s", ""),
-    Style("#E69F00", "-.", "^", ""),
-    Style("#56B4E9", ":", "D", ""),
-    Style("#D55E00", (0, (5, 1, 1, 1, 1, 1)), "v", ""),
-    Style("#0072B2", (0, (1, 1)), "P", ""),
-)
-"""Styles of series that are no families: classes."""
-
-INK = "#222222"
-GATE_MAP = "viridis"
-"""Colour map of gates, 0…1: light is open; its lightness alone tells the value."""
-DIVERGING = "RdBu_r"
-"""Colour map of signed numbers, centred at zero: red above, blue below."""
-MISSING = "#E6E6E6"
-
-_NAMES = {"se": "SE", "eca": "ECA", "none": "no attention"}
-
-
-def family_name(family: str) -> str:
-    """A family as it is written in a label: ``SE``, ``ECA``."""
-    return _NAMES.get(family, family.upper())
-
-
-def styles(families: Iterable[str]) -> list[Style]:
-    """A style for each series, by family; the second series of a family takes the family's second style."""
-    seen: Counter[str] = Counter()
-    chosen = []
-    for family in families:
-        variants = STYLES.get(family, OTHER)
-        chosen.append(variants[seen[family] % len(variants)])
-        seen[family] += 1
-    return chosen
-
-
-def masked_map(name: str) -> ListedColormap:
-    """A colour map whose missing values are light grey."""
-    import matplotlib
-
-    return matplotlib.colormaps[name].with_extremes(bad=MISSING)
-
-
-# ---------------------------------------------------------------------------------------------------------------- text
-
-
-def setting(site: Any) -> str:
-    """``ECA, k=3``: the family of a site, a structure or a matrix, with its k or r."""
-    if getattr(site, "kernel_size", None) is not None:
-        return f"{family_name(site.family)}, k={site.kernel_size}"
-    if getattr(site, "reduction", None) is not None:
-        return f"{family_name(site.family)}, r={site.reduction:g}"
-    return family_name(site.family)
-
-
-def layer_labels(sites: Sequence[str]) -> list[str]:
-    """Short names of sites: the last part is left out where all share it (``layer3.0.se`` → ``layer3.0``)."""
-    ends = {name.rpartition(".")[2].partition("#")[0] for name in sites}
-    if len(sites) > 1 and len(ends) == 1 and all(name.rpartition(".")[0] for name in sites):
-        end = "." + ends.pop()
-        short = [name.replace(end, "") for name in sites]
-        return short if len(set(short)) == len(short) else list(sites)
-    return list(sites)
+    return plt.gca()
 
 
 def set_limits(ax: Axes, *, x: tuple[float, float] | None = None, y: tuple[float, float] | None = None) -> None:
@@ -218,8 +140,15 @@ class Picture(Figure):
 def numbers(values: Any) -> np.ndarray:
     """A tensor on any device, or anything that numpy understands, as floats."""
     if hasattr(values, "detach"):
-        values = values.detach().cpu().numpy()
+        values = values.detach().cpu().double().numpy()  # numpy has no bfloat16
     return np.asarray(values, dtype=float)
+
+
+def spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most ``count`` of the items, evenly spread, the first among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 FULL = (0.0, 1.0)

@@ -5,7 +5,9 @@ Jupyter and Playwright are imported where they are used: `python -m pytest -m gp
 
 from __future__ import annotations
 
+import csv
 import os
+from pathlib import Path
 
 import pytest
 from lab_browser import CHROMIUM_ARGS, INSTALL_CHROMIUM, Lab, find_chromium
@@ -62,6 +64,26 @@ def lab(browser, tmp_path_factory):
     lab = Lab(tmp_path_factory.mktemp("lab"), browser)
     yield lab
     lab.close()
+
+
+@pytest.fixture(scope="session")
+def published():
+    """The rows of a table of data/published/, by the table's name: ``published("adaptive_k")``."""
+    folder = Path(__file__).parent.parent / "data" / "published"
+
+    def rows(name: str) -> list[dict[str, str]]:
+        with (folder / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    return rows
+
+
+@pytest.fixture(scope="session")
+def images():
+    """Ten images of noise for networks of any kind: float 10×3×64×64, always the same; not to be changed in place."""
+    import torch
+
+    return torch.randn(10, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -150,6 +150,46 @@ def test_every_control_sets_its_trait(request, name, first, move):
     assert explorer.picture.value != before
 
 
+ONCE = [
+    *MOVES,
+    ("layers", {"left": "eca-5", "right": "short"}, {"left": "short"}),  # fewer layers: layer and its options follow
+    ("layers", {"left": "short", "right": "short"}, {"right": "se-4"}),
+    ("kernel", {"model": "short"}, {"model": "eca-5"}),
+    ("kernel", {"model": "eca-5"}, {"model": "short"}),
+]
+
+
+@pytest.mark.parametrize("by", ["control", "state"])
+@pytest.mark.parametrize(("name", "first", "move"), ONCE, ids=[f"{n}-{next(iter(m))}" for n, _, m in ONCE])
+def test_a_move_draws_once(request, monkeypatch, name, first, move, by):
+    explorer = every(request, name)
+    for trait, value in first.items():
+        setattr(explorer.state, trait, value)
+    drawn = []
+    png = explorers._Canvas.png
+    monkeypatch.setattr(explorers._Canvas, "png", lambda self, scene: drawn.append(scene) or png(self, scene))
+    ((trait, value),) = move.items()
+    if by == "control":
+        explorer.controls[trait].value = value
+    else:
+        setattr(explorer.state, trait, value)
+    assert len(drawn) == 1
+    assert explorer.error.value == ""
+    picture = explorer.picture.value
+    explorer.controls[trait].value = value  # no change
+    assert len(drawn) == 1
+    anew = explorers._Canvas(explorer._panels).png(explorer.state.scene())
+    assert (pixels(picture) == pixels(anew)).all(), "what was drawn is not what the state says in the end"
+    assert [control.value for control in explorer.controls.values()] == [
+        getattr(explorer.state, trait) for trait in explorer.controls
+    ]
+
+
+def test_every_control_is_moved_here(made):
+    for name, (explorer, _) in made.items():
+        assert {trait for n, _, move in MOVES if n == name for trait in move} == set(explorer.controls)
+
+
 @pytest.mark.parametrize("name", ["layers", "kernel", "coverage"])
 def test_pictures_drawn_over_a_background_equal_those_drawn_anew(request, name):
     explorer = every(request, name)
@@ -402,6 +442,24 @@ def test_of_a_large_set_images_are_taken_evenly(models):
     name = reading.names[-1]
     assert reading.gates[name] == pytest.approx(gates[name].gate.numpy(), abs=1e-6)
     assert images.pictures.shape == (4, 96, 96, 3)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 5e-3)])
+def test_networks_in_another_precision(models, dtype, tolerance):
+    narrow = [make("se", "se-4", reduction=4), make("eca", "eca-5", kernel_size=5, seed=1)]
+    for one in narrow:
+        one.net.to(dtype)
+    expected, _ = readings.read_all(models[:2], Drawn(), descriptors=True)
+    found, _ = readings.read_all(narrow, Drawn(), descriptors=True)
+    assert ecaviz.find_sites(narrow[0])[0].proof.dtype == str(dtype).removeprefix("torch.")
+    for one, other in zip(found, expected, strict=True):
+        assert np.concatenate([part.ravel() for part in other.gates.values()]).std() > 2 * tolerance
+        for name in other.names:
+            assert one.gates[name] == pytest.approx(other.gates[name], abs=tolerance)
+            torch.testing.assert_close(one.descriptors[name], other.descriptors[name], rtol=0, atol=tolerance)
+    for explorer in (ecaviz.LayerExplorer(narrow, Drawn(4)), ecaviz.KernelExplorer(narrow[1:], Drawn(4))):
+        explorer.controls["layer"].value = 1
+        assert explorer.error.value == ""
 
 
 def test_a_folder_with_a_broken_file(models, tmp_path):

@@ -4,6 +4,7 @@ import copy
 import gc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -493,6 +494,37 @@ def test_what_is_learnt_of_a_model_does_not_keep_it_alive():
     del net, captured
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("raised", [None, ValueError, KeyboardInterrupt])
+def test_evaluating_leaves_every_flag_as_found(raised):
+    net = small().train()
+    net.layer1.eval()
+    net.layer3[1].bn2.eval()
+    flags = {name: module.training for name, module in net.named_modules()}
+    assert set(flags.values()) == {True, False}
+    x = torch.randn(2, 3, 64, 64)
+    with pytest.raises(raised) if raised else nullcontext(), gates.evaluating(net):
+        assert not any(module.training for module in net.modules())
+        assert not torch.is_grad_enabled()
+        assert not net(x).requires_grad
+        net.layer2.train()
+        if raised:
+            raise raised("stop")
+    assert {name: module.training for name, module in net.named_modules()} == flags
+    assert torch.is_grad_enabled()
+    assert net(x).requires_grad
+
+
+def test_evaluating_inside_evaluating():
+    net = small().train()
+    with torch.no_grad():
+        with gates.evaluating(net):
+            with gates.evaluating(net):
+                pass
+            assert not any(module.training for module in net.modules())
+        assert all(module.training for module in net.modules())
+        assert not torch.is_grad_enabled()
 
 
 @pytest.mark.gpu

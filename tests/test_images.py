@@ -122,6 +122,16 @@ def test_float_input_is_used_as_it_is():
     assert torch.equal(everything(images.batches(DataLoader(x, batch_size=3), never))[0], x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_batches_take_the_dtype_of_a_parameter(dtype):
+    x, like = pictures(), torch.nn.Parameter(torch.zeros(2, dtype=dtype))
+    for given in (x, list(x), normalise(x), DataLoader(normalise(x), batch_size=2)):
+        got, _, _ = everything(images.batches(given, normalise, device=like))
+        assert torch.equal(got, normalise(x).to(dtype))
+    whole = torch.zeros(2, dtype=torch.int64)  # of a parameter that is no float, the device alone
+    assert everything(images.batches(x, normalise, device=whole))[0].dtype == torch.float32
+
+
 def test_a_transform_that_can_is_given_whole_batches():
     x, calls = pictures(40), []
 
@@ -401,6 +411,26 @@ def test_images_that_cannot_be_read_are_skipped_counted_and_named(damaged):
     good = torch.stack([pictures(1, seed=ord(name))[0] for name in "acf"])
     assert torch.equal(torch.cat([x for x, _, _ in got]), normalise(good))
     assert stream.passed == stream.total == 6
+
+
+@pytest.mark.parametrize("where", ["cats", "."])
+def test_links_that_lead_nowhere_are_skipped_counted_and_named(tmp_path, where):
+    write(tmp_path / where / "a.png", pil(pictures(1, seed=7)[0]))
+    try:
+        (tmp_path / where / "b.png").symlink_to(tmp_path / "gone.png")
+        (tmp_path / where / "c.png").symlink_to(tmp_path / where / "c.png")
+        (tmp_path / where / "d.png").symlink_to(tmp_path / where / "a.png")
+    except OSError:
+        pytest.skip("this system lets one make no links")
+    found = images.folder(tmp_path)
+    assert [path.name for path in found.paths] == ["a.png", "b.png", "c.png", "d.png"]
+    stream = images.batches(found, normalise)
+    with pytest.warns(UserWarning, match=r"2 file\(s\) of .* were skipped: b.png \(.*No such file.*c.png \("):
+        got, _, _ = everything(stream)
+    assert torch.equal(got, normalise(pictures(1, seed=7)).expand(2, -1, -1, -1))
+    assert [path.name for path, _ in found.skipped] == ["b.png", "c.png"]
+    assert not any(str(tmp_path) in reason for _, reason in found.skipped)
+    assert stream.passed == stream.total == 4
 
 
 def test_skipping_reaches_through_a_subset(damaged):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from ecaviz import attention, gates, interaction
 from ecaviz.networks import Architecture, build
 
-PUBLISHED = Path(__file__).parent.parent / "data" / "published"
 RESNET = {  # blocks and C of the gates of each stage
     "ResNet-18": ((2, 64), (2, 128), (2, 256), (2, 512)),
     "ResNet-34": ((3, 64), (4, 128), (6, 256), (3, 512)),
@@ -24,11 +21,6 @@ RESNET = {  # blocks and C of the gates of each stage
     "ResNet-101": ((3, 256), (4, 512), (23, 1024), (3, 2048)),
     "ResNet-152": ((3, 256), (8, 512), (36, 1024), (3, 2048)),
 }
-
-
-def rows(name: str) -> list[dict[str, str]]:
-    with (PUBLISHED / f"{name}.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def jacobian(excite, y: torch.Tensor) -> torch.Tensor:
@@ -39,11 +31,6 @@ def jacobian(excite, y: torch.Tensor) -> torch.Tensor:
 def random_module(family: str, channels: int, seed: int = 0, **options) -> nn.Module:
     torch.manual_seed(seed)
     return attention.build(family, channels, **options).double()
-
-
-@pytest.fixture(scope="module")
-def images() -> torch.Tensor:
-    return torch.randn(10, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.fixture(scope="module")
@@ -369,18 +356,18 @@ def test_costs_equal_pytorchs_own_count(family, channels, options):
     assert structure.rank - options.get("kernel_size", 1) // 2 <= cover.rank <= structure.rank
 
 
-def test_parameters_add_up_to_the_published_networks():
+def test_parameters_add_up_to_the_published_networks(published):
     """ECA's +80 for the released ECA-Net50, SE-ResNet-50's 28,071,976, and every other row of the tables."""
-    plain = {row["backbone"]: int(row["parameters"]) for row in rows("table3") if row["method"] == "ResNet"}
+    plain = {row["backbone"]: int(row["parameters"]) for row in published("table3") if row["method"] == "ResNet"}
     released = {}
-    for row in rows("released_k"):
+    for row in published("released_k"):
         stage = int(row["blocks"]) * interaction.parameters(
             "eca", int(row["channels"]), kernel_size=int(row["released"])
         )
         released[row["model"]] = released.get(row["model"], 0) + stage
     assert released["ResNet-50"] == 80
     checked = 0
-    for row in rows("table3"):
+    for row in published("table3"):
         extra = {
             "ResNet": 0,
             "SENet": sum(n * interaction.parameters("se", c, reduction=16) for n, c in RESNET[row["backbone"]]),
@@ -393,11 +380,11 @@ def test_parameters_add_up_to_the_published_networks():
         assert float(row["parameters_published"]) == pytest.approx(counted, abs=0.6 * 10**-digits)
         checked += 1
     assert checked == 15
-    for row in rows("se_reduction"):
+    for row in published("se_reduction"):
         r = int(row["reduction"] or 0)
         extra = sum(n * interaction.parameters("se", c, reduction=r) for n, c in RESNET["ResNet-50"]) if r else 0
         assert plain["ResNet-50"] + extra == int(row["parameters"])
-    table2 = {row["method"]: int(row["parameters_extra"]) for row in rows("table2")}
+    table2 = {row["method"]: int(row["parameters_extra"]) for row in published("table2")}
     assert table2["ECA"] == sum(n * interaction.parameters("eca", c, kernel_size=3) for n, c in RESNET["ResNet-50"])
     assert table2["SE"] == 28_071_976 - plain["ResNet-50"]
 

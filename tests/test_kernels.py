@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,18 +11,6 @@ from torch import nn
 
 from ecaviz import attention, gates, kernels
 from ecaviz.networks import Architecture, build
-
-PUBLISHED = Path(__file__).parent.parent / "data" / "published"
-
-
-def rows(name: str) -> list[dict[str, str]]:
-    with (PUBLISHED / f"{name}.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="module")
-def images() -> torch.Tensor:
-    return torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +33,11 @@ def captured(net, images):
 # The rule.
 
 
-def test_rule_equals_the_published_table():
-    published = rows("adaptive_k")
-    table = kernels.rule_table(int(row["channels"]) for row in published)
-    assert len(table) == len(published) == 21
-    for row, found in zip(published, table.itertuples(), strict=True):
+def test_rule_equals_the_published_table(published):
+    expected = published("adaptive_k")
+    table = kernels.rule_table(int(row["channels"]) for row in expected)
+    assert len(table) == len(expected) == 21
+    for row, found in zip(expected, table.itertuples(), strict=True):
         assert found.channels == int(row["channels"])
         assert found.continuous == pytest.approx(float(row["psi"]), abs=5e-5)
         assert found.paper_code == int(row["paper_code"])
@@ -62,8 +48,8 @@ def test_rule_equals_the_published_table():
     assert table.channels[table.tie].tolist() == [8, 128, 2048]
 
 
-def test_rule_on_the_released_models():
-    for row in rows("released_k"):
+def test_rule_on_the_released_models(published):
+    for row in published("released_k"):
         assert kernels.adaptive_kernel_size(int(row["planes"])) == int(row["rule_on_planes"])
         found = kernels.rule_table(int(row["channels"])).iloc[0]
         assert (found.paper_code, found.timm) == (int(row["rule_on_channels"]), int(row["timm"]))

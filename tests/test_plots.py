@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 import ecaviz
-from ecaviz import attention, kernels, networks, plots, views
+from ecaviz import attention, kernels, looks, networks, plots, views
 from ecaviz import interaction as inter
 from ecaviz.kernel_views import BottleneckShape, GatePairs, KernelStems, KernelSweep, pool
 
@@ -116,19 +116,19 @@ def named(ax, title: str | None = None) -> None:
 
 
 def test_families_are_told_apart_with_and_without_colour():
-    every = [style for variants in views.STYLES.values() for style in variants]
+    every = [style for variants in looks.STYLES.values() for style in variants]
     assert len({style.colour for style in every}) == len(every)
     for what in ("line", "marker", "hatch"):
         assert len({getattr(style, what) for style in every}) == len(every), what
-    eca, se = views.styles(["eca", "se"])
-    assert views.styles(["se", "eca"]) == [se, eca], "a family's style does not depend on its place"
-    first, second = views.styles(["eca", "eca"])
+    eca, se = looks.styles(["eca", "se"])
+    assert looks.styles(["se", "eca"]) == [se, eca], "a family's style does not depend on its place"
+    first, second = looks.styles(["eca", "eca"])
     assert first == eca
     assert (second.colour, second.line, second.marker) != (first.colour, first.line, first.marker)
 
 
 def test_gate_colours_are_told_apart_by_lightness_alone():
-    rgb = matplotlib.colormaps[views.GATE_MAP](np.linspace(0, 1, 64))[:, :3]
+    rgb = matplotlib.colormaps[looks.GATE_MAP](np.linspace(0, 1, 64))[:, :3]
     grey = rgb @ [0.299, 0.587, 0.114]
     assert (np.diff(grey) > 0).all()
 
@@ -145,7 +145,7 @@ def test_gate_colours_are_told_apart_by_lightness_alone():
     ],
 )
 def test_layer_labels(sites, labels):
-    assert views.layer_labels(sites) == labels
+    assert looks.layer_labels(sites) == labels
 
 
 def test_fitted_limits_hold_what_they_say():
@@ -227,7 +227,7 @@ def test_distribution_is_the_profile_s_histogram(ax, profiles):
         assert edges[-1] == 1
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
     assert texts == ["random-se (SE, r=4)", "random-eca (ECA, k=5)"]
-    assert to_rgb(ax.patches[2].get_edgecolor()) == to_rgb(views.STYLES["se"][0].colour)
+    assert to_rgb(ax.patches[2].get_edgecolor()) == to_rgb(looks.STYLES["se"][0].colour)
     assert ax.patches[2].get_linestyle() != ax.patches[3].get_linestyle()
     inside(ax.figure)
 
@@ -335,6 +335,21 @@ def test_adaptive_rule_marks_the_ties(ax):
     assert tie.get_ydata() == pytest.approx([2, 4, 6])
     assert ax.get_xscale() == "log"
     inside(ax.figure)
+
+
+def test_adaptive_rule_draws_the_markers_at_the_ends_whole_and_none_beyond(ax):
+    plots.adaptive_rule(kernels.rule_table([1, 2, 128, 512, 1024, 2048]), largest=1024, ax=ax)
+    marks, tie = ax.lines[2:]
+    assert marks.get_xdata().tolist() == [2, 128, 512, 1024]
+    assert tie.get_xdata().tolist() == [128]
+    assert not marks.get_clip_on()
+    assert marks.get_zorder() > ax.spines["left"].get_zorder()
+    ax.figure.canvas.draw()
+    drawn = np.asarray(ax.figure.canvas.buffer_rgba())[..., :3]
+    right = round(ax.transData.transform((1024, 5))[0]) + 2, round(ax.transData.transform((1024, 5))[1])
+    assert tuple(drawn[len(drawn) - right[1], right[0]] / 255) == pytest.approx(
+        to_rgb(looks.STYLES["eca"][0].colour), abs=0.02
+    )
 
 
 def test_learned_kernels_hold_the_weights(ax, eca):
@@ -563,7 +578,7 @@ def test_distribution_update_takes_another_family(ax):
     values, edges, _ = view.lines[0].get_data()
     assert values.tolist() == [0, 0, 75, 25]
     assert edges[0] == 0.4
-    assert to_rgb(view.lines[0].get_edgecolor()) == to_rgb(views.STYLES["eca"][0].colour)
+    assert to_rgb(view.lines[0].get_edgecolor()) == to_rgb(looks.STYLES["eca"][0].colour)
     assert ax.get_legend().get_texts()[0].get_text() == "b"
     inside(ax.figure)
 

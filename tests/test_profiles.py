@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import ecaviz
-from ecaviz import attention, gates, images, networks, profiles
+from ecaviz import attention, attention_profile, gates, images, networks, profiles
 from ecaviz.profiles import AttentionProfile, profile
 from ecaviz.shapes import CLASSES, normalise
 
@@ -82,7 +82,7 @@ def assert_same(one, other):
     assert list(one) == list(other)
     for name in one:
         assert one[name]._about() == other[name]._about()
-        for what in profiles._STATISTICS:
+        for what in attention_profile.STATISTICS:
             first, second = (getattr(p[name], what).state_dict() for p in (one, other))
             for key in first:
                 if first[key].is_floating_point():
@@ -181,6 +181,18 @@ def test_a_site_called_twice_has_two_entries(drawn):
     assert got["se#2"].reduction == 4
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 1e-2)])
+def test_a_network_in_another_precision(drawn, by_class, dtype, tolerance):
+    loaded = model()
+    loaded.net.to(dtype)
+    got = profile(loaded, drawn, by="class", batch_size=7, progress=False)
+    assert {site.proof.dtype for site in gates.find_sites(loaded)} == {str(dtype).removeprefix("torch.")}
+    assert torch.equal(got.counts, by_class.counts)
+    for name in by_class:
+        assert by_class.mean(name).std() > 10 * tolerance
+        torch.testing.assert_close(got.mean(name), by_class.mean(name), rtol=0, atol=tolerance)
+
+
 @pytest.mark.gpu
 def test_on_the_gpu_as_on_the_cpu(drawn, by_class):
     loaded = model()
@@ -198,7 +210,7 @@ def test_on_the_gpu_as_on_the_cpu(drawn, by_class):
 def tensor_bytes(one):
     values = [one.counts, one.correct]
     for name in one:
-        for what in profiles._STATISTICS:
+        for what in attention_profile.STATISTICS:
             values += [v for v in vars(getattr(one[name], what)).values() if isinstance(v, torch.Tensor)]
     return sum(v.untyped_storage().nbytes() for v in values)
 

@@ -240,7 +240,11 @@ def test_error_reaches_the_terminal_without_a_traceback(tmp_path):
 
 
 def test_set_up_starts_on_an_old_python():
-    ast.parse((ROOT / "tools/setup_env.py").read_text("utf-8"), feature_version=(3, 6))
+    source = (ROOT / "tools/setup_env.py").read_text("utf-8")
+    tree = ast.parse(source, feature_version=(3, 6))
+    assert {"main", "choose_python"} <= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    with pytest.raises(SyntaxError):  # a guard that lets today's Python pass would prove nothing
+        ast.parse(source + "\nmatch 1:\n    case _:\n        pass\n", feature_version=(3, 6))
 
 
 # --- commands
@@ -259,7 +263,7 @@ def test_gpu_tests_are_collected_without_jupyter_and_playwright(tmp_path):
     (tmp_path / "without.py").write_text(
         "import sys\n"
         "class Absent:\n"
-        "    names = 'jupyterlab ipywidgets playwright nbformat nbclient nbconvert IPython yaml uv'.split()\n"
+        "    names = 'jupyterlab ipywidgets playwright nbformat nbclient nbconvert IPython uv'.split()\n"
         "    def find_spec(self, name, *rest):\n"
         "        if name.partition('.')[0] in self.names:\n"
         "            raise ModuleNotFoundError(name, name=name)\n"

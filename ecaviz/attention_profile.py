@@ -1,0 +1,364 @@
+"""What a pass over the images leaves: the statistics of the gates of one model, by site, class and channel.
+
+Made by :func:`ecaviz.profile`; read as tables or tensors, merged with others of the same model, and kept in a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .statistics import Histogram, Moments, Tails, TopK
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["BINS", "HIGH", "LOW", "STATISTICS", "AttentionProfile", "SiteProfile", "accumulators"]
+
+FORMAT, VERSION = "ecaviz-profile", "1"
+
+BINS = 64
+"""Bins of a site's histograms over [0, 1]."""
+
+LOW, HIGH = 0.05, 0.95
+"""A gate below LOW counts as saturated low (its channel is all but closed), one above HIGH as saturated high."""
+
+STATISTICS = ("moments", "tails", "histogram", "largest", "smallest")
+"""The statistics of a :class:`SiteProfile`, by their names there."""
+
+
+@dataclass(frozen=True, eq=False)
+class SiteProfile:
+    """The statistics of one site's gates. G is the number of classes (1 where images were pooled), C of channels.
+
+    Attributes:
+        name: The site; ``name#2`` for the second call in a forward.
+        family: Family of the attention module.
+        channels: C.
+        kernel_size: k, or None.
+        reduction: r, or None.
+        activation: Name of a.
+        moments: n, mean, variance, min and max, G×C.
+        tails: Shares of gates below :data:`LOW` and above :data:`HIGH`, G×C.
+        histogram: Counts in :data:`BINS` bins, all classes together, 1×C.
+        largest: The largest gates of each channel with the positions of their images, all classes together, 1×C×top.
+        smallest: The smallest.
+    """
+
+    name: str
+    family: str
+    channels: int
+    kernel_size: int | None
+    reduction: float | None
+    activation: str
+    moments: Moments
+    tails: Tails
+    histogram: Histogram
+    largest: TopK
+    smallest: TopK
+
+    def __repr__(self) -> str:
+        return f"SiteProfile({self.name!r}, {self.family}, {self.channels} channels, n={int(self.moments.n.sum())})"
+
+    def _about(self) -> dict[str, Any]:
+        names = ("name", "family", "channels", "kernel_size", "reduction", "activation")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionProfile:
+    """Statistics of the gates of one model over one set of images. Made by :func:`profile`.
+
+    ``profile[site]`` is the :class:`SiteProfile`; iterating gives the sites' names in the order of the network.
+
+    Attributes:
+        model: Name of the model.
+        source: Where the model came from.
+        fingerprint: Of its weights: two models of one name are told apart by it.
+        images: The set of images, in words.
+        by: "class", or None where all images were pooled.
+        classes: Class names by row; ``("all",)`` where images were pooled.
+        n: Images profiled.
+        positions: Images gone through, the skipped ones included; image positions run from 0 to this.
+        counts: int64 G, images by class.
+        correct: int64 G, images by class whose own class the model put first; None if that cannot be known.
+        skipped: (file name, reason) of each image that was left out.
+        sites: The statistics, by site.
+    """
+
+    model: str
+    source: str
+    fingerprint: str
+    images: str
+    by: str | None
+    classes: tuple[str, ...]
+    n: int
+    positions: int
+    counts: Tensor
+    correct: Tensor | None
+    skipped: tuple[tuple[str, str], ...]
+    sites: Mapping[str, SiteProfile] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sites", MappingProxyType(dict(self.sites)))
+
+    def __reduce__(self):
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self), tuple({**values, "sites": dict(self.sites)}.values())  # a mappingproxy cannot be pickled
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{self.n} images ({self.images})",
+            f"{len(self.sites)} sites",
+            f"{sum(site.channels for site in self.sites.values())} channels",
+            f"{len(self.classes)} classes" if self.by else "all images pooled",
+        ]
+        if self.accuracy is not None:
+            parts.append(f"accuracy {self.accuracy:.1%}")
+        if self.skipped:
+            parts.append(f"{len(self.skipped)} skipped")
+        return f"AttentionProfile({self.model}: {', '.join(parts)})"
+
+    def __getitem__(self, site: str) -> SiteProfile:
+        try:
+            return self.sites[site]
+        except KeyError:
+            raise KeyError(f"the profile has no site {site!r}; it has: {', '.join(self.sites)}") from None
+
+    def __iter__(self):
+        return iter(self.sites)
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    def __contains__(self, site: object) -> bool:
+        return site in self.sites
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the images whose own class the model put first, 0…1; None where labels or names do not tell."""
+        return None if self.correct is None else float(self.correct.sum()) / self.n
+
+    def mean(self, site: str) -> Tensor:
+        """Mean gate, float64 classes × channels; one row where images were pooled, NaN for a class without images.
+
+        Args:
+            site: Name of the site.
+
+        Raises:
+            KeyError: The profile has no such site; the message lists those it has.
+        """
+        return self[site].moments.mean.cpu()
+
+    def to_frame(self) -> pd.DataFrame:
+        """The profile as a tidy table: one row a site, class and channel. A class without images has no rows.
+
+        Columns: site, family, channels (C of the site), channel, class ("all" where images were pooled), n, mean, var
+        (of what was seen: divided by n), std, min, max, saturated_low and saturated_high (shares of the gates below
+        :data:`LOW` and above :data:`HIGH`).
+        """
+        import numpy as np
+        import pandas as pd
+
+        frames = []
+        for site in self.sites.values():
+            n = site.moments.n.cpu()
+            rows = n.nonzero()[:, 0]
+            columns = {
+                "mean": site.moments.mean,
+                "var": site.moments.variance(),
+                "std": site.moments.std(),
+                "min": site.moments.min,
+                "max": site.moments.max,
+                "saturated_low": site.tails.below,
+                "saturated_high": site.tails.above,
+            }
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "site": site.name,
+                        "family": site.family,
+                        "channels": site.channels,
+                        "channel": np.tile(np.arange(site.channels), len(rows)),
+                        "class": np.repeat([self.classes[row] for row in rows.tolist()], site.channels),
+                        "n": np.repeat(n[rows].numpy(), site.channels),
+                        **{name: values.cpu()[rows].flatten().numpy() for name, values in columns.items()},
+                    }
+                )
+            )
+        return pd.concat(frames, ignore_index=True)
+
+    def merge(self, other: AttentionProfile) -> AttentionProfile:
+        """The profile of both sets of images, laid end to end: the other's image positions count on from this one's.
+
+        Args:
+            other: A profile of the same model, sites and classes.
+
+        Returns:
+            A new profile; both others stay as they are.
+
+        Raises:
+            TypeError: ``other`` is no profile.
+            ValueError: It is of another model, by another grouping, or has other sites; the message says which.
+        """
+        if not isinstance(other, AttentionProfile):
+            raise TypeError(f"AttentionProfile.merge: another profile was expected, got a {type(other).__name__}.")
+        for what in ("model", "fingerprint", "by", "classes"):
+            mine, its = getattr(self, what), getattr(other, what)
+            if mine != its:
+                raise ValueError(
+                    f"AttentionProfile.merge: the profiles differ in {what}: {mine!r} and {its!r}. Only profiles of "
+                    f"one model, with the same weights and classes, can be merged."
+                )
+        mine, its = ([site._about() for site in one.sites.values()] for one in (self, other))
+        if sorted(map(str, mine)) != sorted(map(str, its)):
+            raise ValueError(
+                f"AttentionProfile.merge: the sites differ: {', '.join(self.sites)} and {', '.join(other.sites)}. "
+                f"Profile both with the same `sites`."
+            )
+        sites = {}
+        for name, site in self.sites.items():
+            statistics = {what: getattr(site, what).copy() for what in STATISTICS}
+            for what, statistic in statistics.items():
+                its_own = getattr(other.sites[name], what)
+                statistic.merge(its_own.copy().offset(self.positions) if isinstance(its_own, TopK) else its_own)
+            sites[name] = SiteProfile(**site._about(), **statistics)
+        known = self.correct is not None and other.correct is not None
+        return AttentionProfile(
+            model=self.model,
+            source=self.source,
+            fingerprint=self.fingerprint,
+            images=self.images if self.images == other.images else f"{self.images} + {other.images}",
+            by=self.by,
+            classes=self.classes,
+            n=self.n + other.n,
+            positions=self.positions + other.positions,
+            counts=self.counts + other.counts,
+            correct=self.correct + other.correct if known else None,
+            skipped=self.skipped + other.skipped,
+            sites=sites,
+        )
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write the profile into one safetensors file, whole or not at all.
+
+        Args:
+            path: The file; its folder is made if it is missing.
+
+        Returns:
+            The path.
+        """
+        from safetensors.torch import save_file
+
+        names = ("model", "source", "fingerprint", "images", "by", "classes", "n", "positions", "skipped")
+        about = {name: getattr(self, name) for name in names}
+        about["sites"] = [
+            site._about() | {what: getattr(site, what)._settings() for what in STATISTICS}
+            for site in self.sites.values()
+        ]
+        tensors = {"counts": self.counts} | ({} if self.correct is None else {"correct": self.correct})
+        for i, site in enumerate(self.sites.values()):
+            for what in STATISTICS:
+                tensors |= {f"{i}.{what}.{key}": value for key, value in getattr(site, what).state_dict().items()}
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        try:
+            save_file(tensors, partial, metadata={"format": FORMAT, "version": VERSION, "profile": json.dumps(about)})
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> AttentionProfile:
+        """Read a profile that :meth:`save` wrote. No code in the file is executed.
+
+        Args:
+            path: The file.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no profile, has another format version, or is damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"AttentionProfile.load: there is no file {path}. Write one with profile.save(path)."
+            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+        except SafetensorError as error:
+            raise ValueError(
+                f"AttentionProfile.load: {path} is no safetensors file, or was truncated ({error}). Expected a file "
+                f"written by profile.save(path)."
+            ) from error
+        if header.get("format") != FORMAT:
+            raise ValueError(
+                f"AttentionProfile.load: {path} is a safetensors file, but no profile (its format is "
+                f"{header.get('format')!r}). Expected a file written by profile.save(path)."
+            )
+        if header.get("version") != VERSION:
+            raise ValueError(
+                f"AttentionProfile.load: {path} has version {header.get('version')!r}; this version of ecaviz reads "
+                f"{VERSION!r}. Profile the model again."
+            )
+        try:
+            return cls._from_parts(json.loads(header["profile"]), tensors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"AttentionProfile.load: {path} is damaged: {error}. Profile the model again.") from error
+
+    @classmethod
+    def _from_parts(cls, about: dict[str, Any], tensors: dict[str, Tensor]) -> AttentionProfile:
+        classes = tuple(about["classes"])
+        sites = {}
+        for i, one in enumerate(about["sites"]):
+            settings = {what: one.pop(what) for what in STATISTICS}
+            statistics = accumulators(one["channels"], len(classes), settings)
+            for what, statistic in statistics.items():
+                start = f"{i}.{what}."
+                state = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+                statistic.load_state_dict(state)
+            sites[one["name"]] = SiteProfile(**one, **statistics)
+        skipped = tuple((name, reason) for name, reason in about["skipped"])
+        rest = {k: v for k, v in about.items() if k not in ("classes", "sites", "skipped")}
+        return cls(
+            **rest,
+            classes=classes,
+            counts=tensors["counts"],
+            correct=tensors.get("correct"),
+            skipped=skipped,
+            sites=sites,
+        )
+
+
+def accumulators(
+    channels: int, groups: int, settings: Mapping[str, Mapping[str, Any]], device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """Empty accumulators of one site, by their names in :class:`SiteProfile`.
+
+    Args:
+        channels: C.
+        groups: Classes, 1 where images are pooled.
+        settings: What each of :data:`STATISTICS` is made with, besides C, the groups and the device.
+        device: Where the numbers are kept.
+    """
+    return {
+        "moments": Moments(channels, groups, device, **settings["moments"]),
+        "tails": Tails(channels, groups=groups, device=device, **settings["tails"]),
+        "histogram": Histogram(channels, device=device, **settings["histogram"]),
+        "largest": TopK(channels, device=device, **settings["largest"]),
+        "smallest": TopK(channels, device=device, **settings["smallest"]),
+    }

@@ -1,0 +1,237 @@
+"""Plots of the rule that picks k, of kernels, and of interaction matrices. Reached as ``ecaviz.plots.<name>``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import kernel_views
+from .looks import DIVERGING, INK, STYLES, layer_labels, masked_map, setting
+from .views import axes_or_current, colour_bar, fitted, numbers, strip_spines
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from torch import Tensor
+
+    from .interaction import InteractionMatrix, Structure
+
+__all__ = ["adaptive_rule", "gates_by_kernel", "interaction", "kernel", "learned_kernels"]
+
+
+# ------------------------------------------------------------------------------------------------------------- kernels
+
+
+def adaptive_rule(
+    table: pd.DataFrame | None = None,
+    *,
+    gamma: float = 2,
+    b: float = 1,
+    largest: int = 4096,
+    ax: Axes | None = None,
+) -> Axes:
+    """The adaptive rule k = ψ(C): the staircase of the paper's code, the value that it rounds, and the exact ties.
+
+    Args:
+        table: What :func:`ecaviz.kernels.rule_table` gives for the C to mark, with the same ``gamma`` and ``b``; None
+            for the powers of two. Those beyond the axis are left out.
+        gamma: γ.
+        b: The offset b.
+        largest: Right end of the axis.
+        ax: Where to draw.
+
+    Source: Wang et al., CVPR 2020, Eq. 12 and Figure 3.
+    """
+    from .attention import adaptive_kernel_size  # here: it brings torch, which no other plot needs
+    from .kernels import adaptive_continuous, rule_table
+
+    if table is None:
+        table = rule_table([2**i for i in range(1, int(np.log2(largest)) + 1)], gamma, b)
+    ax = axes_or_current(ax)
+    eca = STYLES["eca"][0]
+    c = np.arange(2, largest + 1)
+    ax.step(
+        c,
+        [adaptive_kernel_size(int(i), gamma, b) for i in c],
+        where="post",
+        color=eca.colour,
+        lw=2,
+        label="k = ψ(C), the paper's code",
+    )
+    ax.plot(
+        c,
+        [adaptive_continuous(i, gamma, b) for i in c],
+        color=INK,
+        ls="--",
+        lw=1,
+        label=f"(log2 C + {b:g}) / {gamma:g}",
+    )
+    table = table[table["channels"].between(2, largest)]
+    whole = {"ls": "", "clip_on": False, "zorder": 3}  # markers at the ends of the axis too
+    ax.plot(table["channels"], table["paper_code"], marker="o", ms=6, color=eca.colour, **whole)
+    ties = table[table["tie"]]
+    ax.plot(
+        ties["channels"],
+        ties["continuous"],
+        marker="D",
+        ms=8,
+        mfc="white",
+        mec=INK,
+        label="exact tie: two odd numbers are equally near",
+        **whole,
+    )
+    ax.set_xscale("log", base=2)
+    ax.set_xlim(2, largest)
+    ticks = [2**i for i in range(1, int(np.log2(largest)) + 1)]
+    ax.set_xticks(ticks, [str(i) for i in ticks])
+    ax.minorticks_off()
+    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.set_ylim(0, None)
+    ax.set_xlabel("channels C")
+    ax.set_ylabel("kernel size k")
+    strip_spines(ax)
+    ax.set_title(f"the adaptive kernel size, γ = {gamma:g}, b = {b:g}", loc="left", fontsize="medium")
+    ax.legend(loc="upper left", fontsize="small")
+    return ax
+
+
+def kernel(weights: Tensor, resized: Tensor | None = None, *, title: str | None = None, ax: Axes | None = None) -> Axes:
+    """One kernel, weight by offset; beside it, if given, its resized version.
+
+    Args:
+        weights: k weights, such as ``site.kernel``.
+        resized: What :func:`ecaviz.kernels.resize_kernel` made of it.
+        title: Replaces the title.
+        ax: Where to draw.
+    """
+    w = numbers(weights)
+    other = None if resized is None else numbers(resized)
+    ax = axes_or_current(ax)
+    what = f"kernel, k = {len(w)}" + ("" if other is None else f", resized to k = {len(other)}")
+    kernel_views.KernelStems(ax).update(w, other, title=what if title is None else title)
+    return ax
+
+
+def learned_kernels(table: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
+    """The learned kernels of a model: layer × offset, the colour centred at zero, the weights written in.
+
+    Args:
+        table: What :func:`ecaviz.kernels.learned_kernels` gives.
+        title: Replaces the title.
+        ax: Where to draw. Cells beyond a layer's k are grey.
+    """
+    sites = table.drop_duplicates("site")
+    reach = int(table["offset"].abs().max())
+    grid = np.full((len(sites), 2 * reach + 1), np.nan)
+    rows = {name: i for i, name in enumerate(sites["site"])}
+    grid[table["site"].map(rows), table["offset"] + reach] = table["weight"]
+    limit = np.nanmax(np.abs(grid)) or 1.0
+    ax = axes_or_current(ax)
+    image = ax.imshow(
+        grid,
+        cmap=masked_map(DIVERGING),
+        vmin=-limit,
+        vmax=limit,
+        aspect="auto",
+        extent=(-reach - 0.5, reach + 0.5, len(sites) - 0.5, -0.5),
+    )
+    if grid.size <= 200:
+        for (i, j), value in np.ndenumerate(grid):
+            if not np.isnan(value):
+                colour = "white" if abs(value) > 0.6 * limit else INK
+                ax.text(j - reach, i, f"{value:.2f}", ha="center", va="center", fontsize="x-small", color=colour)
+    names = layer_labels(sites["site"].tolist())
+    ax.set_yticks(
+        range(len(names)), [f"{n} (C={c}, k={k})" for n, c, k in zip(names, sites["channels"], sites["k"], strict=True)]
+    )
+    ax.set_xticks(range(-reach, reach + 1))
+    ax.set_xlabel("offset (channels)")
+    ax.set_ylabel("layer")
+    colour_bar(ax, image, "weight w")
+    ax.set_title("learned kernels" if title is None else title, loc="left", fontsize="medium")
+    return ax
+
+
+def gates_by_kernel(
+    original: Tensor,
+    other: Tensor,
+    *,
+    kernel_size: int | None = None,
+    limits: tuple[float, float] | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """The gates another kernel makes against those of the trained one: a density, since there are many.
+
+    Args:
+        original: Gates of the trained kernel, N×C.
+        other: Gates of the other one, such as :func:`ecaviz.kernels.gates_for_kernel` gives, N×C.
+        kernel_size: Of the other, for the label.
+        limits: Ends of both axes; None to fit them to the data.
+        title: Replaces the title.
+        ax: Where to draw.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    x, y = numbers(original), numbers(other)
+    ax = axes_or_current(ax)
+    label = "gate ω of the other kernel" if kernel_size is None else f"gate ω with k = {kernel_size}"
+    view = kernel_views.GatePairs(ax)
+    view.update(x, y, limits=limits or fitted(x, y), label=label)
+    ax.set_title(f"mean |Δω| = {np.abs(y - x).mean():.3f}" if title is None else title, loc="left", fontsize="medium")
+    return ax
+
+
+# --------------------------------------------------------------------------------------------------------- interaction
+
+
+def interaction(
+    matrix: InteractionMatrix | Structure | Tensor,
+    *,
+    absolute: bool = False,
+    cells: int = 256,
+    reduce: str = "max",
+    limit: float | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""An interaction matrix J = ∂z/∂y as a heat map, centred at zero; or which pairs a form allows to interact.
+
+    A matrix of more than ``cells`` channels is shown at reduced resolution, and the title says how.
+
+    Args:
+        matrix: What :func:`ecaviz.interaction_matrix` gives; a :class:`ecaviz.interaction.Structure`, drawn as the
+            share of pairs; or a tensor C×C.
+        absolute: Draw \|J\|, which can be read without colour.
+        cells: The most cells a side.
+        reduce: "max" (of each block the entry largest in absolute value) or "mean". A structure always takes the mean.
+        limit: End of the colour scale; None for the largest value.
+        title: Replaces the first line of the title.
+        ax: Where to draw.
+
+    Raises:
+        ValueError: ``reduce`` is neither, or the matrix is not square.
+    """
+    ax = axes_or_current(ax)
+    if hasattr(matrix, "partners"):
+        kind, reduce = "share", "mean"
+        what = f"pairs that can interact: {setting(matrix)}, C={matrix.channels}: {matrix.structural:.2%}"
+    else:
+        kind = "size" if absolute else "signed"
+        what = "|J|" if absolute else "J"
+        if hasattr(matrix, "form"):
+            over = f" over {matrix.images} images" if matrix.images else ""
+            where = f" of {matrix.site}" if matrix.site else ""
+            what += f"{where}: {setting(matrix)}, C={matrix.channels} ({matrix.kind}{over})"
+    values = numbers(getattr(matrix, "matrix", matrix))
+    if values.ndim != 2 or values.shape[0] != values.shape[1]:
+        raise ValueError(f"interaction: a matrix C×C was expected, got shape {values.shape}.")
+    shown, side = kernel_views.pool(np.abs(values) if absolute else values, cells, reduce)
+    what = what if title is None else title
+    if side > 1:
+        how = "mean" if reduce == "mean" else "largest |J|"
+        what += f"\neach cell: the {how} of {side}×{side} pairs"
+    kernel_views.Interaction(ax, kind).update(shown, len(values), limit=limit, title=what)
+    return ax

@@ -1,0 +1,122 @@
+"""How things look and what they are called: colours, lines and markers by family, and the names of families and layers.
+
+The colours are defined here and nowhere else: one for each family, always the same, and told apart without colour too,
+by the style of the line, the marker and the hatching.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.colors import ListedColormap
+
+__all__ = [
+    "DIVERGING",
+    "GATE_MAP",
+    "INK",
+    "SERIES",
+    "STYLES",
+    "Style",
+    "family_name",
+    "layer_labels",
+    "masked_map",
+    "setting",
+    "settings",
+    "styles",
+]
+
+
+# ------------------------------------------------------------------------------------------------------------- colours
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one series is drawn: told apart by colour, and without colour by line, marker and hatching."""
+
+    colour: str
+    line: str
+    marker: str
+    hatch: str
+
+
+STYLES: dict[str, tuple[Style, ...]] = {
+    "eca": (Style("#0072B2", "-", "o", ""), Style("#56B4E9", "-.", "^", "...")),
+    "se": (Style("#D55E00", "--", "s", "////"), Style("#E69F00", ":", "v", "xxx")),
+}
+"""The style of a family, and of the second model of that family in one picture. Colours after Okabe and Ito."""
+
+OTHER = (Style("#595959", "-", "D", "\\\\\\\\"), Style("#9A9A9A", ":", "P", "++"))
+SERIES = (
+    Style("#009E73", "-", "o", ""),
+    Style("#CC79A7", "--", "s", ""),
+    Style("#E69F00", "-.", "^", ""),
+    Style("#56B4E9", ":", "D", ""),
+    Style("#D55E00", (0, (5, 1, 1, 1, 1, 1)), "v", ""),
+    Style("#0072B2", (0, (1, 1)), "P", ""),
+)
+"""Styles of series that are no families: classes."""
+
+INK = "#222222"
+GATE_MAP = "viridis"
+"""Colour map of gates, 0…1: light is open; its lightness alone tells the value."""
+DIVERGING = "RdBu_r"
+"""Colour map of signed numbers, centred at zero: red above, blue below."""
+MISSING = "#E6E6E6"
+
+_NAMES = {"se": "SE", "eca": "ECA", "none": "no attention"}
+
+
+def family_name(family: str) -> str:
+    """A family as it is written in a label: ``SE``, ``ECA``."""
+    return _NAMES.get(family, family.upper())
+
+
+def styles(families: Iterable[str]) -> list[Style]:
+    """A style for each series, by family; the second series of a family takes the family's second style."""
+    seen: Counter[str] = Counter()
+    chosen = []
+    for family in families:
+        variants = STYLES.get(family, OTHER)
+        chosen.append(variants[seen[family] % len(variants)])
+        seen[family] += 1
+    return chosen
+
+
+def masked_map(name: str) -> ListedColormap:
+    """A colour map whose missing values are light grey."""
+    import matplotlib
+
+    return matplotlib.colormaps[name].with_extremes(bad=MISSING)
+
+
+# ---------------------------------------------------------------------------------------------------------------- text
+
+
+def setting(site: Any) -> str:
+    """``ECA, k=3``: the family of a site, a structure or a matrix, with its k or r."""
+    if getattr(site, "kernel_size", None) is not None:
+        return f"{family_name(site.family)}, k={site.kernel_size}"
+    if getattr(site, "reduction", None) is not None:
+        return f"{family_name(site.family)}, r={site.reduction:g}"
+    return family_name(site.family)
+
+
+def settings(sites: Iterable[Any]) -> str:
+    """``ECA, k=3``, if the sites share it; else their families."""
+    sites = list(sites)
+    found = {setting(site) for site in sites}
+    return found.pop() if len(found) == 1 else ", ".join(dict.fromkeys(family_name(site.family) for site in sites))
+
+
+def layer_labels(sites: Sequence[str]) -> list[str]:
+    """Short names of sites: the last part is left out where all share it (``layer3.0.se`` → ``layer3.0``)."""
+    ends = {name.rpartition(".")[2].partition("#")[0] for name in sites}
+    if len(sites) > 1 and len(ends) == 1 and all(name.rpartition(".")[0] for name in sites):
+        end = "." + ends.pop()
+        short = [name.replace(end, "") for name in sites]
+        return short if len(set(short)) == len(short) else list(sites)
+    return list(sites)
