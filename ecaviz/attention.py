@@ -7,9 +7,12 @@ Every module here is the same four lines::
     ω = activation(z)      # gate,       N×C, in (0, 1)
     out = x · ω            # every channel of x is multiplied by its own weight
 
-The modules differ in ``excite`` alone, so that is where to look: :class:`Bottleneck` for Squeeze-and-Excitation,
-:class:`ChannelConv` for ECA. The three parts are submodules of their own, so that each can be hooked, called alone, and
-differentiated alone: the interaction matrix is ∂z/∂y of ``excite``.
+The modules here differ in ``excite`` alone, so that is where to look: :class:`Bottleneck` for Squeeze-and-Excitation,
+:class:`ChannelConv` for ECA, and the variants between them that the ECA paper compares: :class:`SEVar1` (nothing to
+learn), :class:`SEVar2` (:class:`Diagonal`), :class:`SEVar3` (one full layer), :class:`SEGC` (:class:`Grouped`) and
+:class:`ECANS` (:class:`Neighbourhood`). CBAM, GSoP and Gather-Excite, which squeeze in other ways, are in modules of
+their own; :func:`build` makes all of them by name. The three parts are submodules, so that each can be hooked, called
+alone, and differentiated alone: the interaction matrix is ∂z/∂y of ``excite``.
 
 Sources: SE: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018. ECA: Wang et al., "ECA-Net: Efficient Channel
 Attention for Deep Convolutional Neural Networks", CVPR 2020.
@@ -21,18 +24,27 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from . import checks
 
 __all__ = [
     "ECA",
+    "ECANS",
     "FAMILIES",
     "SE",
+    "SEGC",
     "Bottleneck",
     "ChannelAttention",
     "ChannelConv",
+    "Diagonal",
     "GlobalAveragePool",
+    "Grouped",
+    "Neighbourhood",
+    "SEVar1",
+    "SEVar2",
+    "SEVar3",
     "adaptive_kernel_size",
     "build",
     "channel_conv",
@@ -158,11 +170,15 @@ class ChannelAttention(nn.Module):
         self.excite: nn.Module = nn.Identity()
         self.activation: nn.Module = nn.Sigmoid()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply each channel by its gate, N×C×H×W → N×C×H×W."""
+    def check(self, x: Tensor) -> None:
+        """Raise a ValueError if x is no N×C×H×W of this module's C."""
         if x.ndim != 4 or x.shape[1] != self.channels:
             expected = f"N×{self.channels}×H×W"
             raise ValueError(f"{type(self).__name__}: expected {expected}, got {'×'.join(map(str, x.shape))}.")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply each channel by its gate, N×C×H×W → N×C×H×W."""
+        self.check(x)
         y = self.squeeze(x)
         z = self.excite(y)
         gate = self.activation(z)
@@ -234,7 +250,195 @@ class ECA(ChannelAttention):
         self.excite = ChannelConv(self.kernel_size, padding=padding, device=device, dtype=dtype)
 
 
-FAMILIES: dict[str, Callable[..., nn.Module] | None] = {"none": None, "se": SE, "eca": ECA}
+class Diagonal(nn.Module):
+    """Excitation of SE-Var2: z = w ⊙ y, one weight a channel and no interaction. N×C → N×C."""
+
+    def __init__(self, channels: int, *, device=None, dtype=None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, device=device, dtype=dtype))
+        nn.init.uniform_(self.weight, -1, 1)  # what PyTorch draws for a linear layer with one input
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Map y to z, N×C → N×C."""
+        return self.weight * y
+
+
+class Grouped(nn.Module):
+    """Excitation of SE-GC: one full layer for each of G groups of C/G neighbouring channels. N×C → N×C."""
+
+    def __init__(self, channels: int, groups: int, *, device=None, dtype=None):
+        super().__init__()
+        self.conv = nn.Conv1d(channels, channels, 1, groups=groups, bias=False, device=device, dtype=dtype)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Map y to z, N×C → N×C."""
+        return self.conv(y.unsqueeze(2)).squeeze(2)
+
+
+class Neighbourhood(nn.Module):
+    """Excitation of ECA-NS: z_i = Σ_j w_ij · y_(i+j−(k−1)/2), a kernel of its own for each channel. N×C → N×C.
+
+    Channels beyond either end count as zero. The weights lie as in the official code, C×1×k.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, *, device=None, dtype=None):
+        super().__init__()
+        self.reach = (kernel_size - 1) // 2
+        self.conv = nn.Conv1d(channels, channels, kernel_size, groups=channels, bias=False, device=device, dtype=dtype)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Map y to z, N×C → N×C."""
+        neighbours = nn.functional.pad(y, (self.reach, self.reach)).unfold(1, 2 * self.reach + 1, 1)
+        return self.conv(neighbours).squeeze(2)
+
+
+class SEVar1(ChannelAttention):
+    """SE-Var1: ω = σ(y), a gate without parameters. N×C×H×W → N×C×H×W.
+
+    Source: Wang et al., CVPR 2020, section 3.2 and Table 2.
+
+    Args:
+        channels: C.
+    """
+
+    family = "se-var1"
+
+    def __init__(self, channels: int, *, device=None, dtype=None):
+        super().__init__(channels)
+
+
+class SEVar2(ChannelAttention):
+    """SE-Var2: ω = σ(w ⊙ y), every channel by itself. N×C×H×W → N×C×H×W.
+
+    Parameters: C. Source: Wang et al., CVPR 2020, section 3.2, Eq. 3 and Table 2.
+
+    Args:
+        channels: C.
+    """
+
+    family = "se-var2"
+
+    def __init__(self, channels: int, *, device=None, dtype=None):
+        super().__init__(channels)
+        self.excite = Diagonal(channels, device=device, dtype=dtype)
+
+
+class SEVar3(ChannelAttention):
+    """SE-Var3: ω = σ(W·y), one full layer: all channels interact, and nothing is reduced. N×C×H×W → N×C×H×W.
+
+    Parameters: C². Source: Wang et al., CVPR 2020, section 3.2, Eq. 4 and Table 2.
+
+    Args:
+        channels: C.
+    """
+
+    family = "se-var3"
+
+    def __init__(self, channels: int, *, device=None, dtype=None):
+        super().__init__(channels)
+        self.excite = nn.Linear(channels, channels, bias=False, device=device, dtype=dtype)
+
+
+class SEGC(ChannelAttention):
+    """SE-GC: ω = σ(GC_G(y)), a full layer within each of G groups of channels. N×C×H×W → N×C×H×W.
+
+    Parameters: C²/G. The paper's three have G = 16 (SE-GC1), C/16 (SE-GC2) and C/8 (SE-GC3). Source: Wang et al., CVPR
+    2020, section 3.2, Eq. 5 and Table 2.
+
+    Args:
+        channels: C.
+        groups: G, a divisor of C.
+        group_size: C/G, the other way to say it; one of the two is given.
+
+    Raises:
+        ValueError: Neither or both are given, or C is no multiple.
+    """
+
+    family = "se-gc"
+
+    def __init__(
+        self,
+        channels: int,
+        groups: int | None = None,
+        *,
+        group_size: int | None = None,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__(channels)
+        if (groups is None) == (group_size is None):
+            raise ValueError(
+                f"SEGC: give either groups or group_size, got groups={groups!r}, group_size={group_size!r}."
+            )
+        what, given = ("groups", groups) if groups is not None else ("group_size", group_size)
+        given = checks.at_least_one(given, f"SEGC: {what}")
+        if self.channels % given:
+            raise ValueError(
+                f"SEGC: C = {self.channels} channels cannot be divided evenly by {what} = {given}. Use a divisor of "
+                f"{self.channels}."
+            )
+        self.groups = given if groups is not None else self.channels // given
+        self.excite = Grouped(channels, self.groups, device=device, dtype=dtype)
+
+
+class ECANS(ChannelAttention):
+    """ECA-NS: ω = σ(z), z_i = Σ_j w_ij · y_(i+j−(k−1)/2): ECA with unshared kernels. N×C×H×W → N×C×H×W.
+
+    Parameters: kC. Source: Wang et al., CVPR 2020, section 3.2, Eq. 6 and 7 and Table 2. (Eq. 6 prints a band on one
+    side of the diagonal; the official code, and this, centre it.)
+
+    Args:
+        channels: C.
+        kernel_size: k, odd; None for the adaptive rule :func:`adaptive_kernel_size` on C.
+
+    Raises:
+        ValueError: ``kernel_size`` is even or not positive.
+    """
+
+    family = "eca-ns"
+
+    def __init__(self, channels: int, kernel_size: int | None = None, *, device=None, dtype=None):
+        super().__init__(channels)
+        k = adaptive_kernel_size(channels) if kernel_size is None else kernel_size
+        self.kernel_size = checks.kernel_size(k, "ECANS: kernel_size")
+        self.excite = Neighbourhood(channels, self.kernel_size, device=device, dtype=dtype)
+
+
+def _cbam(channels: int, **options) -> nn.Module:
+    from .cbam import CBAM
+
+    return CBAM(channels, **options)
+
+
+def _gsop(channels: int, **options) -> nn.Module:
+    from .gsop import GSoP
+
+    return GSoP(channels, **options)
+
+
+def _gather_excite(channels: int, variant: str, **options) -> nn.Module:
+    from .gather_excite import GatherExcite
+
+    return GatherExcite(channels, variant, **options)
+
+
+FAMILIES: dict[str, Callable[..., nn.Module] | None] = {
+    "none": None,
+    "se": SE,
+    "se-var1": SEVar1,
+    "se-var2": SEVar2,
+    "se-var3": SEVar3,
+    "se-gc1": partial(SEGC, groups=16),
+    "se-gc2": partial(SEGC, group_size=16),
+    "se-gc3": partial(SEGC, group_size=8),
+    "eca": ECA,
+    "eca-ns": ECANS,
+    "cbam": _cbam,
+    "gsop": _gsop,
+    "ge-theta-minus": partial(_gather_excite, variant="minus"),
+    "ge-theta": partial(_gather_excite, variant="plain"),
+    "ge-theta-plus": partial(_gather_excite, variant="plus"),
+}
 """What :func:`build` knows, by name. ``none`` is the identity: no attention."""
 
 
@@ -252,7 +456,9 @@ def build(name: str, channels: int, **options) -> nn.Module:
     Args:
         name: One of :data:`FAMILIES`.
         channels: C.
-        **options: What the module takes: ``kernel_size`` (eca), ``reduction`` (se), …
+        **options: What the module takes: ``kernel_size`` (eca, eca-ns), ``padding`` (eca), ``reduction`` (se, cbam,
+            ge-theta-plus), ``hidden`` and ``bias`` (se), ``reduced`` and ``stride`` (gsop), ``extent`` or ``size``
+            (ge-*).
 
     Returns:
         The module; for ``"none"`` an ``nn.Identity``.

@@ -55,7 +55,7 @@ class GateRecord:
 
     Attributes:
         site: The site.
-        descriptor: y, N×C.
+        descriptor: y, N×C; CBAM's two squeezes N×2×C, GSoP's covariance N×c×c.
         logit: z, N×C.
         gate: ω = a(z), N×C, computed in float32 whatever the network ran in.
     """
@@ -168,7 +168,9 @@ class _Reader:
     def on_descriptor(self, module: nn.Module, args: tuple) -> None:
         if not self.listens(module, self.part):
             return
-        y = args[0].detach().flatten(1)
+        y = args[0].detach()
+        if y.ndim != 3 or self.site.layout.excite is None:  # CBAM's two squeezes and GSoP's covariance stay as they are
+            y = y.flatten(1)
         if self.site.padding == "circular" and not isinstance(self.site.module, ChannelAttention):
             reach = (self.site.kernel_size - 1) // 2
             y = y[:, reach : y.shape[1] - reach]

@@ -45,6 +45,7 @@ class Layout:
     act: str | None = None
     fc2: str | None = None
     padding: str | None = None
+    excite: str | None = None
 
 
 _BOTTLENECK = {"family": "se", "fc1": "fc1", "fc2": "fc2", "descriptor": ("fc1", "input")}
@@ -54,6 +55,8 @@ _REGISTRY: dict[str, Layout] = {
         "se", "activation", ("squeeze", "output"), fc1="excite.fc1", act="excite.relu", fc2="excite.fc2"
     ),
     "ecaviz.attention.ECA": Layout("eca", "activation", ("squeeze", "output"), conv="excite.conv"),
+    # The rest of our own: the excitation is a module by itself, and that is all that is known of it here.
+    "ecaviz.attention.ChannelAttention": Layout("", "activation", ("squeeze", "output"), excite="excite"),
     "timm.layers.eca.EcaModule": Layout("eca", "gate", ("conv", "input"), conv="conv", padding="zeros"),
     "timm.layers.eca.CecaModule": Layout("eca", "gate", ("conv", "input"), conv="conv", padding="circular"),
     "timm.layers.squeeze_excite.SEModule": Layout(gate="gate", norm="bn", act="act", **_BOTTLENECK),
@@ -71,8 +74,13 @@ def _layout(module: nn.Module) -> Layout | None:
         if known is not None:
             # timm's "ecam" keeps an MLP in an EcaModule: not one convolution over the channels.
             mlp = known.conv and getattr(module, "conv2", None) is not None
-            return None if mlp or not _has_parts(module, known) else known
+            return None if mlp or _is_local(module) or not _has_parts(module, known) else known
     return None
+
+
+def _is_local(module: nn.Module) -> bool:
+    """Whether the gate is no single number a channel: Gather-Excite with an extent smaller than the map."""
+    return getattr(module, "extent", None) is not None
 
 
 def _has_parts(module: nn.Module, layout: Layout) -> bool:
@@ -139,10 +147,10 @@ class GateSite:
 
     Attributes:
         name: Module path in the network.
-        family: "se" or "eca".
+        family: "se", "eca", or another of :data:`ecaviz.attention.FAMILIES`.
         channels: C; None for a module that does not hold it (timm's ECA) until it has run or its neighbours tell.
         activation: Name of a, a key of :data:`ACTIVATIONS`.
-        kernel_size: k of an ECA, read from the weights; else None.
+        kernel_size: k of an ECA or ECA-NS, read from the weights; else None.
         padding: "zeros" or "circular" for an ECA; else None.
         hidden: Hidden units of an SE, read from the weights; else None.
         reduction: C/hidden of an SE; else None.
@@ -191,6 +199,10 @@ class GateSite:
         Descriptors are taken to the device and the dtype of the weights.
         """
         layout = self.layout
+        if layout.excite is not None:
+            excite = self.module.get_submodule(layout.excite)
+            weight = next(excite.parameters(), descriptor)
+            return excite(descriptor.to(weight))
         if layout.conv is not None:
             conv = self.module.get_submodule(layout.conv)
             y = descriptor.to(conv.weight).unsqueeze(1)
@@ -262,6 +274,9 @@ def _make_site(name: str, module: nn.Module, layout: Layout, net: nn.Module) -> 
         "activation": _activation_name(module.get_submodule(layout.gate)),
         "module": module,
     }
+    if layout.excite is not None:
+        common["family"] = module.family
+        return GateSite(**common, channels=module.channels, kernel_size=getattr(module, "kernel_size", None))
     if layout.conv is not None:
         conv = module.get_submodule(layout.conv)
         channels = module.channels if isinstance(module, ChannelAttention) else None

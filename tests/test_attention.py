@@ -98,6 +98,30 @@ def test_even_or_negative_kernel_size(k):
         ECA(16, k)
 
 
+@pytest.mark.parametrize("k", [2, 4, 0])
+def test_the_convolution_alone_takes_no_even_kernel_size(k):
+    with pytest.raises(ValueError, match=rf"ChannelConv: kernel_size must be an odd whole number.*got {k}"):
+        attention.ChannelConv(k)
+
+
+def test_circular_padding_goes_round_once_at_most():
+    with pytest.raises(ValueError, match=r"ECA: circular padding by 5 goes round C = 4 channels.*Use k ≤ 9"):
+        ECA(channels=4, kernel_size=11, padding="circular")
+    assert ECA(channels=4, kernel_size=11).kernel_size == 11  # zeros know no limit
+
+
+@pytest.mark.parametrize(("channels", "k"), [(4, 3), (4, 7), (4, 9), (3, 7), (1, 1), (1, 3)])
+def test_circular_padding_of_few_channels_is_timms(channels, k):
+    from timm.layers import CecaModule
+
+    torch.manual_seed(channels)
+    ours, theirs = ECA(channels, k, padding="circular"), CecaModule(kernel_size=k)  # with a C timm takes the rule's k
+    theirs.conv.weight.data.copy_(nn.init.uniform_(ours.excite.conv.weight, 2, 4))
+    x = torch.randn(6, channels, 5, 5)
+    assert ours.activation(ours.excite(ours.squeeze(x))).std() > 0.01
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
 @pytest.mark.parametrize(
     ("options", "message"), [({"reduction": 0}, "at least 1"), ({"reduction": 32}, "no hidden unit")]
 )
@@ -107,7 +131,7 @@ def test_reduction_out_of_range(options, message):
 
 
 def test_other_bad_input():
-    with pytest.raises(ValueError, match=r"no module is called 'sse'. Known: none, se, eca"):
+    with pytest.raises(ValueError, match=r"no module is called 'sse'. Known: none, se, se-var1, .*, eca, eca-ns, cbam"):
         attention.build("sse", 16)
     with pytest.raises(ValueError, match="zeros"):
         ECA(16, 3, padding="mirror")

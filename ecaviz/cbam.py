@@ -1,0 +1,113 @@
+"""CBAM: a channel gate from two squeezes, then a spatial gate.
+
+    x → x' = x · σ(MLP(avg x) + MLP(max x)) → x' · σ(BN(Conv7×7([max_c x', mean_c x'])))
+
+Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018; layers and order as in the authors' code,
+Jongchan/attention-module.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from . import checks
+from .attention import Bottleneck, ChannelAttention
+
+__all__ = ["CBAM", "AverageAndMaxPool", "CBAMChannel", "CBAMSpatial", "SharedBottleneck"]
+
+
+class AverageAndMaxPool(nn.Module):
+    """Squeeze: mean and maximum over all positions. N×C×H×W → N×2×C, the mean first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Squeeze twice, N×C×H×W → N×2×C."""
+        return torch.stack([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
+
+
+class SharedBottleneck(Bottleneck):
+    """Excitation: z = MLP(y_avg) + MLP(y_max), one bottleneck for both squeezes. N×2×C → N×C."""
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Map both squeezes to z, N×2×C → N×C."""
+        return super().forward(y).sum(dim=1)
+
+
+class CBAMChannel(ChannelAttention):
+    """The channel stage: ω = σ(MLP(avg x) + MLP(max x)). N×C×H×W → N×C×H×W.
+
+    Parameters: 2C²/r + C/r + C.
+
+    Args:
+        channels: C.
+        reduction: r; the hidden layer has ⌊C/r⌋ units.
+        bias: Whether the MLP's layers have biases, as in the authors' code.
+    """
+
+    family = "cbam"
+
+    def __init__(self, channels: int, reduction: int = 16, *, bias: bool = True, device=None, dtype=None):
+        super().__init__(channels)
+        hidden = checks.hidden_units(self.channels, reduction, "CBAM")
+        self.squeeze = AverageAndMaxPool()
+        self.excite = SharedBottleneck(channels, hidden, bias=bias, device=device, dtype=dtype)
+
+
+class CBAMSpatial(nn.Module):
+    """The spatial stage: one gate a position, from the maximum and the mean over channels. N×C×H×W → N×C×H×W.
+
+    Parameters: 2·7² + 2 = 100. The norm's weight starts at 0, as in the authors' code: every gate is 0.5 then.
+    """
+
+    def __init__(self, *, device=None, dtype=None):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False, device=device, dtype=dtype)
+        self.norm = nn.BatchNorm2d(1, momentum=0.01, device=device, dtype=dtype)
+        nn.init.zeros_(self.norm.weight)
+        self.activation = nn.Sigmoid()
+
+    def squeeze(self, x: Tensor) -> Tensor:
+        """Maximum and mean over channels, N×C×H×W → N×2×H×W."""
+        return torch.cat([x.amax(dim=1, keepdim=True), x.mean(dim=1, keepdim=True)], dim=1)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """One gate a position, N×C×H×W → N×1×H×W."""
+        return self.activation(self.norm(self.conv(self.squeeze(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply each position by its gate, N×C×H×W → N×C×H×W."""
+        return x * self.gate(x)
+
+
+class CBAM(nn.Module):
+    """Channel gate, then spatial gate. N×C×H×W → N×C×H×W.
+
+    Parameters: 2C²/r + C/r + C for the channel stage, 100 for the spatial one.
+
+    Args:
+        channels: C.
+        reduction: r of the channel stage.
+        bias: Whether the channel stage's MLP has biases.
+        spatial: Whether there is a spatial stage.
+
+    Raises:
+        ValueError: ``reduction`` is below 1 or leaves no hidden unit.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 16,
+        *,
+        bias: bool = True,
+        spatial: bool = True,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        self.channel = CBAMChannel(channels, reduction, bias=bias, device=device, dtype=dtype)
+        self.spatial = CBAMSpatial(device=device, dtype=dtype) if spatial else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate channels, then positions, N×C×H×W → N×C×H×W."""
+        return self.spatial(self.channel(x))

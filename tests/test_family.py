@@ -1,0 +1,394 @@
+"""SE's and ECA's relatives: structure by autograd, published counts, the official layers, and capture."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import ecaviz
+from ecaviz import attention, bundle, networks
+from ecaviz.matches import NoWeights
+from ecaviz.networks import PlainResNet
+
+BLOCKS = {
+    18: (False, (2, 2, 2, 2)),
+    34: (False, (3, 4, 6, 3)),
+    50: (True, (3, 4, 6, 3)),
+    101: (True, (3, 4, 23, 3)),
+    152: (True, (3, 8, 36, 3)),
+}
+NAMES = [name for name in attention.FAMILIES if name != "none"]
+SIZED = {"ge-theta", "ge-theta-plus"}
+
+
+def made(name, channels=32, side=7, **options):
+    torch.manual_seed(0)
+    options = ({"size": side} if name in SIZED else {}) | ({"reduced": 8} if name == "gsop" else {}) | options
+    module = attention.build(name, channels, **options)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):  # as after some training
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.uniform_(part.bias, -0.5, 0.5)
+            part.running_mean.uniform_(-0.1, 0.1)
+            part.running_var.uniform_(0.5, 1.5)
+    return module.eval()
+
+
+def gates_of(channels_by_block, name, sides=(56, 28, 14, 7), **options):
+    return [
+        attention.build(name, channels, **options, **({"size": sides[stage]} if name in SIZED else {}))
+        for stage, channels in channels_by_block
+    ]
+
+
+def places(depth):
+    """(stage, C) of every block."""
+    bottleneck, blocks = BLOCKS[depth]
+    return [(i, 64 * 2**i * (4 if bottleneck else 1)) for i, count in enumerate(blocks) for _ in range(count)]
+
+
+def count(depth, name, ks=None, **options):
+    bottleneck, blocks = BLOCKS[depth]
+    with NoWeights():
+        if name == "none":
+            gates = ()
+        elif ks is not None:
+            gates = [attention.build(name, channels, kernel_size=ks[stage]) for stage, channels in places(depth)]
+        else:
+            gates = gates_of(places(depth), name, **options)
+        net = networks.build_plain_resnet(PlainResNet(bottleneck, blocks), gates)
+    return sum(p.numel() for p in net.parameters())
+
+
+# -------------------------------------------------------------------------------------------------------------- counts
+
+
+@pytest.mark.parametrize(
+    ("depth", "plain", "se", "eca", "ks"),
+    [
+        (18, 11_689_512, 11_776_552, 44, (3, 5, 7, 7)),
+        (34, 21_797_672, 21_954_856, 72, (3, 3, 5, 7)),
+        (50, 25_557_032, 28_071_976, 80, (3, 5, 5, 7)),
+        (101, 44_549_160, 49_292_328, 157, (3, 3, 5, 7)),
+        (152, 60_192_808, 66_770_984, 234, (3, 3, 5, 7)),
+    ],
+)
+def test_resnets_have_the_published_parameters(depth, plain, se, eca, ks):
+    assert count(depth, "none") == plain
+    assert count(depth, "se", reduction=16) == se
+    assert count(depth, "eca", ks=ks) == plain + eca
+
+
+@pytest.mark.parametrize(
+    ("reduction", "parameters"), [(2, 45_676_584), (4, 35_616_808), (8, 30_586_920), (32, 26_814_504)]
+)
+def test_se_resnet_50_by_reduction(reduction, parameters):
+    assert count(50, "se", reduction=reduction) == parameters
+
+
+def test_table_2_of_the_eca_paper():
+    """Its ten networks, each built and counted."""
+    options = {"SE": ("se", {}), "ECA-NS": ("eca-ns", {"kernel_size": 3}), "ECA": ("eca", {"kernel_size": 3})}
+    with (bundle.data_folder() / "published" / "table2.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10
+    for row in rows:
+        method = row["method"]
+        name, kinds = ("none", {}) if method == "Vanilla" else options.get(method, (method.lower(), {}))
+        assert count(50, name, **kinds) == int(row["parameters"]), method
+
+
+def test_the_others_on_resnet_50():
+    assert count(50, "cbam") == 28_089_624
+    assert count(50, "cbam", bias=False) == 28_073_576
+    assert count(18, "cbam") == 11_779_392
+    assert count(34, "cbam") == 21_960_468
+    assert count(101, "cbam") == 49_330_172
+    assert count(50, "ge-theta-minus") == 25_557_032
+    assert count(50, "ge-theta") == 31_106_600
+    assert count(50, "ge-theta-plus") == 33_637_592
+    assert count(101, "ge-theta-plus") == 58_323_224
+
+
+def test_gsop_in_the_last_block_of_each_stage():
+    with NoWeights():
+        last = [i for i, place in enumerate(places(50)) if i == 15 or places(50)[i + 1][0] != place[0]]
+        gates = [
+            attention.build("gsop", channels, stride=2 if stage == 0 else 1) if i in last else None
+            for i, (stage, channels) in enumerate(places(50))
+        ]
+        net = networks.build_plain_resnet(PlainResNet(*BLOCKS[50]), gates)
+    assert sum(p.numel() for p in net.parameters()) == 28_285_224
+
+
+def test_mobilenet_v2():
+    widths = [16, *[24] * 2, *[32] * 3, *[64] * 4, *[96] * 3, *[160] * 3, 320]
+
+    def counted(gates):
+        return sum(p.numel() for p in networks.build_mobilenet_v2(gates).parameters())
+
+    with NoWeights():
+        assert counted(()) == 3_504_872
+        assert counted([attention.build("eca", c, kernel_size=1 if c < 96 else 3) for c in widths]) == 3_504_903
+        assert counted([attention.build("se", c, reduction=8) for c in widths]) == 3_561_800
+
+
+# ----------------------------------------------------------------------------------------------------------- structure
+
+
+def jacobian(module, y):
+    return torch.autograd.functional.jacobian(lambda one: module.excite(one[None])[0], y)
+
+
+def test_structures_by_autograd():
+    """Which descriptor moves which logit: exactly as the formula says."""
+    c = 32
+    i = torch.arange(c)
+    distance = (i[:, None] - i[None, :]).abs()
+    allowed = {
+        "se-var1": distance == 0,
+        "se-var2": distance == 0,
+        "se-var3": torch.ones(c, c, dtype=torch.bool),
+        "se-gc1": (i[:, None] // 2) == (i[None, :] // 2),  # 16 groups of two
+        "se-gc2": (i[:, None] // 16) == (i[None, :] // 16),
+        "se-gc3": (i[:, None] // 8) == (i[None, :] // 8),
+        "eca-ns": distance <= 2,
+        "eca": distance <= 2,
+    }
+    for name, expected in allowed.items():
+        module = made(name, **({"kernel_size": 5} if name.startswith("eca") else {}))
+        found = jacobian(module, torch.randn(c))
+        assert torch.equal(found != 0, expected), name
+    assert torch.equal(jacobian(made("se-var1"), torch.randn(c)), torch.eye(c))
+    shared = jacobian(made("eca", kernel_size=5), torch.randn(c))
+    assert all(len(shared.diagonal(offset).unique()) == 1 for offset in (-2, -1, 0, 1, 2))
+    own = jacobian(made("eca-ns", kernel_size=5), torch.randn(c))
+    assert len(own.diagonal().unique()) == c
+    se = jacobian(made("se", reduction=4), torch.randn(c))
+    assert torch.linalg.matrix_rank(se) <= c // 4
+
+
+def test_cbams_two_maps_have_a_low_rank():
+    module = made("cbam", reduction=4).channel
+    y = torch.randn(2, 32)
+    found = torch.autograd.functional.jacobian(lambda one: module.excite(one[None])[0], y)
+    for one in (found[:, 0], found[:, 1]):
+        assert 0 < torch.linalg.matrix_rank(one) <= 8
+
+
+def test_local_gather_excite_stays_local():
+    """The gate of a place hears its own channel alone, and from no further than the extent reaches."""
+    module = made("ge-theta", channels=4, extent=2)
+    x = torch.randn(1, 4, 16, 16, requires_grad=True)
+    gate = module.activation(module.excite(module.squeeze(x)))
+    assert gate.shape == (1, 4, 8, 8)
+    (heard,) = torch.autograd.grad(gate[0, 1, 4, 4], x)
+    assert heard[0, [0, 2, 3]].abs().sum() == 0
+    rows, columns = heard[0, 1].nonzero(as_tuple=True)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (7, 9, 7, 9)
+
+
+# ----------------------------------------------------------------------------------- the official layers, written out
+
+
+def test_eca_ns_is_the_official_layer():
+    """unfold, then a grouped convolution with the weights C×1×k under the name conv.weight."""
+    module = made("eca-ns", channels=12, kernel_size=3)
+    weight = torch.randn(12, 1, 3)
+    module.load_state_dict({"excite.conv.weight": weight})
+    x = torch.randn(2, 12, 5, 6)
+    y = F.adaptive_avg_pool2d(x, 1)
+    neighbours = F.unfold(y.transpose(-1, -3), kernel_size=(1, 3), padding=(0, 1))
+    z = F.conv1d(neighbours.transpose(-1, -2), weight, groups=12)
+    expected = x * torch.sigmoid(z)[:, :, :, None]
+    assert (module(x) - expected).abs().max() < 1e-6
+
+
+def test_cbam_is_the_reference_layer():
+    """Keys of the reference code: ChannelGate.mlp.1, .3 and SpatialGate.spatial.conv, .bn."""
+    c, r = 32, 8
+    state = {
+        "ChannelGate.mlp.1.weight": torch.randn(c // r, c) / 4,
+        "ChannelGate.mlp.1.bias": torch.randn(c // r),
+        "ChannelGate.mlp.3.weight": torch.randn(c, c // r) / 2,
+        "ChannelGate.mlp.3.bias": torch.randn(c),
+        "SpatialGate.spatial.conv.weight": torch.randn(1, 2, 7, 7) / 5,
+        "SpatialGate.spatial.bn.weight": torch.rand(1) + 0.5,
+        "SpatialGate.spatial.bn.bias": torch.randn(1),
+        "SpatialGate.spatial.bn.running_mean": torch.randn(1) / 10,
+        "SpatialGate.spatial.bn.running_var": torch.rand(1) + 0.5,
+        "SpatialGate.spatial.bn.num_batches_tracked": torch.tensor(1),
+    }
+    module = made("cbam", channels=c, reduction=r)
+    names = {
+        "ChannelGate.mlp.1.": "channel.excite.fc1.",
+        "ChannelGate.mlp.3.": "channel.excite.fc2.",
+        "SpatialGate.spatial.conv.": "spatial.conv.",
+        "SpatialGate.spatial.bn.": "spatial.norm.",
+    }
+    module.load_state_dict(
+        {next(b + k.removeprefix(a) for a, b in names.items() if k.startswith(a)): v for k, v in state.items()}
+    )
+    x = torch.randn(2, c, 9, 7)
+
+    def mlp(y: Tensor) -> Tensor:
+        first = F.linear(y, state["ChannelGate.mlp.1.weight"], state["ChannelGate.mlp.1.bias"]).relu()
+        return F.linear(first, state["ChannelGate.mlp.3.weight"], state["ChannelGate.mlp.3.bias"])
+
+    gate = torch.sigmoid(mlp(x.mean((2, 3))) + mlp(x.amax((2, 3))))
+    inner = x * gate[:, :, None, None]
+    squeezed = torch.cat([inner.max(1)[0][:, None], inner.mean(1)[:, None]], 1)
+    maps = F.conv2d(squeezed, state["SpatialGate.spatial.conv.weight"], padding=3)
+    start = "SpatialGate.spatial.bn."
+    maps = F.batch_norm(
+        maps, *(state[start + name] for name in ("running_mean", "running_var", "weight", "bias")), eps=1e-5
+    )
+    assert (module(x) - inner * torch.sigmoid(maps)).abs().max() < 1e-6
+    assert torch.sigmoid(maps).std() > 0.02
+
+
+def test_gsop_is_the_authors_layers():
+    """Covariance as X·(I/M − 11ᵀ/M²)·Xᵀ, then the layers in their order, written out."""
+    module = made("gsop", channels=16, reduced=8, stride=2)
+    x = torch.randn(2, 16, 10, 6)
+    squeeze, excite = module.squeeze, module.excite
+    maps = F.conv2d(x.relu(), squeeze.conv.weight, squeeze.conv.bias, stride=2)
+    norm = squeeze.norm
+    maps = F.batch_norm(maps, norm.running_mean, norm.running_var, norm.weight, norm.bias).relu().flatten(2)
+    m = maps.shape[2]
+    centring = (torch.eye(m) - torch.ones(m, m) / m) / m
+    covariance = maps @ centring @ maps.transpose(1, 2)
+    norm = excite.norm
+    rows = F.batch_norm(covariance[..., None], norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    four = torch.einsum("nrk,rfk->nrf", rows[..., 0], excite.rows.weight.reshape(8, 4, 8)).flatten(1)
+    four = four + excite.rows.bias
+    z = four @ excite.conv.weight[:, :, 0, 0].T + excite.conv.bias
+    expected = x * torch.sigmoid(z)[:, :, None, None]
+    assert (module(x) - expected).abs().max() < 1e-5
+    torch.testing.assert_close(covariance[0], torch.cov(maps[0], correction=0))
+
+
+@pytest.mark.parametrize("extent", [2, 4, 8])
+@pytest.mark.parametrize("variant", ["ge-theta-minus", "ge-theta", "ge-theta-plus"])
+def test_gather_excite_with_an_extent(variant, extent):
+    """Against the layers written out; a map that the extent does not divide is brought back to its own size."""
+    module = made(variant, channels=32, extent=extent)
+    x = torch.randn(2, 32, 13, 10)
+    if variant == "ge-theta-minus":
+        kernel = 2 * extent - 1
+        maps = F.avg_pool2d(x, kernel, extent, kernel // 2, count_include_pad=False)
+    else:
+        maps, layers = x, list(module.squeeze)
+        for i, layer in enumerate(layers):
+            assert isinstance(layer, (nn.Conv2d, nn.BatchNorm2d, nn.ReLU)[i % 3])
+            maps = layer(maps)
+        assert len(layers) == 3 * {2: 1, 4: 2, 8: 3}[extent] - 1
+    if variant == "ge-theta-plus":
+        _, first, _, second = module.excite
+        maps = second(first(maps.relu()).relu())
+    gate = F.interpolate(torch.sigmoid(maps), size=(13, 10), mode="nearest")
+    torch.testing.assert_close(module(x), x * gate)
+    assert gate.std() > 0.01
+
+
+# ---------------------------------------------------------------------------------------------------- all of the family
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_reach_every_parameter(name):
+    module = made(name).train()
+    x = torch.randn(4, 32, 7, 7, requires_grad=True)
+    module(x).square().sum().backward()
+    assert x.grad.abs().sum() > 0
+    for key, parameter in module.named_parameters():
+        assert parameter.grad is not None, key
+        # A constant before a batch norm changes nothing: such biases have gradients of rounding alone.
+        assert parameter.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5)])
+def test_small_and_oblong_maps(name, shape):
+    module = made(name, side=shape)
+    out = module(torch.randn(2, 32, *shape))
+    assert out.shape == (2, 32, *shape)
+    assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_dtypes_and_channels_last(name, dtype):
+    module = made(name)
+    x = torch.randn(2, 32, 7, 7)
+    expected = module(x)
+    last = module(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(last, expected, rtol=1e-4, atol=1e-5)
+    found = module.to(dtype)(x.to(dtype))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.1 if dtype == torch.bfloat16 else 1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_device_and_the_dtype_are_passed_on(name):
+    options = {"size": 7} if name in SIZED else {}
+    module = attention.build(name, 32, device="meta", dtype=torch.float64, **options)
+    assert all(p.is_meta and p.dtype == torch.float64 for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_capture_reads_and_proves_the_gate(name):
+    module = made(name)
+    net = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), module)
+    (site,) = ecaviz.find_sites(net)
+    assert site.channels == 32
+    assert site.family == ("se-gc" if name.startswith("se-gc") else name)
+    x = torch.randn(5, 3, 7, 7)
+    with torch.no_grad(), ecaviz.capture(net) as gates:
+        net(x)
+    (record,) = gates.values()
+    assert record.gate.shape == (5, 32)
+    assert record.gate.std() > 1e-3
+    assert record.site.proof.holds
+    assert record.descriptor.shape[1:] == {"cbam": (2, 32), "gsop": (8, 8)}.get(name, (32,))
+    again = site.excite(record.descriptor if "ge-" not in name else record.descriptor[:, :, None, None])
+    torch.testing.assert_close(again.flatten(1), record.logit, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gate_that_is_not_one_number_a_channel_is_no_site():
+    net = nn.Sequential(made("ge-theta", extent=2), made("se-var1"))
+    assert [site.family for site in ecaviz.find_sites(net)] == ["se-var1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "options", "message"),
+    [
+        ("se-gc1", 40, {}, r"C = 40 channels cannot be divided evenly by groups = 16"),
+        ("se-gc2", 40, {}, r"C = 40 channels cannot be divided evenly by group_size = 16"),
+        ("cbam", 8, {}, r"CBAM: reduction r = 16 leaves no hidden unit for C = 8"),
+        ("ge-theta", 8, {}, r"ge-theta with the global extent has a kernel as large as the map; give its size="),
+        ("ge-theta", 8, {"extent": 3}, r"extent must be 2, 4, 8, or None"),
+        ("ge-theta-plus", 8, {"extent": 2}, r"reduction r = 16 leaves no hidden unit"),
+        ("eca-ns", 8, {"kernel_size": 4}, r"ECANS: kernel_size must be an odd whole number"),
+        ("gsop", 8, {"reduced": 0}, r"GSoP: reduced must be a whole number of at least 1"),
+    ],
+)
+def test_what_does_not_fit_is_said(name, channels, options, message):
+    with pytest.raises(ValueError, match=message):
+        attention.build(name, channels, **options)
+
+
+def test_bad_input_to_the_groups():
+    with pytest.raises(ValueError, match=r"give either groups or group_size"):
+        attention.SEGC(32)
+    with pytest.raises(ValueError, match=r"expected N×32×H×W, got 2×16×7×7"):
+        made("ge-theta")(torch.randn(2, 16, 7, 7))
+
+
+def test_an_interaction_that_is_not_covered_yet_says_so():
+    net = nn.Sequential(made("se-var3"))
+    with pytest.raises((ValueError, NotImplementedError), match=r"se-var3"):
+        ecaviz.interaction_matrix(net, "0")
