@@ -122,7 +122,7 @@ def folder(path: str | os.PathLike) -> ImageFiles:
     name = root.resolve().name or str(root)
     entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
     top = [entry for entry in entries if _is_image(entry)]
-    below = {entry.name: _images_below(entry) for entry in entries if entry.is_dir()}
+    below = {entry.name: _images_below(entry) for entry in entries if entry.is_dir() and not _leads_back(entry)}
     below = {subfolder: files for subfolder, files in below.items() if files}
     if below:
         classes = tuple(below)
@@ -145,10 +145,15 @@ def _is_image(path: Path) -> bool:
     return named and (path.is_file() or (path.is_symlink() and not path.exists()))
 
 
+def _leads_back(folder: Path) -> bool:
+    """Whether a folder is a link to the one that it lies in, or to one above: it would be walked for ever."""
+    return folder.parent.resolve().is_relative_to(folder.resolve())
+
+
 def _images_below(root: Path) -> list[Path]:
     found = []
     for place, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and not _leads_back(Path(place, n)))
         found += [Path(place, name) for name in sorted(files) if _is_image(Path(place, name))]
     return found
 

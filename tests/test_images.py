@@ -543,3 +543,20 @@ def test_images_that_suit_a_model(tmp_path):
     assert images.suited(bundled, tmp_path).paths == (tmp_path / "a.png",)
     with pytest.raises(FileNotFoundError):
         images.suited(bundled, tmp_path / "none")
+
+
+def test_a_folder_with_a_link_to_itself(tmp_path):
+    """A loop is walked once; a link to another folder is followed."""
+    for place in ("cats", "elsewhere"):
+        (tmp_path / place).mkdir()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "cats" / "a.png")
+    Image.new("RGB", (8, 8), "blue").save(tmp_path / "elsewhere" / "b.png")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "cats").symlink_to(tmp_path / "cats", target_is_directory=True)
+    (root / "dogs").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "cats" / "again").symlink_to(tmp_path / "cats", target_is_directory=True)
+    (root / "loop").symlink_to(root, target_is_directory=True)
+    found = images.folder(root)
+    assert len(found) == 2
+    assert found.classes == ("cats", "dogs")
