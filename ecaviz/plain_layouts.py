@@ -1,9 +1,9 @@
 """Plain ResNets and MobileNetV2 with gates, read from the names and shapes of their weights.
 
 The block's own weights have the names that torchvision gave them; whatever else a block holds is its gate: one kernel
-1×1×k is an ECA, two matrices hidden×C and C×hidden are an SE, as linear layers or 1×1 convolutions, with biases or
-without, under any name. So the official ECANet files, moskomule's SE-ResNets and the many SE-ResNets written after
-torchvision's are all read by the same rules.
+1×1×k is an ECA, one C×1×k an ECA-NS, two matrices hidden×C and C×hidden are an SE, as linear layers or 1×1
+convolutions, with biases or without, under any name; CBAM goes by the names of its reference code. So the official
+ECANet files, moskomule's SE-ResNets and the many SE-ResNets written after torchvision's are read by the same rules.
 """
 
 from __future__ import annotations
@@ -34,13 +34,28 @@ class _Gate:
 
 
 def _read_gate(parts: dict[str, Tensor], channels: int, *, official: bool) -> _Gate | None:
-    """Read the weights of a block that are not the block's own, by their shapes; None if they are no ECA and no SE."""
+    """Read the weights of a block that are not its own convolutions and norms; None if they are no known gate."""
     if len(parts) == 1:
-        key, weight = next(iter(parts.items()))
-        if key.endswith(".weight") and weight.ndim == 3 and weight.shape[:2] == (1, 1) and weight.shape[2] % 2:
-            layout = "official ECANet" if official else f"gates from {key.removesuffix('.weight')}"
-            return _Gate("eca", {"kernel_size": weight.shape[2]}, {"excite.conv.weight": weight}, layout)
+        return _read_convolution(parts, channels, official)
+    if any("ChannelGate." in key for key in parts):
+        return _read_cbam(parts, channels)
+    return _read_bottleneck(parts, channels)
+
+
+def _read_convolution(parts: dict[str, Tensor], channels: int, official: bool) -> _Gate | None:
+    """One kernel for all channels, 1×1×k: ECA; one for each, C×1×k: ECA-NS."""
+    key, weight = next(iter(parts.items()))
+    if not key.endswith(".weight") or weight.ndim != 3 or weight.shape[1] != 1 or weight.shape[2] % 2 == 0:
         return None
+    family = {1: "eca", channels: "eca-ns"}.get(weight.shape[0])
+    if family is None:
+        return None
+    layout = "official ECANet" if official else f"gates from {key.removesuffix('.weight')}"
+    return _Gate(family, {"kernel_size": weight.shape[2]}, {"excite.conv.weight": weight}, layout)
+
+
+def _read_bottleneck(parts: dict[str, Tensor], channels: int) -> _Gate | None:
+    """Two matrices, hidden×C and C×hidden, with two biases or none: SE."""
     names = sorted(key.removesuffix(".weight") for key in parts if key.endswith(".weight"))
     bias = len(parts) == 4
     if len(names) != 2 or not (bias or len(parts) == 2):
@@ -62,9 +77,37 @@ def _read_gate(parts: dict[str, Tensor], channels: int, *, official: bool) -> _G
     return _Gate("se", {"hidden": hidden, "bias": bias}, weights, f"gates from {' and '.join(names)} ({kind})")
 
 
+_CBAM = {
+    "ChannelGate.mlp.1.": "channel.excite.fc1.",
+    "ChannelGate.mlp.3.": "channel.excite.fc2.",
+    "SpatialGate.spatial.conv.": "spatial.conv.",
+    "SpatialGate.spatial.bn.": "spatial.norm.",
+}
+"""Names of the reference code, Jongchan/attention-module, and ours."""
+
+
+def _read_cbam(parts: dict[str, Tensor], channels: int) -> _Gate | None:
+    """The reference CBAM: one MLP for both squeezes, and a convolution over positions or none."""
+    weights: dict[str, Tensor] = {}
+    for key, value in parts.items():
+        start = next((one for one in _CBAM if f".{one}" in f".{key}"), None)
+        if start is None:
+            return None
+        weights[_CBAM[start] + key.rpartition(start)[2]] = value
+    first = weights.get("channel.excite.fc1.weight")
+    if first is None or first.ndim != 2 or not 0 < first.shape[0] <= channels:
+        return None
+    options: dict[str, int | bool] = {
+        "reduction": channels // first.shape[0],
+        "bias": "channel.excite.fc1.bias" in weights,
+        "spatial": "spatial.conv.weight" in weights,
+    }
+    return _Gate("cbam", options, weights, "reference CBAM")
+
+
 def _described(gates: list[_Gate | None], network: str) -> tuple[str, str]:
     """Name and layout of a network with these gates."""
-    families = dict.fromkeys({"eca": "ECA", "se": "SE"}[gate.family] for gate in gates if gate)
+    families = dict.fromkeys(gate.family.upper() for gate in gates if gate)
     layouts = dict.fromkeys(gate.layout for gate in gates if gate)
     return "-".join([*families, network]), "; ".join(layouts)
 

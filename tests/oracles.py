@@ -59,11 +59,38 @@ def se_gate(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | N
     return 1 / (1 + torch.exp(-z))
 
 
+def eca_ns_gate(x: Tensor, kernels: Tensor) -> Tensor:
+    """The same with a kernel for each channel, C×k."""
+    y = x.mean(dim=(2, 3))
+    reach = (kernels.shape[1] - 1) // 2
+    padded = torch.cat([y.new_zeros(len(y), reach), y, y.new_zeros(len(y), reach)], dim=1)
+    z = sum(kernels[:, j] * padded[:, j : j + y.shape[1]] for j in range(kernels.shape[1]))
+    return 1 / (1 + torch.exp(-z))
+
+
+def cbam_gate(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None) -> Tensor:
+    """σ(MLP(mean) + MLP(maximum)), one MLP for both."""
+    z = 0
+    for y in (x.mean(dim=(2, 3)), x.flatten(2).max(dim=2)[0]):
+        hidden = y @ w1.T + (0 if b1 is None else b1)
+        z = z + hidden.clamp(min=0) @ w2.T + (0 if b2 is None else b2)
+    return 1 / (1 + torch.exp(-z))
+
+
+def spatial_gate(x: Tensor, weight: Tensor, norm: dict[str, Tensor]) -> Tensor:
+    """σ(BN(Conv7×7([max over C, mean over C]))), N×1×H×W."""
+    both = torch.stack([x.max(dim=1)[0], x.mean(dim=1)], dim=1)
+    maps = nn.functional.conv2d(both, weight, padding=3)
+    maps = (maps - norm["running_mean"]) / (norm["running_var"] + 1e-5).sqrt() * norm["weight"] + norm["bias"]
+    return 1 / (1 + torch.exp(-maps))
+
+
 class Gated:
     """A torchvision network with gates: calling it gives the logits; ``gates`` then holds what the call applied."""
 
-    def __init__(self, net: nn.Module, gate_of: dict) -> None:
+    def __init__(self, net: nn.Module, gate_of: dict, then: dict | None = None) -> None:
         self.net = net
+        self.then = then or {}  # what follows the channel gate, by block: CBAM's spatial gate
         self.gates: dict[str, Tensor] = {}
         for name, norm in last_norms(net).items():
             norm.register_forward_hook(self._hook(name, gate_of[name]))
@@ -71,7 +98,8 @@ class Gated:
     def _hook(self, name, gate):
         def apply(_module, _inputs, output):
             self.gates[name] = gate(output)
-            return output * self.gates[name][:, :, None, None]
+            gated = output * self.gates[name][:, :, None, None]
+            return gated * self.then[name](gated) if name in self.then else gated
 
         return apply
 
@@ -155,3 +183,46 @@ def caffe_se_resnet(name: str, seed: int = 0) -> tuple[Gated, dict[str, Tensor]]
         if not key.endswith("num_batches_tracked"):  # these files are older than that counter
             renamed[key] = value
     return oracle, renamed
+
+
+def eca_ns_resnet(name: str, k: int, seed: int = 0) -> tuple[Gated, dict[str, Tensor]]:
+    """A ResNet with unshared kernels, in the official naming."""
+    torch.manual_seed(seed)
+    net = randomise(get_model(name, weights=None), seed)
+    state = dict(net.state_dict())
+    gates = {}
+    for block, channels in channels_of(net).items():
+        kernels = torch.stack([_kernel(k) for _ in range(channels)])
+        state[f"{block}.eca.conv.weight"] = kernels[:, None].clone()
+        gates[block] = lambda x, w=kernels: eca_ns_gate(x, w)
+    return Gated(net, gates), state
+
+
+def cbam_resnet(name: str, *, bias: bool, spatial: bool, seed: int = 0) -> tuple[Gated, dict[str, Tensor]]:
+    """A ResNet with CBAM, in the naming of its reference code."""
+    torch.manual_seed(seed)
+    net = randomise(get_model(name, weights=None), seed)
+    state = dict(net.state_dict())
+    gates, then = {}, {}
+    for block, channels in channels_of(net).items():
+        hidden = channels // 16
+        w1, w2 = torch.randn(hidden, channels) / channels**0.5, 2 * torch.randn(channels, hidden) / hidden**0.5
+        b1, b2 = (torch.rand(hidden), torch.randn(channels)) if bias else (None, None)
+        start = f"{block}.cbam.ChannelGate.mlp"
+        state |= {f"{start}.1.weight": w1.clone(), f"{start}.3.weight": w2.clone()}
+        if bias:
+            state |= {f"{start}.1.bias": b1.clone(), f"{start}.3.bias": b2.clone()}
+        gates[block] = lambda x, parts=(w1, b1, w2, b2): cbam_gate(x, *parts)
+        if spatial:
+            weight = torch.randn(1, 2, 7, 7) / 5
+            norm = {
+                "weight": torch.rand(1) + 0.5,
+                "bias": torch.randn(1),
+                "running_mean": torch.randn(1) / 10,
+                "running_var": torch.rand(1) + 0.5,
+            }
+            start = f"{block}.cbam.SpatialGate.spatial"
+            state |= {f"{start}.conv.weight": weight.clone(), f"{start}.bn.num_batches_tracked": torch.tensor(1)}
+            state |= {f"{start}.bn.{key}": value.clone() for key, value in norm.items()}
+            then[block] = lambda x, parts=(weight, norm): spatial_gate(x, *parts)
+    return Gated(net, gates, then), state

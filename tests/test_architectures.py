@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from oracles import RESNETS, caffe_se_resnet, eca_mobilenet_v2, eca_resnet, se_resnet
+from oracles import RESNETS, caffe_se_resnet, cbam_resnet, eca_mobilenet_v2, eca_ns_resnet, eca_resnet, se_resnet
 from safetensors.torch import save_file
 from torch import nn
 
@@ -99,6 +99,29 @@ def test_official_eca_mobilenet_v2(tmp_path):
     assert model.architecture == "ECA-MobileNetV2, official ECANet"
     assert [site.kernel_size for site in ecaviz.find_sites(model)] == [1] * 10 + [3] * 7
     check(model, oracle, torch.randn(2, 3, 64, 64), parts)
+
+
+def test_official_eca_ns(tmp_path):
+    """The unshared kernels of the paper's study: C×1×k under the same name."""
+    oracle, state = eca_ns_resnet("resnet50", 3)
+    model = ecaviz.load(save_official(tmp_path / "eca_ns.pth.tar", state), device="cpu")
+    assert parameters(model) == 25_602_344  # Table 2 of the paper
+    assert model.architecture == "ECA-NS-ResNet-50, official ECANet"
+    assert {(site.family, site.kernel_size) for site in ecaviz.find_sites(model)} == {("eca-ns", 3)}
+    check(model, oracle, torch.randn(2, 3, 64, 64), dot_se)
+
+
+@pytest.mark.parametrize(
+    ("bias", "spatial", "count"), [(True, True, 28_089_624), (False, True, 28_073_576), (True, False, 28_088_024)]
+)
+def test_reference_cbam(tmp_path, bias, spatial, count):
+    oracle, state = cbam_resnet("resnet50", bias=bias, spatial=spatial)
+    path = tmp_path / "RESNET50_CBAM.pth"
+    torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, path)
+    model = ecaviz.load(path, device="cpu")
+    assert parameters(model) == count
+    assert model.architecture == "CBAM-ResNet-50, reference CBAM"
+    check(model, oracle, torch.randn(2, 3, 64, 64), lambda block: ".se.channel")
 
 
 def test_k_is_read_from_the_weights_and_not_from_a_name(tmp_path):
@@ -324,7 +347,7 @@ def test_the_closest_architecture_is_named(tmp_path):
     ("kernel", "message"),
     [
         (torch.zeros(1, 1, 4), "1×1×4 instead of 1×1×3"),  # even
-        (torch.zeros(64, 1, 3), "64×1×3 instead of 1×1×3"),  # ECA-NS: unshared
+        (torch.zeros(32, 1, 3), "32×1×3 instead of 1×1×3"),  # neither shared nor one for each of the 64 channels
         (torch.zeros(3), "3 instead of 1×1×3"),
     ],
 )
