@@ -283,20 +283,11 @@ def _other_kernel(found: tuple[int, ...] | None, usual: tuple[int, ...]) -> bool
     return found is not None and usual == (1, 1, 3) and found[:2] == (1, 1) and len(found) == 3 and found[2] % 2 == 1
 
 
-_DEPTHS = {
-    "18": (False, (2, 2, 2, 2)),
-    "34": (False, (3, 4, 6, 3)),
-    "50": (True, (3, 4, 6, 3)),
-    "101": (True, (3, 4, 23, 3)),
-    "152": (True, (3, 8, 36, 3)),
-}
-
-
 @lru_cache(maxsize=1)
 def _plain_candidates() -> dict[str, Shapes]:
     """The plain networks in the official names, to be compared with what was not read."""
     out = {}
-    for depth, (bottleneck, blocks) in _DEPTHS.items():
+    for depth, (bottleneck, blocks) in networks.DEPTHS.items():
         plain = shapes_of(lambda b=bottleneck, n=blocks: networks.build_plain_resnet(PlainResNet(b, n)))
         places = [(i + 1, n) for i, count in enumerate(blocks) for n in range(count)]
         out[f"ECA-ResNet-{depth}"] = plain | {f"layer{i}.{n}.eca.conv.weight": (1, 1, 3) for i, n in places}

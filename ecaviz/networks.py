@@ -7,14 +7,25 @@ the shortcut is added. In ResNets that is ``layer{1..4}.{block}.se``, in MobileN
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from torch import nn
 
 from . import attention
 
-__all__ = ["Architecture", "PlainResNet", "build", "build_mobilenet_v2", "build_plain_resnet", "replace_head"]
+__all__ = [
+    "DEPTHS",
+    "Architecture",
+    "PlainResNet",
+    "build",
+    "build_mobilenet_v2",
+    "build_plain_resnet",
+    "replace_head",
+    "resnet",
+]
 
 
 @dataclass(frozen=True)
@@ -133,6 +144,81 @@ def build_plain_resnet(shape: PlainResNet, gates: Sequence[nn.Module | None] = (
     for block, gate in zip(blocks, gates or [None] * len(blocks), strict=True):
         block.se = gate
     return net
+
+
+DEPTHS: dict[int, tuple[bool, tuple[int, ...]]] = {
+    18: (False, (2, 2, 2, 2)),
+    34: (False, (3, 4, 6, 3)),
+    50: (True, (3, 4, 6, 3)),
+    101: (True, (3, 4, 23, 3)),
+    152: (True, (3, 8, 36, 3)),
+}
+"""By depth, whether a ResNet has bottlenecks, and its blocks per stage. Source: He et al., CVPR 2016, Table 1."""
+
+
+def resnet(
+    depth: int,
+    family: str = "none",
+    *,
+    classes: int = 1000,
+    small: bool = False,
+    image_size: int | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Make a ResNet of the paper with an attention module in every block, with random weights.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        family: One of :data:`ecaviz.attention.FAMILIES`.
+        classes: Number of outputs.
+        small: A stem for small images: one 3×3 convolution of stride 1 and no max pool, instead of 7×7 and a pool.
+        image_size: Side of the images, for modules that must know the size of their maps (ge-theta and ge-theta-plus
+            with the global extent); None for 224, or 32 with the small stem.
+        **options: What the module takes; a tuple of four has one for each stage, such as ``kernel_size=(3, 5, 5, 7)``.
+
+    Returns:
+        A network N×3×H×W → N×classes; the gates are at ``layer{1..4}.{block}.se``. GSoP stands where its authors put
+        it: in the last block of each stage alone, with stride 2 in the first; the last stage keeps its positions.
+
+    Raises:
+        ValueError: An unknown depth or family, or options out of range.
+    """
+    if depth not in DEPTHS:
+        raise ValueError(f"resnet: depth must be one of {', '.join(map(str, DEPTHS))}, got {depth!r}.")
+    bottleneck, blocks = DEPTHS[depth]
+    shape = PlainResNet(bottleneck, blocks, classes=classes)
+    side = (image_size or (32 if small else 224)) // (1 if small else 4)
+    gates: list[nn.Module | None] = []
+    for stage, count in enumerate(blocks):
+        own = {
+            name: value[stage] if isinstance(value, tuple) and len(value) == 4 else value
+            for name, value in options.items()
+        }
+        if family in ("ge-theta", "ge-theta-plus") and own.get("extent") is None:
+            own.setdefault("size", math.ceil(side / 2**stage))
+        if family == "gsop" and stage == 0:
+            own.setdefault("stride", 2)
+        channels = shape.planes[stage] * (4 if bottleneck else 1)
+        gates += [
+            None
+            if family == "none" or (family == "gsop" and i < count - 1)
+            else attention.build(family, channels, **own)
+            for i in range(count)
+        ]
+    net = build_plain_resnet(shape, gates)
+    if small:
+        net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        net.maxpool = nn.Identity()
+    if family == "gsop":
+        _keep_positions(net.layer4[0])
+    return net
+
+
+def _keep_positions(block: nn.Module) -> None:
+    """Take the stride out of the first block of a stage."""
+    for part in block.modules():
+        if isinstance(part, nn.Conv2d):
+            part.stride = (1, 1)
 
 
 def build_mobilenet_v2(gates: Sequence[nn.Module | None] = (), classes: int = 1000) -> nn.Module:

@@ -12,15 +12,7 @@ from torch.nn import functional as F
 import ecaviz
 from ecaviz import attention, bundle, networks
 from ecaviz.matches import NoWeights
-from ecaviz.networks import PlainResNet
 
-BLOCKS = {
-    18: (False, (2, 2, 2, 2)),
-    34: (False, (3, 4, 6, 3)),
-    50: (True, (3, 4, 6, 3)),
-    101: (True, (3, 4, 23, 3)),
-    152: (True, (3, 8, 36, 3)),
-}
 NAMES = [name for name in attention.FAMILIES if name != "none"]
 SIZED = {"ge-theta", "ge-theta-plus"}
 
@@ -38,29 +30,9 @@ def made(name, channels=32, side=7, **options):
     return module.eval()
 
 
-def gates_of(channels_by_block, name, sides=(56, 28, 14, 7), **options):
-    return [
-        attention.build(name, channels, **options, **({"size": sides[stage]} if name in SIZED else {}))
-        for stage, channels in channels_by_block
-    ]
-
-
-def places(depth):
-    """(stage, C) of every block."""
-    bottleneck, blocks = BLOCKS[depth]
-    return [(i, 64 * 2**i * (4 if bottleneck else 1)) for i, count in enumerate(blocks) for _ in range(count)]
-
-
-def count(depth, name, ks=None, **options):
-    bottleneck, blocks = BLOCKS[depth]
+def count(depth, family, **options):
     with NoWeights():
-        if name == "none":
-            gates = ()
-        elif ks is not None:
-            gates = [attention.build(name, channels, kernel_size=ks[stage]) for stage, channels in places(depth)]
-        else:
-            gates = gates_of(places(depth), name, **options)
-        net = networks.build_plain_resnet(PlainResNet(bottleneck, blocks), gates)
+        net = networks.resnet(depth, family, **options)
     return sum(p.numel() for p in net.parameters())
 
 
@@ -80,7 +52,7 @@ def count(depth, name, ks=None, **options):
 def test_resnets_have_the_published_parameters(depth, plain, se, eca, ks):
     assert count(depth, "none") == plain
     assert count(depth, "se", reduction=16) == se
-    assert count(depth, "eca", ks=ks) == plain + eca
+    assert count(depth, "eca", kernel_size=ks) == plain + eca
 
 
 @pytest.mark.parametrize(
@@ -115,14 +87,44 @@ def test_the_others_on_resnet_50():
 
 
 def test_gsop_in_the_last_block_of_each_stage():
-    with NoWeights():
-        last = [i for i, place in enumerate(places(50)) if i == 15 or places(50)[i + 1][0] != place[0]]
-        gates = [
-            attention.build("gsop", channels, stride=2 if stage == 0 else 1) if i in last else None
-            for i, (stage, channels) in enumerate(places(50))
-        ]
-        net = networks.build_plain_resnet(PlainResNet(*BLOCKS[50]), gates)
-    assert sum(p.numel() for p in net.parameters()) == 28_285_224
+    assert count(50, "gsop") == 28_285_224
+    net = networks.resnet(18, "gsop", classes=3, reduced=8)
+    names = [site.name for site in ecaviz.find_sites(net)]
+    assert names == [f"layer{i}.1.se" for i in (1, 2, 3, 4)]
+    assert net.layer1[1].se.squeeze.conv.stride == (2, 2)
+    sizes = {}
+    for name in ("layer3", "layer4"):
+        net.get_submodule(name).register_forward_hook(
+            lambda _m, _i, out, n=name: sizes.update({n: tuple(out.shape[2:])})
+        )
+    with torch.no_grad():
+        net.eval()(torch.randn(1, 3, 64, 64))
+    assert sizes == {"layer3": (4, 4), "layer4": (4, 4)}
+
+
+@pytest.mark.parametrize("family", attention.FAMILIES)
+@pytest.mark.parametrize("small", [False, True])
+def test_every_module_works_in_a_resnet(family, small):
+    """Forward, and a gate captured and proven at every block."""
+    torch.manual_seed(0)
+    options = {"reduced": 8} if family == "gsop" else {}
+    net = networks.resnet(18, family, classes=5, small=small, image_size=32 if small else 64, **options).eval()
+    x = torch.randn(2, 3, *([32, 32] if small else [64, 64]))
+    if family == "none":
+        with torch.no_grad():
+            assert net(x).shape == (2, 5)
+        return
+    with torch.no_grad(), ecaviz.capture(net) as gates:
+        assert net(x).shape == (2, 5)
+    assert len(gates) == (4 if family == "gsop" else 8)
+    assert [record.gate.shape[1] for record in gates.values()][-1] == 512
+    assert all(record.site.proof.holds for record in gates.values())
+    assert min(record.gate.std() for record in gates.values()) > 1e-4
+
+
+def test_a_depth_that_is_none():
+    with pytest.raises(ValueError, match=r"depth must be one of 18, 34, 50, 101, 152, got 20"):
+        networks.resnet(20)
 
 
 def test_mobilenet_v2():
