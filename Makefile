@@ -6,6 +6,8 @@ SHELL := /bin/sh
 # The environment's interpreter. `make test SETUP=no PY=python` uses an environment you made yourself (conda, CPU-only torch).
 PY ?= .venv/bin/python
 SETUP ?= yes
+# Processes that share the tests.
+JOBS ?= 2
 
 # Any Python can start the set-up; which one makes .venv is decided, and explained, in tools/setup_env.py.
 ANY_PYTHON = $$(for p in python3 python python3.13 python3.12 python3.11 "$$PYTHON"; do \
@@ -32,10 +34,10 @@ test: setup  ## lint, then the tests: library, notebooks, a real browser
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) tools/strip_notebooks.py --check
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-long: setup  ## the tests that take long: more seeds, trained models evaluated anew
-	$(PY) -m pytest -m "long and not gpu and not network"
+	$(PY) -m pytest -m "long and not gpu and not network" -n $(JOBS) --dist load
 
 verify-hub: setup  ## with a network: fetch one ECA, one legacy SE and one torchvision network (225 MB) and check them
 	$(PY) -m pytest -m network --tb=line tests/test_network.py

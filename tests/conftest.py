@@ -9,14 +9,21 @@ import csv
 import os
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: each has one, before torch counts them
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from lab_browser import CHROMIUM_ARGS, INSTALL_CHROMIUM, Lab, find_chromium
 
-NO_BROWSER = pytest.StashKey[str]()
+
+def pytest_collection_modifyitems(items):
+    """What takes longest first, so that two processes end at the same time; each file stays together."""
+    slow = {"test_notebooks.py": 0, "test_browser_explorers.py": 1, "test_lab.py": 2, "test_report.py": 3}
+    items.sort(key=lambda item: slow.get(item.path.name, len(slow)))
 
 
 @pytest.fixture(scope="session")
-def _playwright(request):
+def _playwright():
     """Playwright's driver. Without it or without a Chromium the test is skipped, loudly; in CI it fails."""
     try:
         from playwright.sync_api import sync_playwright
@@ -30,7 +37,6 @@ def _playwright(request):
     if problem and os.environ.get("CI"):
         pytest.fail(f"browser tests cannot run: {problem}", pytrace=False)
     if problem:
-        request.config.stash[NO_BROWSER] = problem
         pytest.skip(problem)
     with sync_playwright() as driver:
         yield driver, chromium
@@ -86,8 +92,10 @@ def images():
     return torch.randn(10, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 
 
-def pytest_terminal_summary(terminalreporter, config):
+def pytest_terminal_summary(terminalreporter):
     """Say once, at the end, why the browser tests did not run."""
-    if problem := config.stash.get(NO_BROWSER, None):
+    skipped = [one for one in terminalreporter.stats.get("skipped", []) if "browser" in one.keywords]
+    if skipped:
+        problem = skipped[0].longrepr[2].removeprefix("Skipped: ")
         terminalreporter.section("BROWSER TESTS SKIPPED", yellow=True, bold=True)
         terminalreporter.line(f"The browser tests did not run: {problem}", yellow=True, bold=True)

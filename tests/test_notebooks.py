@@ -216,6 +216,8 @@ def ran(tmp_path_factory, request):
 def report(request, name, run):
     """Say how long it took; told, not asserted: a busy machine is no error."""
     plugin = request.config.pluginmanager.get_plugin
+    if plugin("terminalreporter") is None:  # in one of several processes
+        return
     with plugin("capturemanager").global_and_fixture_disabled():
         plugin("terminalreporter").write_line(f"  {name}: {run.seconds:.0f} s, {len(run.pictures)} pictures")
 
