@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,13 +31,20 @@ from .plain_layouts import PART, read_mobilenet_v2, read_resnet
 __all__ = ["as_described", "builder", "outputs", "recognise", "timm_names", "torchvision_names"]
 
 
-def recognise(state: dict[str, Tensor], *, architecture: str | None = None, hint: str = "") -> Match:
+def recognise(
+    state: dict[str, Tensor],
+    *,
+    architecture: str | None = None,
+    options: dict[str, Any] | None = None,
+    hint: str = "",
+) -> Match:
     """Find the network that a state dict belongs to.
 
     Args:
         state: Names and tensors, without wrappers' prefixes.
         architecture: A timm name, ``"torchvision:…"`` or a bundled name, to say which network it is instead of having
             it recognised.
+        options: With a timm name for ``architecture``: what timm's ``create_model`` takes besides.
         hint: The file's name; decides between architectures that the weights do not tell apart, and nothing else.
 
     Raises:
@@ -43,11 +52,14 @@ def recognise(state: dict[str, Tensor], *, architecture: str | None = None, hint
     """
     state = _with_counters(state)
     if architecture is not None:
-        return _as_told(state, architecture)
+        return _as_told(state, architecture, options or {})
+    named = _named(state, hint)
+    if named is not None:
+        return _matched(named, state)
     match = read_resnet(state) or read_mobilenet_v2(state)
     if match is not None:
         return match
-    fitting = _fitting(state, hint)
+    fitting = _fitting(state)
     if len(fitting) > 1:
         raise ValueError(
             f"load: the weights fit {', '.join(fitting)} equally well: these differ in what weights do not show "
@@ -91,23 +103,25 @@ def torchvision_names() -> tuple[str, ...]:
     return tuple(f"torchvision:{name}" for name in list_models(include=list(patterns)))
 
 
-def builder(name: str, classes: int | None = None) -> Callable[[], nn.Module]:
+def builder(name: str, classes: int | None = None, **more: Any) -> Callable[[], nn.Module]:
     """What makes a network by its name: a timm name, ``torchvision:…`` or a bundled name.
 
     Args:
         name: The name.
         classes: Number of outputs; None for the architecture's own.
+        **more: What timm's ``create_model`` takes besides, for timm names.
     """
     options = {} if classes is None else {"num_classes": classes}
     if name in bundle.BUNDLE:
-        return lambda: networks.build(bundle.BUNDLE[name])
+        own = bundle.BUNDLE[name]
+        return lambda: networks.build(replace(own, classes=classes or own.classes))
     if name.startswith("torchvision:"):
         from torchvision.models import get_model
 
         return lambda: get_model(name.removeprefix("torchvision:"), weights=None, **options)
     import timm
 
-    return lambda: timm.create_model(name, pretrained=False, **options)
+    return lambda: timm.create_model(name, pretrained=False, **options, **more)
 
 
 @lru_cache(maxsize=256)
@@ -116,16 +130,22 @@ def _candidate(name: str, classes: int | None) -> Shapes:
 
 
 def _same(name: str, state: dict[str, Tensor]) -> bool:
-    return _candidate(name, None if name in bundle.BUNDLE else outputs(state)) == shapes(state)
+    return _candidate(name, outputs(state)) == shapes(state)
 
 
-def _fitting(state: dict[str, Tensor], hint: str) -> list[str]:
-    """Names of the networks that fit exactly: the one that the file is named after, else all of them."""
+def _named(state: dict[str, Tensor], hint: str) -> str | None:
+    """The network that the file is named after, if its weights are those: anti-aliasing shows in the name alone."""
+    import timm
+
+    blurred = [name for name in timm.list_models(["resnetblur*", "resnetaa*"]) if name in hint]
+    likely = [*blurred, *[name for name in _likely(state) if name.split(":")[-1] in hint]] if hint else []
+    plain = "conv1.weight" in state and not blurred  # a plain ResNet is read: k and r are in no name
+    return None if plain else next((n for n in sorted(likely, key=len, reverse=True) if _same(n, state)), None)
+
+
+def _fitting(state: dict[str, Tensor]) -> list[str]:
+    """Names of the networks that fit exactly."""
     likely = _likely(state)
-    named = sorted((name for name in likely if name.split(":")[-1] in hint), key=len, reverse=True)
-    for name in named:
-        if _same(name, state):
-            return [name]
     # Networks of equal weights have equal depth, and timm's names tell it: the nearest depths first, to be done sooner.
     depth = 2 + sum(key.endswith((".conv1.weight", ".conv2.weight", ".conv3.weight")) for key in state)
     distance = {name: abs(int((re.search(r"\d+", name.split("resne")[-1]) or [depth])[0]) - depth) for name in likely}
@@ -195,15 +215,16 @@ _BYOB = ("seresnet33ts", "seresnext26ts", "eca_resnet33ts", "eca_resnext26ts")
 """timm's names whose network is a ByobNet: their weights are named ``stages.…``."""
 
 
-def _matched(name: str, state: dict[str, Tensor]) -> Match:
+def _matched(name: str, state: dict[str, Tensor], **options: Any) -> Match:
     source = "bundled" if name in bundle.BUNDLE else "torchvision" if name.startswith("torchvision:") else "timm"
-    classes = None if source == "bundled" else outputs(state)
-    return Match(name, "", builder(name, classes), state, source)
+    return Match(name, "", builder(name, outputs(state), **options), state, source)
 
 
-def _as_told(state: dict[str, Tensor], architecture: str) -> Match:
+def _as_told(state: dict[str, Tensor], architecture: str, options: dict[str, Any]) -> Match:
     import timm
 
+    if not isinstance(architecture, str):
+        raise TypeError(f"load: architecture must be a name, got {type(architecture).__name__}.")
     known = architecture in bundle.BUNDLE or timm.is_model(architecture) or architecture in torchvision_names()
     if not known:
         raise ValueError(
@@ -211,7 +232,7 @@ def _as_told(state: dict[str, Tensor], architecture: str) -> Match:
             f'"torchvision:…" (torchvision:mobilenet_v3_small), or a bundled name; or build the network yourself, load '
             f"the weights into it, and pass it: ecaviz.load(net)."
         )
-    match = _matched(architecture, state)
+    match = _matched(architecture, state, **options)
     expected = shapes_of(match.build)
     if expected != shapes(state):
         raise ValueError(f"load: the weights do not fit {architecture}. {differences(expected, shapes(state))}")
@@ -230,11 +251,18 @@ def as_described(state: dict[str, Tensor], architecture: networks.Architecture) 
         raise ValueError(
             f"load: the file's header says {architecture.blocks} blocks per stage, its weights are of {blocks}."
         )
+    wide = [state.get(key) for key in ("conv1.0.weight", *(f"layer{i}.0.conv1.weight" for i in (1, 2, 3, 4)))]
+    widths = [None if one is None or one.ndim != 4 else one.shape[0] for one in wide]
+    if [architecture.stem, *architecture.planes] != widths:
+        raise ValueError(
+            f"load: the file's header says a stem of {architecture.stem} and planes {architecture.planes}, its weights "
+            f"are of {widths[0]} and {tuple(widths[1:])}: they do not fit the architecture in the file's header."
+        )
     name = next((name for name, known in bundle.BUNDLE.items() if known == architecture), architecture.attention)
     match = Match(name, "", lambda: networks.build(architecture), state, "bundled")
     try:
         expected = shapes_of(match.build)
-    except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"load: no network can be built as the file's header says: {architecture} ({error})."
         ) from error
@@ -260,10 +288,12 @@ def _closest(state: dict[str, Tensor]) -> str:
         return f"load: the weights ({len(found)} entries: {first} …) are of no network that ecaviz knows. {advice}"
     candidates: dict[str, Shapes] = {}
     for name in _with_progress(_likely(state)):
-        candidates[name] = _candidate(name, None if name in bundle.BUNDLE else outputs(state))
+        candidates[name] = _candidate(name, outputs(state))
     for name, plain in _plain_candidates().items():
         kernels = {key: found[key] for key, usual in plain.items() if _other_kernel(found.get(key), usual)}
-        candidates[name] = plain | kernels
+        classes = outputs(state) or 1000
+        head = {"fc.weight": (classes, *plain["fc.weight"][1:]), "fc.bias": (classes,)}
+        candidates[name] = plain | kernels | head
 
     def likeness(name: str) -> float:
         """Share of all entries that both have, by name and, as much again, by name and shape."""
@@ -271,6 +301,9 @@ def _closest(state: dict[str, Tensor]) -> str:
         return (len(one.keys() & found.keys()) + len(one.items() & found.items())) / len(one.keys() | found.keys())
 
     name = max(candidates, key=likeness)
+    if likeness(name) < 0.1:
+        first = ", ".join(list(found)[:4])
+        return f"load: the weights ({len(found)} entries: {first} …) are of no network that ecaviz knows. {advice}"
     same = len(candidates[name].items() & found.items())
     return (
         f"load: the weights fit no architecture that ecaviz knows. Closest is {name}: {same} of its "

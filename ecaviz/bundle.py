@@ -227,7 +227,7 @@ def described(metadata: dict[str, str], path: Path) -> tuple[Architecture, tuple
     Raises:
         ValueError: Another format version, or a header that says nothing sensible.
     """
-    if "architecture" not in metadata:
+    if not {"architecture", "classes"} <= metadata.keys():
         return None
     if metadata.get("format") != FORMAT:
         raise ValueError(

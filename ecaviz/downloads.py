@@ -11,6 +11,7 @@ about a minute.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import ssl
@@ -85,9 +86,10 @@ def download(source: Source, path: Path) -> None:
             digits = f"starts with {source.sha256}" if len(source.sha256) < 64 else f"is {source.sha256}"
             raise WrongError(f"its sha256 is {found}; that of the right file {digits}")
         os.replace(partial, path)
-    except (OSError, WrongError):  # a full disk is left as it was
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+    except (OSError, WrongError) as error:
+        if isinstance(error, WrongError) or error.errno == errno.ENOSPC:  # a full disk is left as it was
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
         raise
     except BrokenError as error:
         if not source.sha256:
@@ -162,6 +164,8 @@ def _append(source: Source, response: HTTPResponse, partial: Path) -> None:
                 raise BrokenError(f" from {source.url}: less than {SLOWEST} bytes a second arrived")
         out.flush()
         os.fsync(out.fileno())
+    if total is None and not source.sha256:
+        raise WrongError("neither its hash nor its length was told, so that half of it would pass for the whole")
     if total is not None and have != total:
         raise BrokenError(f" from {source.url}: the connection broke after {have} of {total} bytes")
 

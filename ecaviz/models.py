@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import architectures, bundle, hub, networks, shapes, weight_files
+from . import architectures, bundle, checks, hub, networks, shapes, weight_files
 from .image_files import to_pil
-from .matches import Match
+from .matches import Match, differences
+from .matches import shapes as shapes_in
 
 __all__ = ["LoadedModel", "choose_device", "load"]
 
@@ -113,11 +115,12 @@ def load(
         transform: Preprocessing that replaces the model's own.
         classes: Class names that replace the model's own.
         pretrained: For timm and torchvision names: False for random weights and no download.
-        num_classes: Replace the last layer by a new, untrained one with so many outputs. For timm and torchvision names
-            and files; without it a network keeps its own.
+        num_classes: Replace the last layer by a new, untrained one with so many outputs, unless it has so many. For
+            timm and torchvision names and files; without it a network keeps its own.
         architecture: For files: which network it is (a timm, torchvision or bundled name), instead of having it
             recognised.
-        **options: For timm names: what timm's ``create_model`` takes, such as ``zero_init_last=False``.
+        **options: For timm names, and files with a timm name for ``architecture``: what timm's ``create_model`` takes,
+            such as ``zero_init_last=False`` or ``block_args={"attn_layer": "ceca"}``.
 
     Returns:
         The model; every network but a module of your own is in eval mode, that one is left in the mode it is in.
@@ -132,6 +135,10 @@ def load(
     """
     if transform is not None and not callable(transform):
         raise TypeError(f"load: transform must be callable, an image in, a tensor out; got {transform!r}.")
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes or ()):
+        raise TypeError(f"load: classes must be a list of names, got {classes!r}.")
+    if num_classes is not None:
+        num_classes = checks.at_least_one(num_classes, "load: num_classes")
     asked = {
         "pretrained=False": not pretrained,
         "num_classes": num_classes is not None,
@@ -156,14 +163,14 @@ def load(
         _refuse(asked, "a bundled model")
         loaded = _load_bundled(model)
     elif is_path or _looks_like_a_file(model):
-        _refuse(asked, "a file", "num_classes", "architecture")
-        loaded = _load_file(Path(model), architecture, num_classes)
+        _refuse(asked, "a file", "num_classes", "architecture", *(options if architecture else ()))
+        loaded = _load_file(Path(model), architecture, num_classes, options)
     elif model.startswith("torchvision:"):
         _refuse(asked, "a torchvision name", "pretrained=False", "num_classes")
         loaded = _load_torchvision(model, pretrained, num_classes)
     else:
         _refuse(asked, "a timm name", "pretrained=False", "num_classes", *options)
-        loaded = _load_timm(model, pretrained, num_classes, options)
+        loaded = _load_timm(_timm_name(model), pretrained, num_classes, options)
     names = loaded.classes if classes is None else tuple(classes)
     outputs = architectures.outputs(loaded.net.state_dict())
     if names and outputs not in (None, len(names)):
@@ -193,8 +200,24 @@ _CPU = torch.device("cpu")
 def _looks_like_a_file(text: str) -> bool:
     suffixes = (".safetensors", ".pth", ".pth.tar", ".pt", ".tar", ".bin", ".pkl", ".ckpt")
     separators = [os.sep, *([os.altsep] if os.altsep else [])]
-    named = text.lower().endswith(suffixes) or any(one in text for one in separators) or text.startswith("~")
-    return named or (Path(text).is_file() and not text.startswith("torchvision:"))
+    if text.startswith("torchvision:") or _timm_name(text) != text:
+        return False
+    if text.lower().endswith(suffixes) or any(one in text for one in separators) or text.startswith("~"):
+        return True
+    try:
+        if not Path(text).is_file():
+            return False
+    except (OSError, ValueError):  # no name that a file could have
+        return False
+    import timm
+
+    return not timm.is_model(text)  # a name is a name, whatever lies in the working folder
+
+
+def _timm_name(text: str) -> str:
+    """A name as timm has it, without the hub's address before it: timm/ecaresnet50d.miil_in1k."""
+    found = re.fullmatch(r"(?:hf[-_]hub:)?timm/([\w.-]+)", text)
+    return found[1] if found and not Path(text).exists() else text
 
 
 def _own(
@@ -266,20 +289,18 @@ def _load_timm(name: str, pretrained: bool, num_classes: int | None, options: di
 
     if not timm.is_model(name) or ("." in name and name not in timm.list_pretrained()):
         raise ValueError(_unknown(name, [*timm.list_models(), *timm.list_pretrained()]))
+    for option in ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"):
+        if option in options:
+            raise TypeError(f"load: {option} is not taken; load a file by its path: load(path, architecture={name!r}).")
     path = _timm_weights(name) if pretrained else None
     if num_classes is not None:
         options = {**options, "num_classes": num_classes}
     if path is None:
         net = timm.create_model(name, pretrained=False, **options)
-    else:
-        try:
-            net = timm.create_model(
-                name, pretrained=True, pretrained_cfg_overlay={"file": str(path), "custom_load": False}, **options
-            )
-        except Exception:
-            _read_cached(path)  # says what is wrong with the file, if it is the file
-            raise
-        weight_files.check_finite(net.state_dict(), path)
+    else:  # timm is given tensors and no file: how it reads files depends on its version
+        overlay = {"state_dict": _read_cached(path), "custom_load": False}
+        net = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        net.pretrained_cfg.pop("state_dict", None)
     return LoadedModel(
         net, _timm_transform(net), _imagenet_classes(net), _CPU, name, "timm", name.split(".")[0], str(path or "random")
     )
@@ -368,8 +389,14 @@ def _load_torchvision(name: str, pretrained: bool, num_classes: int | None) -> L
     weights = "random"
     if pretrained:
         weights = str(hub.fetch_url(name, entry.url))
-        net.load_state_dict(_read_cached(Path(weights)))
-        if num_classes is not None:
+        state = _read_cached(Path(weights))
+        if shapes_in(state) != shapes_in(net.state_dict()):
+            raise ValueError(
+                f"load: the cached file {weights} is not of {architecture}. "
+                f"{differences(shapes_in(net.state_dict()), shapes_in(state))} Delete it, and load() fetches it anew."
+            )
+        net.load_state_dict(state)
+        if num_classes not in (None, len(names)):
             networks.replace_head(net, num_classes)
     classes = _told_apart(names) if num_classes in (None, len(names)) else ()
     return LoadedModel(
@@ -380,18 +407,18 @@ def _load_torchvision(name: str, pretrained: bool, num_classes: int | None) -> L
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
-def _load_file(path: Path, architecture: str | None, num_classes: int | None) -> LoadedModel:
+def _load_file(path: Path, architecture: str | None, num_classes: int | None, options: dict) -> LoadedModel:
     file = weight_files.read(path)
     _announce("timm", "torchvision")
     own = bundle.described(file.metadata, file.path) if architecture is None else None
     if own is None:
-        match = architectures.recognise(file.state, architecture=architecture, hint=path.name)
+        match = architectures.recognise(file.state, architecture=architecture, options=options, hint=path.name)
         classes: tuple[str, ...] | None = None
     else:
         made, classes = own
         match = architectures.as_described(file.state, made)
     net = match.network()
-    if num_classes is not None:
+    if num_classes not in (None, architectures.outputs(net.state_dict())):
         networks.replace_head(net, num_classes)
         classes = ()
     if classes is None:

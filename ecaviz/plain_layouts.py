@@ -9,6 +9,7 @@ ECANet files, moskomule's SE-ResNets and the many SE-ResNets written after torch
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -33,13 +34,13 @@ class _Gate:
         return attention.build(self.family, channels, **self.options)
 
 
-def _read_gate(parts: dict[str, Tensor], channels: int, *, official: bool) -> _Gate | None:
+def _read_gate(parts: dict[str, Tensor], channels: int, *, official: bool, first: str | None = None) -> _Gate | None:
     """Read the weights of a block that are not its own convolutions and norms; None if they are no known gate."""
     if len(parts) == 1:
         return _read_convolution(parts, channels, official)
     if any("ChannelGate." in key for key in parts):
         return _read_cbam(parts, channels)
-    return _read_bottleneck(parts, channels)
+    return _read_bottleneck(parts, channels, first)
 
 
 def _read_convolution(parts: dict[str, Tensor], channels: int, official: bool) -> _Gate | None:
@@ -54,14 +55,28 @@ def _read_convolution(parts: dict[str, Tensor], channels: int, official: bool) -
     return _Gate(family, {"kernel_size": weight.shape[2]}, {"excite.conv.weight": weight}, layout)
 
 
-def _read_bottleneck(parts: dict[str, Tensor], channels: int) -> _Gate | None:
-    """Two matrices, hidden×C and C×hidden, with two biases or none: SE."""
+def _first_layer(blocks: Iterable[tuple[dict[str, Tensor], int]]) -> str | None:
+    """Name of the layer hidden×C, by the first block whose two matrices are not square."""
+    for parts, channels in blocks:
+        sizes = {key.removesuffix(".weight"): v.shape[:2] for key, v in parts.items() if key.endswith(".weight")}
+        if len(sizes) == 2 and all(len(size) == 2 and size[0] != size[1] for size in sizes.values()):
+            return next((name for name, size in sizes.items() if size[1] == channels), None)
+    return None
+
+
+def _read_bottleneck(parts: dict[str, Tensor], channels: int, first_layer: str | None) -> _Gate | None:
+    """Two matrices, hidden×C and C×hidden, with two biases or none: SE.
+
+    Where the matrices are square, which comes first is told by the other blocks, else by numbers in the names.
+    """
     names = sorted(key.removesuffix(".weight") for key in parts if key.endswith(".weight"))
     bias = len(parts) == 4
     if len(names) != 2 or not (bias or len(parts) == 2):
         return None
-    if parts[f"{names[0]}.weight"].shape[:2] != parts[f"{names[0]}.weight"].shape[:2][::-1]:  # else the names decide
-        names.sort(key=lambda name: parts[f"{name}.weight"].shape[0] == channels)
+    if first_layer is not None:
+        names.sort(key=lambda name: name != first_layer)
+    elif re.sub(r"\d+", "", names[0]) != re.sub(r"\d+", "", names[1]):
+        return None
     first, second = (parts[f"{name}.weight"] for name in names)
     hidden = first.shape[0]
     ones = (1, 1) if first.ndim == 4 else ()
@@ -114,7 +129,7 @@ def _described(gates: list[_Gate | None], network: str) -> tuple[str, str]:
 
 # ------------------------------------------------------------------------------------------------------- plain ResNets
 
-PART = re.compile(r"layer(\d)\.(\d+)\.(.+)")
+PART = re.compile(r"layer([1-4])\.(\d{1,3})\.(.+)")
 _OWN = re.compile(r"(conv[123]|bn[123]|downsample\.[01])\.\w+")
 
 
@@ -128,7 +143,7 @@ def read_resnet(state: dict[str, Tensor]) -> Match | None:
         The match; None if an entry is missing, too many, or of another shape.
     """
     stem, head = state.get("conv1.weight"), state.get("fc.weight")
-    if stem is None or head is None or tuple(stem.shape[1:]) != (3, 7, 7):
+    if stem is None or head is None or tuple(stem.shape[1:]) != (3, 7, 7) or head.ndim != 2:
         return None
     renamed: dict[str, Tensor] = {}
     blocks: dict[tuple[int, int], dict[str, Tensor]] = {}
@@ -144,8 +159,9 @@ def read_resnet(state: dict[str, Tensor]) -> Match | None:
         return None
     widths = [shape.planes[stage - 1] * (4 if shape.bottleneck else 1) for stage, _ in sorted(blocks)]
     gates: list[_Gate | None] = []
+    first = _first_layer(zip((blocks[place] for place in sorted(blocks)), widths, strict=True))
     for (place, parts), channels in zip(sorted(blocks.items()), widths, strict=True):
-        gate = _read_gate(parts, channels, official="eca.conv.weight" in parts) if parts else None
+        gate = _read_gate(parts, channels, official="eca.conv.weight" in parts, first=first) if parts else None
         if parts and gate is None:
             return None
         gates.append(gate)
@@ -165,15 +181,16 @@ def _resnet_shape(state: dict[str, Tensor], places: list[tuple[int, int]]) -> Pl
     if [(i, n) for i in (1, 2, 3, 4) for n in range(counts[i - 1])] != places or not all(counts):
         return None
     bottleneck = "layer1.0.conv3.weight" in state
-    last = "conv3" if bottleneck else "conv2"
-    try:
-        outer = [state[f"layer{i}.0.{last}.weight"].shape[0] for i in (1, 2, 3, 4)]
-        width, per_group = state["layer1.0.conv2.weight"].shape[:2]
-    except KeyError:
+    last = [state.get(f"layer{i}.0.conv{3 if bottleneck else 2}.weight") for i in (1, 2, 3, 4)]
+    middle = state.get("layer1.0.conv2.weight")
+    if any(one is None or one.ndim != 4 for one in (*last, middle)):
         return None
-    planes = tuple(width // 4 if bottleneck else width for width in outer)
+    planes = tuple(one.shape[0] // 4 if bottleneck else one.shape[0] for one in last)
     if not bottleneck:
         return PlainResNet(False, tuple(counts), planes, classes=len(state["fc.weight"]))
+    width, per_group = middle.shape[:2]
+    if not all(planes) or not per_group or width % per_group:
+        return None
     cardinality = width // per_group
     base_width = width * 64 // (planes[0] * cardinality)
     return PlainResNet(True, tuple(counts), planes, cardinality, base_width, len(state["fc.weight"]))
@@ -196,7 +213,7 @@ def read_mobilenet_v2(state: dict[str, Tensor]) -> Match | None:
         The match; None if an entry is missing, too many, or of another shape.
     """
     head = state.get("classifier.1.weight")
-    if head is None or "features.18.0.weight" not in state:
+    if head is None or head.ndim != 2 or "features.18.0.weight" not in state:
         return None
     renamed: dict[str, Tensor] = {}
     rests: dict[int, dict[str, Tensor]] = {}
@@ -207,9 +224,10 @@ def read_mobilenet_v2(state: dict[str, Tensor]) -> Match | None:
         else:
             renamed[key] = value
     gates: list[_Gate | None] = []
+    first = _first_layer((rests.get(block, {}), channels) for block, channels in enumerate(_MOBILE_WIDTHS, start=1))
     for block, channels in enumerate(_MOBILE_WIDTHS, start=1):
         parts = rests.get(block, {})
-        gate = _read_gate(parts, channels, official="conv.weight" in parts) if parts else None
+        gate = _read_gate(parts, channels, official="conv.weight" in parts, first=first) if parts else None
         if parts and gate is None:
             return None
         gates.append(gate)

@@ -13,16 +13,18 @@ import os
 import pickle
 import re
 import struct
+import threading
 import warnings
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["WeightFile", "check_finite", "read"]
+__all__ = ["WeightFile", "check_finite", "convert", "read"]
 
 _STATES = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net", "weights")
 """Keys under which training scripts keep the weights; averaged weights come first, as in timm."""
@@ -30,6 +32,9 @@ _STATES = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "mod
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """What DataParallel, torch.compile and wrappers put before every name."""
 
+
+_ONE_AT_A_TIME = threading.Lock()
+"""What torch.load lets through is one list for the whole process."""
 
 _COUNTERS = ("n_averaged", "total_ops", "total_params")
 """What torch's AveragedModel and thop leave among the weights."""
@@ -77,6 +82,7 @@ def read(path: str | os.PathLike) -> WeightFile:
     else:
         content, metadata = _read_torch(path, kind), {}
     state = _without_prefixes(_state_dict(content, path))
+    _check_kind(state, path)
     check_finite(state, path)
     notes = {}
     if isinstance(content, dict) and content is not state:
@@ -162,7 +168,7 @@ def _read_torch(path: Path, kind: str) -> Any:
     if kind == "zip":
         _check_zip(path)
     try:
-        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings(action="ignore"):
+        with _ONE_AT_A_TIME, torch.serialization.safe_globals(_harmless()), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
@@ -193,14 +199,30 @@ def _harmless() -> list:
 def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
-            if not any(name.split("/")[-1] == "data.pkl" for name in archive.namelist()):
-                inside = ", ".join(archive.namelist()[:5]) or "nothing"
+            names = archive.namelist()
+            if any("/code/" in name or name.endswith("models/model.json") for name in names):
                 raise ValueError(
-                    f"load: {path} is a zip archive, but no torch.save (it holds {inside}). Unpack it and give the "
-                    f"file of weights inside."
+                    f"load: {path} is a whole program, written by torch.jit.save or torch.export; expected weights. "
+                    f"Save those: torch.save(net.state_dict(), path)."
+                )
+            if not any(name.split("/")[-1] == "data.pkl" for name in names):
+                inside = ", ".join(names[:5]) or "nothing"
+                raise ValueError(
+                    f"load: {path} is a zip archive, but no torch.save (it holds {inside}). If there is a file of "
+                    f"weights in it, unpack it and give that."
                 )
             broken = archive.testzip()  # torch itself does not look at the checksums
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        zlib.error,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        UnicodeDecodeError,
+        OverflowError,
+    ) as error:
         raise _damaged(path, error) from error
     if broken is not None:
         raise ValueError(f"load: {path} is damaged: the checksum of {broken} inside it is wrong. Fetch it again.")
@@ -226,15 +248,58 @@ def _wanted(error: BaseException) -> str | None:
 
 
 def _refused(path: Path, wanted: str) -> str:
-    target = path.with_suffix(".safetensors").name
     return (
         f"load: {path} was refused, and nothing in it was run: it is a pickle that wants more than tensors ({wanted}), "
-        f"and loading such a file can execute any code its author put there. If you trust where it came from, convert "
-        f"it once, best on a machine you can spare, and load {target!r}:\n"
-        f"  python -c \"import torch, safetensors.torch as s; x = torch.load({path.name!r}, map_location='cpu', "
-        f"weights_only=False); x = x.state_dict() if hasattr(x, 'state_dict') else x.get('state_dict', x); "
-        f's.save_file({{k: v.clone().contiguous() for k, v in x.items()}}, {target!r})"'
+        f"and reading such a file can execute any code its author put there. If you trust where it came from, convert "
+        f"it once, best on a machine you can spare, and load what that writes:\n"
+        f"  from ecaviz import weight_files\n"
+        f"  weight_files.convert({str(path)!r}, {str(path.with_suffix('.safetensors'))!r}, trusted=True)"
     )
+
+
+def convert(path: str | os.PathLike, target: str | os.PathLike, *, trusted: bool) -> Path:
+    """Write the weights in a pickle that :func:`read` refuses into a safetensors file.
+
+    **This executes whatever code the pickle contains.** It is for files whose author you trust.
+
+    Args:
+        path: A pickle: what ``torch.save`` wrote of a network or of a dictionary, or a plain pickle of a state dict.
+        target: The safetensors file to write.
+        trusted: Must be True: to say that you trust the file.
+
+    Returns:
+        The target.
+
+    Raises:
+        PermissionError: ``trusted`` is not True.
+        ValueError: There is no state dict in it.
+    """
+    from safetensors.torch import save_file
+
+    path, target = Path(path), Path(target)
+    if trusted is not True:
+        raise PermissionError(f"convert: reading {path} can execute code. If you trust its author, pass trusted=True.")
+    if target.resolve() == path.resolve():
+        raise ValueError(f"convert: {target} is the file to be read; name another.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=False)
+    except (RuntimeError, pickle.UnpicklingError):  # no torch.save
+        with path.open("rb") as file:
+            content = pickle.load(file)
+    state = _state_dict(_plain(content), path)
+    save_file({key: value.detach().clone().contiguous() for key, value in state.items()}, target)
+    return target
+
+
+def _plain(content: Any) -> Any:
+    """Networks as their state dicts and arrays as tensors, however deep in dictionaries."""
+    if isinstance(content, nn.Module):
+        return dict(content.state_dict())
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items()}
+    if type(content).__module__ == "numpy" and hasattr(content, "__array__"):
+        return torch.as_tensor(content)
+    return content
 
 
 # ------------------------------------------------------------------------------------------------------- the state dict
@@ -245,7 +310,7 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     for _ in range(3):  # {"model": {"state_dict": …}} occurs
         if not isinstance(found, dict):
             break
-        key = next((key for key in _STATES if isinstance(found.get(key), dict)), None)
+        key = next((key for key in _STATES if isinstance(found.get(key), dict) and found[key]), None)
         if key is None:
             break
         found = found[key]
@@ -274,6 +339,19 @@ def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
                 state = {key.removeprefix(prefix): value for key, value in state.items()}
                 changed = True
     return state
+
+
+def _check_kind(state: dict[str, Tensor], path: Path) -> None:
+    """Weights are ordinary tensors of real numbers, as large as they claim, and no variance is negative."""
+    for key, value in state.items():
+        if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+            raise ValueError(f"load: {path} has sparse, quantised or empty weights ({key}); expected ordinary tensors.")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"load: {path} is damaged: {key} claims {value.numel()} numbers, and holds fewer.")
+        if not value.is_floating_point() and not key.endswith("num_batches_tracked"):
+            raise ValueError(f"load: {path} has weights of {value.dtype} ({key}); expected floating point numbers.")
+        if key.endswith("running_var") and bool((value < 0).any()):
+            raise ValueError(f"load: {path} is damaged: {key} has negative variances.")
 
 
 def check_finite(state: dict[str, Tensor], path: Path) -> None:

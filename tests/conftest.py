@@ -94,7 +94,7 @@ def images():
 
 def pytest_terminal_summary(terminalreporter):
     """Say once, at the end, why the browser tests did not run."""
-    skipped = [one for one in terminalreporter.stats.get("skipped", []) if "browser" in one.keywords]
+    skipped = [one for one in terminalreporter.stats.get("skipped", []) if "browser" in getattr(one, "keywords", ())]
     if skipped:
         problem = skipped[0].longrepr[2].removeprefix("Skipped: ")
         terminalreporter.section("BROWSER TESTS SKIPPED", yellow=True, bold=True)

@@ -145,7 +145,14 @@ def eca_mobilenet_v2(seed: int = 0) -> tuple[Gated, dict[str, Tensor]]:
 
 
 def se_resnet(
-    name: str, names: tuple[str, str], *, conv: bool, bias: bool, reduction: int = 16, seed: int = 0
+    name: str,
+    names: tuple[str, str],
+    *,
+    conv: bool,
+    bias: bool,
+    reduction: int = 16,
+    hidden: int | None = None,
+    seed: int = 0,
 ) -> tuple[Gated, dict[str, Tensor]]:
     """A gated ResNet and its weights; ``names`` are the two layers' within a block, such as se.fc.0 and se.fc.2."""
     torch.manual_seed(seed)
@@ -153,9 +160,9 @@ def se_resnet(
     state = dict(net.state_dict())
     gates = {}
     for block, channels in channels_of(net).items():
-        hidden = channels // reduction
-        w1, w2 = torch.randn(hidden, channels) / channels**0.5, 4 * torch.randn(channels, hidden) / hidden**0.5
-        b1, b2 = (torch.rand(hidden), torch.randn(channels)) if bias else (None, None)
+        units = hidden or channels // reduction
+        w1, w2 = torch.randn(units, channels) / channels**0.5, 4 * torch.randn(channels, units) / units**0.5
+        b1, b2 = (torch.rand(units), torch.randn(channels)) if bias else (None, None)
         for one, w, b in ((names[0], w1, b1), (names[1], w2, b2)):
             state[f"{block}.{one}.weight"] = (w[:, :, None, None] if conv else w).clone()
             if bias:

@@ -304,7 +304,13 @@ def test_another_network_of_this_projects_recipe(tmp_path):
             {"blocks": [10**9, 2, 2, 2]},
             r"header says \(1000000000, 2, 2, 2\) blocks per stage, its weights are of \(2, 2, 2, 2\)",
         ),
-        ({"planes": [8, 16, 32, 65]}, r"do not fit the architecture in the file's header.*Other shapes: layer4"),
+        (
+            {"planes": [8, 16, 32, 65]},
+            r"header says a stem of 16 and planes \(8, 16, 32, 65\), its weights are of 16 and \(8, 16, 32, 64\)",
+        ),
+        ({"stem": 200_000_000}, r"header says a stem of 200000000"),
+        ({"planes": [8, 16, 32]}, r"header says a stem of 16 and planes \(8, 16, 32\)"),
+        ({"options": {"kernel_size": 5}}, r"do not fit the architecture in the file's header.*Other shapes: layer1"),
         ({"attention": "exec"}, r"no network can be built as the file's header says.*no module is called 'exec'"),
         ({"options": {"kernel_size": "three"}}, r"no network can be built as the file's header says"),
         ({"classes": 13}, r"12 class names for 13 outputs"),
@@ -393,6 +399,67 @@ def test_weights_that_fit_several_architectures(tmp_path):
     assert architectures.recognise(state, architecture="seresnextaa101d_32x8d").name == "seresnextaa101d_32x8d"
 
 
+def test_anti_aliasing_is_told_by_the_files_name():
+    """timm's ResNets with a blur have the weights of those without; a file of timm's is named after its network."""
+    state = {k: torch.empty(s, device="meta") for k, s in shapes_of(architectures.builder("resnetblur18")).items()}
+    assert architectures.recognise(state, hint="resnetblur18-84f4748f.pth").name == "resnetblur18"
+    assert architectures.recognise(state, hint="checkpoint.pth").name == "ResNet-18"
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("layer1.0.conv2.weight", (40, 56, 3, 3)),
+        ("layer1.0.conv2.weight", (64, 0, 3, 3)),
+        ("layer1.0.conv2.weight", ()),
+        ("layer1.0.conv3.weight", (2, 64, 1, 1)),
+        ("layer2.0.conv3.weight", (4,)),
+        ("fc.weight", ()),
+        ("conv1.weight", ()),
+    ],
+)
+def test_weights_of_impossible_shapes(key, shape):
+    _, state = eca_resnet("resnet50", (3, 5, 5, 7))
+    state[key] = torch.zeros(shape)
+    with pytest.raises(
+        ValueError, match=r"^load: the weights fit no architecture that ecaviz knows. Closest is ECA-ResNet-50"
+    ):
+        architectures.recognise(state)
+
+
+def test_circular_eca_has_to_be_told(tmp_path):
+    """Padding has no weights: a file of CECA reads as ECA unless told otherwise."""
+    import timm
+
+    torch.manual_seed(0)
+    options = {"block_args": {"attn_layer": "ceca"}, "zero_init_last": False}
+    net = timm.create_model("resnet18", **options).eval()
+    torch.save(net.state_dict(), tmp_path / "x.pt")
+    x = torch.randn(2, 3, 64, 64)
+    read = ecaviz.load(tmp_path / "x.pt", device="cpu")
+    told = ecaviz.load(tmp_path / "x.pt", device="cpu", architecture="resnet18", **options)
+    with torch.no_grad():
+        assert torch.equal(told.net(x), net(x))
+        assert not torch.equal(read.net(x), net(x))
+    assert {site.padding for site in ecaviz.find_sites(read)} == {"zeros"}
+    assert {site.padding for site in ecaviz.find_sites(told)} == {"circular"}
+    with pytest.raises(TypeError, match=r"zero_init_last applies to timm names, not to a file"):
+        ecaviz.load(tmp_path / "x.pt", zero_init_last=False)
+
+
+def test_our_own_network_with_other_classes(tmp_path):
+    """A bundled model that was trained further, saved without the header."""
+    from dataclasses import replace
+
+    net = networks.build(replace(bundle.BUNDLE["shapes-eca-k3"], classes=5)).eval()
+    torch.save(net.state_dict(), tmp_path / "mine.pt")
+    model = ecaviz.load(tmp_path / "mine.pt", device="cpu")
+    assert model.architecture == "shapes-eca-k3"
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model.net(x), net(x))
+
+
 def test_an_architecture_that_was_told(tmp_path):
     _, state = eca_resnet("resnet18", (3, 3, 3, 3))
     path = save_official(tmp_path / "x.pth.tar", state)
@@ -420,7 +487,9 @@ def test_the_head_is_replaced_only_when_asked(tmp_path):
         assert replaced.net(x).shape == (2, 3)
     oracle(x)
     assert (gates["layer4.1.se"].gate - oracle.gates["layer4.1"]).abs().max() < 1e-6  # all but the head is the file's
-    with pytest.raises(ValueError, match=r"do not fit resnet18|Other shapes: fc.weight"):
+    same = ecaviz.load(path, device="cpu", num_classes=10)  # it has ten: nothing is replaced
+    assert torch.equal(same.net.fc.weight, model.net.fc.weight)
+    with pytest.raises(ValueError, match=r"Other shapes: fc.bias 11 instead of 10"):
         architectures.recognise({**state, "fc.bias": torch.zeros(11)})
 
 

@@ -257,8 +257,31 @@ def test_the_head_of_a_named_network_is_replaced_only_when_asked(torch_home):
     assert model.net.classifier[-1].out_features == 2
     assert torch.equal(model.net.features[0][0].weight, expected.features[0][0].weight)
     assert ecaviz.load("torchvision:mobilenet_v3_small", num_classes=2, device="cpu").classes == ()
+    model = ecaviz.load("torchvision:mobilenet_v3_small", num_classes=1000, device="cpu")  # it has so many
+    assert torch.equal(model.net.classifier[-1].weight, expected.classifier[-1].weight)
     model = ecaviz.load("ecaresnet26t", pretrained=False, num_classes=5, device="cpu")
     assert (model.net.num_classes, model.classes) == (5, ())
+
+
+def test_the_hubs_own_names_are_understood():
+    for name in ("timm/ecaresnet26t", "hf-hub:timm/ecaresnet26t", "hf_hub:timm/ecaresnet26t"):
+        assert ecaviz.load(name, pretrained=False, device="cpu").name == "ecaresnet26t"
+    with pytest.raises(ValueError, match=r"no model is called 'x{300}'"):  # longer than any file's name
+        ecaviz.load("x" * 300)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "7", True])
+@pytest.mark.parametrize("name", ["ecaresnet26t", "torchvision:mobilenet_v3_small"])
+def test_a_number_of_classes_that_is_none(name, count):
+    with pytest.raises(ValueError, match=r"load: num_classes must be a whole number of at least 1"):
+        ecaviz.load(name, pretrained=False, num_classes=count)
+
+
+def test_class_names_are_a_list_of_words():
+    with pytest.raises(TypeError, match=r"classes must be a list of names, got 'abc'"):
+        ecaviz.load("shapes-none", classes="abc")
+    with pytest.raises(TypeError, match=r"classes must be a list of names, got \[1, 2\]"):
+        ecaviz.load(nn.Identity(), classes=[1, 2])
 
 
 def test_torchvision_names_that_are_wrong(torch_home):
@@ -266,6 +289,36 @@ def test_torchvision_names_that_are_wrong(torch_home):
         ecaviz.load("torchvision:efficientnet_b0.V7")
     with pytest.raises(TypeError, match=r"zero_init_last applies to timm names, not to a torchvision name"):
         ecaviz.load("torchvision:efficientnet_b0", zero_init_last=False)
+
+
+def test_another_networks_file_in_torchvisions_cache(torch_home):
+    from torchvision.models import get_model, get_model_weights
+
+    url = get_model_weights("mobilenet_v3_small").DEFAULT.url
+    torch.save(get_model("resnet18", weights=None).state_dict(), torch_home / url.rpartition("/")[2])
+    with pytest.raises(ValueError, match=r"is not of mobilenet_v3_small. Missing from the file: features.*Delete it"):
+        ecaviz.load("torchvision:mobilenet_v3_small", device="cpu")
+
+
+def test_timm_reads_no_file_itself(tmp_path, monkeypatch):
+    """However an older timm would read a pickle: it is given tensors, and a pickle with code is refused before."""
+    import timm
+    from huggingface_hub import constants
+
+    snapshot = tmp_path / "models--timm--ecaresnet26t.ra2_in1k" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    net = timm.create_model("ecaresnet26t", zero_init_last=False)
+    torch.save(net.state_dict(), snapshot / "pytorch_model.bin")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for name in ("load_state_dict", "load_state_dict_from_hf", "load_state_dict_from_url"):
+        monkeypatch.setattr(f"timm.models._builder.{name}", lambda *a, **k: pytest.fail("timm read a file"))
+    model = ecaviz.load("ecaresnet26t.ra2_in1k", device="cpu")
+    assert torch.equal(model.net.fc.weight, net.fc.weight)
+    assert "state_dict" not in model.net.pretrained_cfg
+    with pytest.raises(TypeError, match=r"checkpoint_path is not taken; load a file by its path"):
+        ecaviz.load("ecaresnet26t", pretrained=False, checkpoint_path="x.pth")
 
 
 def test_a_damaged_file_in_torchvisions_cache(torch_home):

@@ -7,7 +7,10 @@ import os
 import pickle
 import struct
 import tarfile
+import textwrap
+import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ from ecaviz import weight_files
 @pytest.fixture
 def state():
     torch.manual_seed(0)
-    return {"a.weight": torch.randn(40, 30), "a.bias": torch.randn(40), "n": torch.tensor(3)}
+    return {"a.weight": torch.randn(40, 30), "a.bias": torch.randn(40), "a.num_batches_tracked": torch.tensor(3)}
 
 
 def same(found, expected):
@@ -42,6 +45,7 @@ def same(found, expected):
         lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
         lambda s: {"net": {f"module._orig_mod.{k}": v for k, v in s.items()}, "acc": 93.1},
         lambda s: {"state_dict": {k: v + 1 for k, v in s.items()}, "state_dict_ema": s},
+        lambda s: {"state_dict": s, "state_dict_ema": {}, "model": "resnet50"},
         lambda s: {"model_ema": {"n_averaged": torch.tensor(5), **{f"module.{k}": v for k, v in s.items()}}},
         lambda s: {"state_dict": {**s, "total_ops": torch.zeros(1), "a.total_params": torch.zeros(1)}},  # thop
     ],
@@ -115,10 +119,10 @@ def test_a_pickle_with_code_is_refused_and_nothing_runs(tmp_path, state, where):
         protocol = 5 if where == "newer protocol" else 2
         torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=where != "old format")
     assert not witness.exists()
-    with pytest.raises(ValueError, match=r"refused, and nothing in it was run.*convert.*safetensors") as caught:
+    with pytest.raises(ValueError, match=r"(?s)refused, and nothing in it was run.*convert.*safetensors") as caught:
         ecaviz.load(path, device="cpu")
     assert not witness.exists()
-    assert "weights_only=False" in str(caught.value)
+    assert "trusted=True" in str(caught.value)
     if where == "bare pickle":
         pickle.loads(path.read_bytes())
     else:
@@ -137,18 +141,56 @@ def test_globals_that_are_never_allowed(tmp_path, command):
     assert not witness.exists()
 
 
-def test_a_whole_module_is_refused_and_the_advice_works(tmp_path):
-    """torch.save(net) instead of its state dict: the advice in the message makes a file that loads."""
-    import subprocess
-    import sys
-
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda net: net,
+        lambda net: {"model": net, "epoch": 3},
+        lambda net: {"state_dict": net.state_dict(), "args": Options()},
+        lambda net: {key: value.numpy() for key, value in net.state_dict().items()},
+    ],
+)
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_advice_for_a_refused_pickle_works(tmp_path, wrap, plain):
+    """A network, one in a dictionary, options of an unknown class, arrays; by torch.save or as a plain pickle."""
     net = nn.Linear(3, 2)
-    torch.save(net, tmp_path / "net.pth")
-    with pytest.raises(ValueError, match=r"refused.*torch.nn.modules.linear.Linear") as caught:
-        weight_files.read(tmp_path / "net.pth")
-    command = str(caught.value).split('python -c "')[1].rstrip('"')
-    subprocess.run([sys.executable, "-c", command], check=True, cwd=tmp_path)
-    assert same(weight_files.read(tmp_path / "net.safetensors").state, net.state_dict())
+    path = tmp_path / "it's $(touch a).pth"
+    if plain:
+        path.write_bytes(pickle.dumps(wrap(net)))
+    else:
+        torch.save(wrap(net), path)
+    with pytest.raises(ValueError, match=r"refused, and nothing in it was run") as caught:
+        weight_files.read(path)
+    advice = str(caught.value).partition("\n")[2]
+    exec(textwrap.dedent(advice))
+    assert same(weight_files.read(path.with_suffix(".safetensors")).state, net.state_dict())
+
+
+class Options:
+    """What a training script may pickle beside the weights."""
+
+
+def test_converting_wants_a_word(tmp_path, state):
+    torch.save(nn.Linear(3, 2), tmp_path / "x.pth")
+    with pytest.raises(PermissionError, match=r"can execute code. If you trust its author, pass trusted=True"):
+        weight_files.convert(tmp_path / "x.pth", tmp_path / "y.safetensors", trusted=False)
+    with pytest.raises(ValueError, match=r"is the file to be read; name another"):
+        weight_files.convert(tmp_path / "x.pth", tmp_path / "x.pth", trusted=True)
+    torch.save([1, 2], tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"holds a list; expected a state dict"):
+        weight_files.convert(tmp_path / "x.pth", tmp_path / "y.safetensors", trusted=True)
+    assert not (tmp_path / "y.safetensors").exists()
+
+
+def test_several_threads_read_at_once(tmp_path, state):
+    """What is let through is one list for the process: nobody takes it from another, and it is empty afterwards."""
+    path = tmp_path / "x.pt"
+    torch.save({"state_dict": state, "args": argparse.Namespace(x=1)}, path)
+    before = list(torch.serialization.get_safe_globals())
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: weight_files.read(path).state, range(64)))
+    assert all(same(one, state) for one in found)
+    assert torch.serialization.get_safe_globals() == before
 
 
 def test_what_is_allowed_is_allowed_for_this_file_alone(tmp_path, state):
@@ -186,7 +228,7 @@ def test_flipped_bytes(tmp_path, state, kind):
     path = written(tmp_path, state, kind)
     content = path.read_bytes()
     generator = torch.Generator().manual_seed(1)
-    refused = 0
+    refused, said = 0, set()
     places = torch.randint(len(content), (150,), generator=generator).tolist()
     for place in places:
         changed = bytearray(content)
@@ -195,10 +237,12 @@ def test_flipped_bytes(tmp_path, state, kind):
         try:
             found = weight_files.read(path).state
         except ValueError as error:
-            refused += str(error).startswith("load: ")
+            refused += 1
+            said.add(str(error).partition(" ")[0])
         else:
             assert kind != "zip" or same(found, state)  # padding between the records is nobody's content
     assert refused > 0
+    assert said == {"load:"}  # ours, every one
     if kind == "zip":
         data = content.index(state["a.weight"].numpy().tobytes())
         changed = bytearray(content)
@@ -206,6 +250,17 @@ def test_flipped_bytes(tmp_path, state, kind):
         path.write_bytes(changed)
         with pytest.raises(ValueError, match=r"damaged: the checksum of .*data/\d+ inside it is wrong"):
             weight_files.read(path)
+
+
+def test_a_whole_program_is_no_file_of_weights(tmp_path):
+    """torch.jit.save and torch.export write zip archives too."""
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.trace(nn.Linear(3, 2), torch.zeros(1, 3)).save(tmp_path / "jit.pt")
+    with pytest.raises(ValueError, match=r"is a whole program, written by torch.jit.save or torch.export"):
+        weight_files.read(tmp_path / "jit.pt")
+    torch.export.save(torch.export.export(nn.Linear(3, 2), (torch.zeros(1, 3),)), tmp_path / "export.pt2")
+    with pytest.raises(ValueError, match=r"is a whole program, written by torch.jit.save or torch.export"):
+        weight_files.read(tmp_path / "export.pt2")
 
 
 def tar_of(content: bytes) -> bytes:
@@ -232,7 +287,7 @@ def zip_of(content: bytes) -> bytes:
         (b"<!DOCTYPE html><html>404</html>", "a web page"),
         (b"\n\n <html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 102\n", "git lfs pull"),
-        (gzip.compress(b"x" * 100), "compressed with gzip"),
+        (gzip.compress(b"x" * 100, mtime=0), "compressed with gzip"),
         (tar_of(b"x" * 1000), r"is a tar archive.*tar -xf.*official .pth.tar"),
         (zip_of(b"x" * 1000), r"zip archive, but no torch.save \(it holds weights.bin\)"),
         (bytes(range(200, 256)) * 20, "no file of weights"),
@@ -256,6 +311,12 @@ def test_what_is_no_file_of_weights(tmp_path, content, message):
         ({"epoch": 3, "lr": 0.1}, "a dictionary with 'epoch', 'lr'; expected a state dict"),
         ({"state_dict": {"a": 1}}, "a dictionary with 'state_dict'; expected"),
         ({"a": torch.zeros(3), 5: torch.zeros(3)}, "a dictionary with 'a', 5; expected"),
+        ({"a": torch.zeros(1).expand(10**12)}, "damaged: a claims 1000000000000 numbers, and holds fewer"),
+        ({"a": torch.zeros(3, 3).to_sparse()}, r"sparse, quantised or empty weights \(a\); expected ordinary tensors"),
+        ({"a": torch.zeros(3, dtype=torch.int8)}, r"has weights of torch.int8 \(a\); expected floating point"),
+        ({"a": torch.zeros(3, dtype=torch.complex64)}, r"has weights of torch.complex64 \(a\)"),
+        ({"a": torch.zeros(3, dtype=torch.bool)}, r"has weights of torch.bool \(a\)"),
+        ({"a.running_var": torch.tensor([1.0, -1.0])}, r"a.running_var has negative variances"),
     ],
 )
 def test_files_without_a_state_dict(tmp_path, content, message):
