@@ -7,8 +7,9 @@
 Two ways lead there. A plain ResNet or MobileNetV2 is *read*: its depth, its widths, and the gate of every block with
 its k or its hidden units, whatever the gate's part of the names is called. Everything else is *compared*, by name and
 shape of every entry, with the networks that timm, torchvision and this project build; one that fits exactly is taken.
-What weights do not tell (the stride in the first or the second convolution, the kind of activation) follows from the
-layout: Caffe's stride for the legacy layout, torchvision's for the others; ReLU and sigmoid in a gate.
+What weights do not tell follows from the layout: the stride is Caffe's for the legacy layout and torchvision's for the
+others, an ECA pads with zeros, a gate has ReLU and sigmoid, and nothing is anti-aliased unless the file is named after
+a timm network that is.
 """
 
 from __future__ import annotations

@@ -301,8 +301,10 @@ def _load_timm(name: str, pretrained: bool, num_classes: int | None, options: di
         overlay = {"state_dict": _read_cached(path), "custom_load": False}
         net = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
         net.pretrained_cfg.pop("state_dict", None)
+    own = net.pretrained_cfg.get("num_classes")
+    classes = _imagenet_classes(net) if num_classes in (None, own) else ()  # a new head knows no names
     return LoadedModel(
-        net, _timm_transform(net), _imagenet_classes(net), _CPU, name, "timm", name.split(".")[0], str(path or "random")
+        net, _timm_transform(net), classes, _CPU, name, "timm", name.split(".")[0], str(path or "random")
     )
 
 

@@ -261,6 +261,10 @@ def test_the_head_of_a_named_network_is_replaced_only_when_asked(torch_home):
     assert torch.equal(model.net.classifier[-1].weight, expected.classifier[-1].weight)
     model = ecaviz.load("ecaresnet26t", pretrained=False, num_classes=5, device="cpu")
     assert (model.net.num_classes, model.classes) == (5, ())
+    assert len(ecaviz.load("ecaresnet26t", pretrained=False, num_classes=1000, device="cpu").classes) == 1000
+    # trained on 11,821 classes: a new head with 1000 outputs is not ImageNet's
+    model = ecaviz.load("seresnextaa101d_32x8d.sw_in12k", pretrained=False, num_classes=1000, device="cpu")
+    assert (model.net.num_classes, model.classes) == (1000, ())
 
 
 def test_the_hubs_own_names_are_understood():
