@@ -24,15 +24,12 @@ from torch import nn
 
 import ecaviz
 from ecaviz.attention import ECA
-from ecaviz.networks import PlainResNet, build_plain_resnet
-
-WIDTHS = [256] * 3 + [512] * 4 + [1024] * 6 + [2048] * 3
+from ecaviz.networks import resnet
 
 
 def official_file(folder: Path) -> Path:
     """An ECA-ResNet-50 as the official script saves it."""
-    ks = [3] * 3 + [5] * 4 + [5] * 6 + [7] * 3
-    net = build_plain_resnet(PlainResNet(True, (3, 4, 6, 3)), [ECA(c, k) for c, k in zip(WIDTHS, ks, strict=True)])
+    net = resnet(50, "eca", kernel_size=(3, 5, 5, 7))
     state = {f"module.{k}".replace(".se.excite.", ".eca."): v for k, v in net.state_dict().items()}
     path = folder / "checkpoint.pth.tar"
     torch.save({"state_dict": state, "epoch": 100}, path)

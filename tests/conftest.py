@@ -84,6 +84,21 @@ def published():
     return rows
 
 
+@pytest.fixture
+def hub_cache():
+    """Makes a hub's cache as huggingface_hub lays it out: ``hub_cache(folder, repository)`` is where its files go."""
+
+    def make(folder: Path, repository: str) -> Path:
+        root = folder / f"models--{repository.replace('/', '--')}"
+        snapshot = root / "snapshots" / "abc"
+        snapshot.mkdir(parents=True)
+        (root / "refs").mkdir()
+        (root / "refs" / "main").write_text("abc")
+        return snapshot
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def images():
     """Ten images of noise for networks of any kind: float 10×3×64×64, always the same; not to be changed in place."""

@@ -247,19 +247,11 @@ def test_a_missing_table(tmp_path, monkeypatch):
         catalogue.available()
 
 
-def put_into_the_hub_cache(folder, repository, file):
-    repository = folder / "hub" / ("models--" + repository.replace("/", "--"))
-    (repository / "snapshots" / "abc").mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("abc")
-    (repository / "snapshots" / "abc" / file).write_bytes(b"")
-
-
-def test_what_is_cached_is_told(caches):
+def test_what_is_cached_is_told(caches, hub_cache):
     """By the files where huggingface_hub and torch.hub keep them; legacy SE-ResNets come from a URL."""
-    put_into_the_hub_cache(caches, "timm/ecaresnet50d.miil_in1k", "model.safetensors")
-    put_into_the_hub_cache(caches, "timm/seresnet50.a1_in1k", "pytorch_model.bin")
-    put_into_the_hub_cache(caches, "timm/seresnet50.a2_in1k", "config.json")  # no weights
+    (hub_cache(caches / "hub", "timm/ecaresnet50d.miil_in1k") / "model.safetensors").touch()
+    (hub_cache(caches / "hub", "timm/seresnet50.a1_in1k") / "pytorch_model.bin").touch()
+    (hub_cache(caches / "hub", "timm/seresnet50.a2_in1k") / "config.json").touch()  # no weights
     (caches / "torch" / "checkpoints").mkdir(parents=True)
     for file in ("mobilenet_v3_small-047dcff4.pth", "se_resnet50-ce0d4300.pth"):
         (caches / "torch" / "checkpoints" / file).write_bytes(b"")
@@ -323,8 +315,8 @@ def test_the_command_lists_the_table(caches):
     assert "nan" not in result.stdout.lower()
 
 
-def test_the_filters_of_the_command(caches):
-    put_into_the_hub_cache(caches, "timm/ecaresnet50d.miil_in1k", "model.safetensors")
+def test_the_filters_of_the_command(caches, hub_cache):
+    (hub_cache(caches / "hub", "timm/ecaresnet50d.miil_in1k") / "model.safetensors").touch()
     assert listed(run("--source", "timm", "--family", "eca")) == list(catalogue.available("timm", "eca")["name"])
     assert listed(run("*b0*", "--source", "torchvision")) == ["torchvision:efficientnet_b0.IMAGENET1K_V1"]
     assert listed(run("--cached")) == [*bundle.BUNDLE, "ecaresnet50d.miil_in1k"]

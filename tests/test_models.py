@@ -111,7 +111,7 @@ def test_timm_by_name_with_random_weights():
     torch.testing.assert_close(x, model.transform(Image.fromarray(image.permute(1, 2, 0).numpy())))
 
 
-def test_a_timm_name_from_the_cache(tmp_path, monkeypatch):
+def test_a_timm_name_from_the_cache(tmp_path, monkeypatch, hub_cache):
     """Weights in the hub's cache are used, without a word to the network."""
     import timm
     from huggingface_hub import constants
@@ -120,11 +120,7 @@ def test_a_timm_name_from_the_cache(tmp_path, monkeypatch):
     name = "ecaresnet26t.ra2_in1k"
     torch.manual_seed(3)
     net = timm.create_model("ecaresnet26t", pretrained=False, zero_init_last=False)
-    repository = tmp_path / ("models--" + timm.get_pretrained_cfg(name).hf_hub_id.replace("/", "--"))
-    snapshot = repository / "snapshots" / "abc"
-    snapshot.mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("abc")
+    snapshot = hub_cache(tmp_path, timm.get_pretrained_cfg(name).hf_hub_id)
     save_file(net.state_dict(), snapshot / "model.safetensors")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens on the discard port
@@ -304,15 +300,12 @@ def test_another_networks_file_in_torchvisions_cache(torch_home):
         ecaviz.load("torchvision:mobilenet_v3_small", device="cpu")
 
 
-def test_timm_reads_no_file_itself(tmp_path, monkeypatch):
+def test_timm_reads_no_file_itself(tmp_path, monkeypatch, hub_cache):
     """However an older timm would read a pickle: it is given tensors, and a pickle with code is refused before."""
     import timm
     from huggingface_hub import constants
 
-    snapshot = tmp_path / "models--timm--ecaresnet26t.ra2_in1k" / "snapshots" / "abc"
-    snapshot.mkdir(parents=True)
-    (snapshot.parents[1] / "refs").mkdir()
-    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    snapshot = hub_cache(tmp_path, "timm/ecaresnet26t.ra2_in1k")
     net = timm.create_model("ecaresnet26t", zero_init_last=False)
     torch.save(net.state_dict(), snapshot / "pytorch_model.bin")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -335,13 +328,10 @@ def test_a_damaged_file_in_torchvisions_cache(torch_home):
         ecaviz.load("torchvision:mobilenet_v3_small", device="cpu")
 
 
-def test_a_damaged_file_in_the_hubs_cache(tmp_path, monkeypatch):
+def test_a_damaged_file_in_the_hubs_cache(tmp_path, monkeypatch, hub_cache):
     from huggingface_hub import constants
 
-    snapshot = tmp_path / "models--timm--ecaresnet26t.ra2_in1k" / "snapshots" / "abc"
-    snapshot.mkdir(parents=True)
-    (snapshot.parents[1] / "refs").mkdir()
-    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    snapshot = hub_cache(tmp_path, "timm/ecaresnet26t.ra2_in1k")
     (snapshot / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=r"model.safetensors was truncated: a safetensors file.*delete it"):

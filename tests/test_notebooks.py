@@ -444,7 +444,7 @@ def test_tour_of_imagenet_models(tmp_path, monkeypatch, request):
 
 
 @pytest.fixture
-def sources(tmp_path, monkeypatch):
+def sources(tmp_path, monkeypatch, hub_cache):
     """What the tour can switch to, with random weights: two files, and the caches of timm and torchvision."""
     import timm
     from oracles import eca_resnet, se_resnet
@@ -464,12 +464,8 @@ def sources(tmp_path, monkeypatch):
     torch.save(get_model("regnet_y_400mf", weights=None).state_dict(), checkpoints / url.rpartition("/")[2])
 
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    repository = tmp_path / "hub" / "models--timm--ecaresnet26t.ra2_in1k"
-    (repository / "snapshots" / "abc").mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("abc")
     net = timm.create_model("ecaresnet26t", pretrained=False, zero_init_last=False)
-    save_file(net.state_dict(), repository / "snapshots" / "abc" / "model.safetensors")
+    save_file(net.state_dict(), hub_cache(tmp_path / "hub", "timm/ecaresnet26t.ra2_in1k") / "model.safetensors")
     return {
         "files": [str(tmp_path / "seresnet18.pkl"), str(tmp_path / "eca_k3577.pth.tar")],
         "names": ["torchvision:regnet_y_400mf", "ecaresnet26t.ra2_in1k"],
