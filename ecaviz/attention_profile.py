@@ -51,6 +51,8 @@ class SiteProfile:
         histogram: Counts in :data:`BINS` bins, all classes together, 1×C.
         largest: The largest gates of each channel with the positions of their images, all classes together, 1×C×top.
         smallest: The smallest.
+        per: What one gate was for: "channel", or "element" where a channel has several; the statistics are then of
+            their mean over the channel's map.
     """
 
     name: str
@@ -64,12 +66,13 @@ class SiteProfile:
     histogram: Histogram
     largest: TopK
     smallest: TopK
+    per: str = "channel"
 
     def __repr__(self) -> str:
         return f"SiteProfile({self.name!r}, {self.family}, {self.channels} channels, n={int(self.moments.n.sum())})"
 
     def _about(self) -> dict[str, Any]:
-        names = ("name", "family", "channels", "kernel_size", "reduction", "activation")
+        names = ("name", "family", "channels", "kernel_size", "reduction", "activation", "per")
         return {name: getattr(self, name) for name in names}
 
 

@@ -27,6 +27,16 @@ BUNDLE: dict[str, Architecture] = {
     **{f"shapes-se-r{r}": Architecture("se", {"reduction": r}) for r in (2, 4, 8, 16, 32)},
     **{f"shapes-eca-k{k}": Architecture("eca", {"kernel_size": k}) for k in (1, 3, 5, 7, 9)},
     "shapes-eca-adaptive": Architecture("eca", {}),
+    "shapes-eca-ns": Architecture("eca-ns", {"kernel_size": 3}),
+    **{
+        f"shapes-{name}": Architecture(name) for name in ("se-var1", "se-var2", "se-var3", "se-gc1", "se-gc2", "se-gc3")
+    },
+    "shapes-cbam": Architecture("cbam", {"reduction": 16}),
+    "shapes-gsop": Architecture("gsop", {"reduced": 32}),
+    "shapes-ge-theta-minus": Architecture("ge-theta-minus"),
+    "shapes-ge-theta": Architecture("ge-theta", {"size": (16, 8, 4, 2)}),
+    "shapes-ge-theta-plus": Architecture("ge-theta-plus", {"size": (16, 8, 4, 2), "reduction": 16}),
+    "shapes-ge-theta-e2": Architecture("ge-theta", {"extent": 2}),
 }
 """What each bundled name is built as."""
 

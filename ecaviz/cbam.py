@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import checks
 from .attention import Bottleneck, ChannelAttention
 
-__all__ = ["CBAM", "AverageAndMaxPool", "CBAMChannel", "CBAMSpatial", "SharedBottleneck"]
+__all__ = ["CBAM", "AverageAndMaxPool", "CBAMChannel", "CBAMSpatial", "ChannelPool", "SharedBottleneck", "SpatialConv"]
 
 
 class AverageAndMaxPool(nn.Module):
@@ -53,10 +53,18 @@ class CBAMChannel(ChannelAttention):
         self.excite = SharedBottleneck(channels, hidden, bias=bias, device=device, dtype=dtype)
 
 
-class CBAMSpatial(nn.Module):
-    """The spatial stage: one gate a position, from the maximum and the mean over channels. N×C×H×W → N×C×H×W.
+class ChannelPool(nn.Module):
+    """Squeeze of the spatial stage: maximum and mean over channels. N×C×H×W → N×2×H×W, the maximum first."""
 
-    Parameters: 2·7² + 2 = 100. The norm's weight starts at 0, as in the authors' code: every gate is 0.5 then.
+    def forward(self, x: Tensor) -> Tensor:
+        """Squeeze the channels, N×C×H×W → N×2×H×W."""
+        return torch.stack([x.amax(dim=1), x.mean(dim=1)], dim=1)
+
+
+class SpatialConv(nn.Module):
+    """Excitation of the spatial stage: z = BN(Conv7×7(y)), one logit a position. N×2×H×W → N×1×H×W.
+
+    The norm's weight starts at 0, as in the authors' code: every gate is 0.5 then.
     """
 
     def __init__(self, *, device=None, dtype=None):
@@ -64,19 +72,32 @@ class CBAMSpatial(nn.Module):
         self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False, device=device, dtype=dtype)
         self.norm = nn.BatchNorm2d(1, momentum=0.01, device=device, dtype=dtype)
         nn.init.zeros_(self.norm.weight)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Map y to z, N×2×H×W → N×1×H×W."""
+        return self.norm(self.conv(y))
+
+
+class CBAMSpatial(nn.Module):
+    """The spatial stage: ω = σ(BN(Conv7×7([max_c x, mean_c x]))), one gate a position. N×C×H×W → N×C×H×W.
+
+    Parameters: 2·7² + 2 = 100.
+    """
+
+    family = "cbam"
+
+    def __init__(self, *, device=None, dtype=None):
+        super().__init__()
+        self.squeeze = ChannelPool()
+        self.excite = SpatialConv(device=device, dtype=dtype)
         self.activation = nn.Sigmoid()
-
-    def squeeze(self, x: Tensor) -> Tensor:
-        """Maximum and mean over channels, N×C×H×W → N×2×H×W."""
-        return torch.cat([x.amax(dim=1, keepdim=True), x.mean(dim=1, keepdim=True)], dim=1)
-
-    def gate(self, x: Tensor) -> Tensor:
-        """One gate a position, N×C×H×W → N×1×H×W."""
-        return self.activation(self.norm(self.conv(self.squeeze(x))))
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply each position by its gate, N×C×H×W → N×C×H×W."""
-        return x * self.gate(x)
+        y = self.squeeze(x)
+        z = self.excite(y)
+        gate = self.activation(z)
+        return x * gate
 
 
 class CBAM(nn.Module):

@@ -9,6 +9,9 @@ A **site** is one attention module, named by its path in the network. Of each si
 descriptor y (what the squeeze gives), the logit z (what the excitation gives) and the gate ω = a(z). On its first use
 a site **proves itself**: that the ω read is a(z), and that the module's output is x·ω; a site whose proof fails raises.
 
+Most gates are one number a channel. Where they are not, ``site.per`` says so: CBAM's spatial stage has one a position,
+Gather-Excite with an extent smaller than the map one a patch of each channel.
+
 Which modules are known, and how a site is found, is in :mod:`ecaviz.sites`.
 """
 
@@ -25,7 +28,18 @@ import torch
 from torch import Tensor, nn
 
 from .attention import ChannelAttention
-from .sites import ACTIVATIONS, GateSite, Proof, Selection, find_sites, network, remember, select_sites, site
+from .sites import (
+    ACTIVATIONS,
+    GateSite,
+    Proof,
+    Selection,
+    find_sites,
+    network,
+    remember,
+    select_channel_sites,
+    select_sites,
+    site,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -36,6 +50,7 @@ __all__ = [
     "capture",
     "evaluating",
     "find_sites",
+    "select_channel_sites",
     "select_sites",
     "site",
 ]
@@ -53,11 +68,21 @@ TOLERANCE: dict[torch.dtype, float] = {
 class GateRecord:
     """What was read at one site: float32, detached, one row an image.
 
+    ======================================  ================  ===============
+    ``site.per``                            descriptor y      logit z, gate ω
+    ======================================  ================  ===============
+    "channel"                               N×C               N×C
+    "channel", CBAM (mean and maximum)      N×2×C             N×C
+    "channel", GSoP (covariance)            N×c×c             N×C
+    "position", CBAM (maximum and mean)     N×2×H×W           N×1×H×W
+    "element", Gather-Excite with extent e  N×C×h×w, h = H/e  N×C×h×w
+    ======================================  ================  ===============
+
     Attributes:
         site: The site.
-        descriptor: y, N×C; CBAM's two squeezes N×2×C, GSoP's covariance N×c×c.
-        logit: z, N×C.
-        gate: ω = a(z), N×C, computed in float32 whatever the network ran in.
+        descriptor: y.
+        logit: z.
+        gate: ω = a(z), computed in float32 whatever the network ran in.
     """
 
     site: GateSite
@@ -65,9 +90,26 @@ class GateRecord:
     logit: Tensor
     gate: Tensor
 
+    @property
+    def by_channel(self) -> Tensor:
+        """One number a channel, N×C: ω itself, or its mean over the patches of the channel's map ("element").
+
+        Raises:
+            ValueError: The gates are of positions, the same for every channel.
+        """
+        if self.site.per == "position":
+            raise ValueError(
+                f"{self.site.name}: its gates are of positions and the same for every channel; there is none by "
+                f"channel. Their map is .gate, N×1×H×W."
+            )
+        return self.gate if self.gate.ndim == 2 else self.gate.mean(dim=(2, 3))
+
     def __repr__(self) -> str:
-        n, channels = self.gate.shape
-        return f"GateRecord({self.site.name}, {self.site.family} {self.site.setting}, {n} images × {channels} channels)"
+        n, *rest = self.gate.shape
+        of = {"channel": "channels", "position": "(one map for all channels)", "element": "(a map for each channel)"}
+        shape = "×".join(map(str, rest))
+        site = " ".join(part for part in (self.site.family, self.site.setting) if part)
+        return f"GateRecord({self.site.name}, {site}, {n} images × {shape} {of[self.site.per]})"
 
 
 class Captured(Mapping[str, GateRecord]):
@@ -88,6 +130,12 @@ class Captured(Mapping[str, GateRecord]):
                 f"nothing was captured at {name!r}; captured: {', '.join(self._parts) or self._why()}"
             ) from None
         if len(parts) > 1:
+            sizes = {tuple(part.shape[1:]) for _, part in parts}
+            if len(sizes) > 1:
+                raise ValueError(
+                    f"capture: the batches gave {name} maps of different sizes, {', '.join(map(str, sorted(sizes)))}, "
+                    f"which cannot be joined. Capture batches of one image size, or each by itself."
+                )
             parts[:] = [tuple(torch.cat(column) for column in zip(*parts, strict=True))]  # type: ignore[list-item]
         descriptor, logit = parts[0]
         return GateRecord(one, descriptor, logit, one.activate(logit))
@@ -170,7 +218,7 @@ class _Reader:
             return
         y = args[0].detach()
         if y.ndim != 3 or self.site.layout.excite is None:  # CBAM's two squeezes and GSoP's covariance stay as they are
-            y = y.flatten(1)
+            y = self.shaped(y)
         if self.site.padding == "circular" and not isinstance(self.site.module, ChannelAttention):
             reach = (self.site.kernel_size - 1) // 2
             y = y[:, reach : y.shape[1] - reach]
@@ -179,14 +227,18 @@ class _Reader:
     def on_logit(self, module: nn.Module, args: tuple) -> None:
         if not self.listens(module, self.activation):
             return
-        z = args[0].detach().flatten(1)
+        z = self.shaped(args[0].detach())
         self.logit = _copied(z)
         if self.input is not None:
             self.own_logit = z.clone()
 
     def on_gate(self, module: nn.Module, _args: tuple, gate: Tensor) -> None:
         if self.listens(module, self.activation) and self.input is not None:
-            self.gate = gate.detach().flatten(1).clone()
+            self.gate = self.shaped(gate.detach()).clone()
+
+    def shaped(self, values: Tensor) -> Tensor:
+        """N×C where there is one number a channel; maps where there are several."""
+        return values.flatten(1) if self.site.per == "channel" else values
 
     def on_leave(self, module: nn.Module, _args: tuple, output: Tensor) -> None:
         if not self.listens(module, self.site.module):
@@ -205,7 +257,7 @@ class _Reader:
         # In float32 at least; in float64 where the network runs in it, with the logit it had then.
         wide = torch.promote_types(self.input.dtype, torch.float32)
         gate = self.gate.to(wide)
-        expected = self.input.to(wide) * gate[:, :, None, None]
+        expected = self.input.to(wide) * _over(gate, self.input)
         scale = self.input.abs().max().to(wide).clamp_min(1e-12)
         # The coarser of the dtypes at play: under autocast the gate may be bfloat16 and the product float32.
         dtype = max((self.input.dtype, self.gate.dtype, output.dtype), key=lambda d: TOLERANCE.get(d, 0.0))
@@ -222,7 +274,14 @@ class _Reader:
                 f"(|ω − a(z)| = {proof.gate_error:.2g}, |out − x·ω|/|x| = {proof.output_error:.2g}, "
                 f"tolerance {proof.tolerance:.2g} for {proof.dtype}). Was the module changed, or are there NaNs?"
             )
-        remember(self.site, proof, gate.shape[1])
+        remember(self.site, proof, self.input.shape[1])
+
+
+def _over(gate: Tensor, x: Tensor) -> Tensor:
+    """Gates as they meet the feature maps x: one a channel everywhere, or each patch's over its patch."""
+    if gate.ndim == 2:
+        return gate[:, :, None, None]
+    return gate if gate.shape[2:] == x.shape[2:] else nn.functional.interpolate(gate, size=x.shape[2:])
 
 
 def _copied(vector: Tensor) -> Tensor:

@@ -67,11 +67,28 @@ DIVERGING = "RdBu_r"
 """Colour map of signed numbers, centred at zero: red above, blue below."""
 MISSING = "#E6E6E6"
 
-_NAMES = {"se": "SE", "eca": "ECA", "none": "no attention"}
+_NAMES = {
+    "none": "no attention",
+    "se": "SE",
+    "se-var1": "SE-Var1",
+    "se-var2": "SE-Var2",
+    "se-var3": "SE-Var3",
+    "se-gc": "SE-GC",
+    "se-gc1": "SE-GC1",
+    "se-gc2": "SE-GC2",
+    "se-gc3": "SE-GC3",
+    "eca": "ECA",
+    "eca-ns": "ECA-NS",
+    "cbam": "CBAM",
+    "gsop": "GSoP",
+    "ge-theta-minus": "GE-θ⁻",
+    "ge-theta": "GE-θ",
+    "ge-theta-plus": "GE-θ⁺",
+}
 
 
 def family_name(family: str) -> str:
-    """A family as it is written in a label: ``SE``, ``ECA``."""
+    """A family as it is written in a label: ``SE``, ``ECA``, ``GE-θ⁻``."""
     return _NAMES.get(family, family.upper())
 
 
@@ -97,12 +114,17 @@ def masked_map(name: str) -> ListedColormap:
 
 
 def setting(site: Any) -> str:
-    """``ECA, k=3``: the family of a site, a structure or a matrix, with its k or r."""
-    if getattr(site, "kernel_size", None) is not None:
-        return f"{family_name(site.family)}, k={site.kernel_size}"
-    if getattr(site, "reduction", None) is not None:
-        return f"{family_name(site.family)}, r={site.reduction:g}"
-    return family_name(site.family)
+    """``ECA, k=3``: the family of a site, a structure or a matrix, with its k, G, c, e or r."""
+    name = family_name(site.family)
+    if getattr(site, "per", "") == "position":
+        return f"{name}, spatial"
+    for letter, attribute in _KNOBS.items():
+        if getattr(site, attribute, None) is not None:
+            return f"{name}, {letter}={getattr(site, attribute):g}"
+    return name
+
+
+_KNOBS = {"k": "kernel_size", "G": "groups", "c": "reduced", "e": "extent", "r": "reduction"}
 
 
 def settings(sites: Iterable[Any]) -> str:

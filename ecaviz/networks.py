@@ -8,7 +8,7 @@ the shortcut is added. In ResNets that is ``layer{1..4}.{block}.se``, in MobileN
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ __all__ = [
     "build",
     "build_mobilenet_v2",
     "build_plain_resnet",
+    "of_stage",
     "replace_head",
     "resnet",
 ]
@@ -34,7 +35,8 @@ class Architecture:
 
     Attributes:
         attention: Family of the attention module, as :func:`ecaviz.attention.build` knows it.
-        options: What the module takes, such as ``{"reduction": 4}``.
+        options: What the module takes, such as ``{"reduction": 4}``; a tuple of four has one for each stage, such as
+            ``{"size": (16, 8, 4, 2)}``.
         classes: Number of outputs.
         blocks: Bottleneck blocks per stage.
         planes: Inner width of the blocks per stage; the attention sees four times as many channels.
@@ -58,6 +60,7 @@ class Architecture:
         values = dict(values)
         for name in ("blocks", "planes"):
             values[name] = tuple(values[name])
+        values["options"] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.get("options", {}).items()}
         return cls(**values)
 
 
@@ -82,12 +85,34 @@ def build(architecture: Architecture) -> nn.Module:
         num_classes=architecture.classes,
         stem_type="deep",
         stem_width=architecture.stem,
-        block_args={"attn_layer": attention.layer(architecture.attention, **architecture.options)},
+        block_args={"attn_layer": _by_stage(architecture)},
         zero_init_last=False,
     )
     net.conv1[3].stride = (2, 2)  # the second of the three: timm's deep stem leaves the halving to the max pool
     net.maxpool = nn.Identity()
     return net
+
+
+def _by_stage(architecture: Architecture) -> Callable[..., nn.Module] | None:
+    """What timm calls for each block: a constructor that finds the stage's own options by its number of channels."""
+    if not any(isinstance(value, tuple) for value in architecture.options.values()):
+        return attention.layer(architecture.attention, **architecture.options)
+    widths = [4 * planes for planes in architecture.planes]
+    if len(set(widths)) != len(widths):
+        raise ValueError(f"networks: options by stage need stages of different widths, got {architecture.planes}.")
+
+    def make(channels: int, **made: Any) -> nn.Module:
+        own = of_stage(architecture.options, widths.index(channels))
+        return attention.build(architecture.attention, channels, **own, **made)
+
+    return make
+
+
+def of_stage(options: dict, stage: int) -> dict:
+    """A module's options in one of four stages: of a tuple of four its own, of anything else the value itself."""
+    return {
+        name: value[stage] if isinstance(value, tuple) and len(value) == 4 else value for name, value in options.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -190,10 +215,7 @@ def resnet(
     side = (image_size or (32 if small else 224)) // (1 if small else 4)
     gates: list[nn.Module | None] = []
     for stage, count in enumerate(blocks):
-        own = {
-            name: value[stage] if isinstance(value, tuple) and len(value) == 4 else value
-            for name, value in options.items()
-        }
+        own = of_stage(options, stage)
         if family in ("ge-theta", "ge-theta-plus") and own.get("extent") is None:
             own.setdefault("size", math.ceil(side / 2**stage))
         if family == "gsop" and stage == 0:

@@ -95,8 +95,8 @@ def _read_bottleneck(parts: dict[str, Tensor], channels: int, first_layer: str |
 _CBAM = {
     "ChannelGate.mlp.1.": "channel.excite.fc1.",
     "ChannelGate.mlp.3.": "channel.excite.fc2.",
-    "SpatialGate.spatial.conv.": "spatial.conv.",
-    "SpatialGate.spatial.bn.": "spatial.norm.",
+    "SpatialGate.spatial.conv.": "spatial.excite.conv.",
+    "SpatialGate.spatial.bn.": "spatial.excite.norm.",
 }
 """Names of the reference code, Jongchan/attention-module, and ours."""
 
@@ -115,7 +115,7 @@ def _read_cbam(parts: dict[str, Tensor], channels: int) -> _Gate | None:
     options: dict[str, int | bool] = {
         "reduction": channels // first.shape[0],
         "bias": "channel.excite.fc1.bias" in weights,
-        "spatial": "spatial.conv.weight" in weights,
+        "spatial": "spatial.excite.conv.weight" in weights,
     }
     return _Gate("cbam", options, weights, "reference CBAM")
 

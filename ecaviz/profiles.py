@@ -44,6 +44,10 @@ def profile(
 ) -> AttentionProfile:
     """Run a model over images once and keep the statistics of its gates.
 
+    Where a site gates patches of a channel (Gather-Excite with an extent), the statistics are of the mean over the
+    patches, one number an image and channel. Gates of positions (CBAM's spatial stage) tell no channels apart and are
+    left out.
+
     The network runs in eval mode and without gradients; its training flags are left as found, whatever happens. Class
     names come with the images (``images.classes``); images whose labels have no names are taken to be numbered like the
     model's own classes.
@@ -74,11 +78,11 @@ def profile(
         )
     if by not in (None, "class"):
         raise ValueError(f'profile: by must be "class" or None, got {by!r}.')
-    gates.select_sites(model, sites)  # a model without gates is told before the images are touched
+    chosen = gates.select_channel_sites(model, sites)  # a model without gates is told before the images are touched
     stream = batches(images, model.transform, batch_size, next(model.net.parameters(), model.device))
     pass_ = _Pass(model, stream.classes, by, top)
     bar = tqdm(total=stream.total, desc=f"profiling {model.name}", unit="image", disable=not progress)
-    with bar, gates.evaluating(model.net), gates.capture(model, sites) as captured:
+    with bar, gates.evaluating(model.net), gates.capture(model, [site.name for site in chosen]) as captured:
         for x, labels, positions in stream.indexed():
             output = model.net(x)
             pass_.take(captured, output, labels, positions)
@@ -130,7 +134,7 @@ class _Pass:
         self._score(output, labels, groups)
         groups, positions = groups.to(self.device), positions.to(self.device)
         for name, record in captured.items():
-            gate = record.gate
+            gate = record.by_channel
             if len(gate) != n:
                 raise ValueError(
                     f"profile: {name} gave {len(gate)} gates for {n} images, so they cannot be told apart by image. "
@@ -156,7 +160,7 @@ class _Pass:
             for what, statistic in kept.items():
                 statistic.load_state_dict(statistics[what].state_dict())
             sites[name] = SiteProfile(
-                name, site.family, channels, site.kernel_size, site.reduction, site.activation, **kept
+                name, site.family, channels, site.kernel_size, site.reduction, site.activation, **kept, per=site.per
             )
         return sites
 

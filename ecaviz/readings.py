@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +32,7 @@ class Reading:
     Attributes:
         name: Name of the model, unique among those read together.
         sites: The sites by name, in the order of the network.
-        gates: ω by site, float32 N×C.
+        gates: ω by site, float32 N×C; of a site that gates patches of a channel, the mean over them.
         descriptors: y by site, float32 N×C; empty if they were not asked for.
         predicted: What the model said of each image; empty strings where its classes have no names.
     """
@@ -179,9 +180,9 @@ def read_all(
     readings, first = [], None
     with tqdm(total=total, desc="reading gates", unit="image", delay=1, leave=False) as bar:
         for one, name in zip(loaded, names, strict=True):
-            gates.select_sites(one, sites)
+            chosen = [site.name for site in gates.select_channel_sites(one, sites)]
             stream = batches(images, one.transform, min(32, at_most), next(one.net.parameters(), one.device))
-            reading, seen = _read(one, name, stream, at_most, descriptors, sites, bar)
+            reading, seen = _read(one, name, stream, at_most, descriptors, chosen, bar)
             readings.append(reading)
             first = first or (stream.classes or one.classes, *seen)
     classes, labels, positions, inputs = first
@@ -194,10 +195,19 @@ def read_all(
 
 def _read(one: LoadedModel, name: str, stream, at_most: int, descriptors: bool, sites, bar):
     labels, positions, predicted, inputs, count = [], [], [], [], 0
+    found: dict[str, gates.GateSite] = {}
+    read: dict[str, list[Tensor]] = defaultdict(list)
+    kept: dict[str, list[Tensor]] = defaultdict(list)
     with gates.evaluating(one.net), gates.capture(one, sites) as captured:
         for x, y, at in stream.indexed():
             x, at = x[: at_most - count], at[: at_most - count]
             output = one.net(x)
+            for site, record in captured.items():
+                found[site] = record.site
+                read[site].append(record.by_channel.cpu())
+                if descriptors:
+                    kept[site].append(record.descriptor.cpu())
+            captured.clear()
             predicted += _said(output, one.classes, len(x))
             inputs.append(_small(x.cpu()))
             positions += at.tolist()
@@ -207,12 +217,11 @@ def _read(one: LoadedModel, name: str, stream, at_most: int, descriptors: bool, 
             bar.update(len(x))
             if count >= at_most:
                 break
-    records = {site: captured[site] for site in captured}
     reading = Reading(
         name=name,
-        sites={site: record.site for site, record in records.items()},
-        gates={site: record.gate.cpu().numpy() for site, record in records.items()},
-        descriptors={site: record.descriptor.cpu() for site, record in records.items()} if descriptors else {},
+        sites=found,
+        gates={site: torch.cat(parts).numpy() for site, parts in read.items()},
+        descriptors={site: torch.cat(parts) for site, parts in kept.items()},
         predicted=tuple(predicted),
     )
     return reading, (np.array(labels) if labels else None, positions, torch.cat(inputs))

@@ -16,9 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attention import ChannelAttention
+from .attention import Bottleneck, ChannelAttention
+from .gather_excite import GatherExcite
 
-__all__ = ["ACTIVATIONS", "GateSite", "Proof", "Selection", "find_sites", "network", "select_sites", "site"]
+__all__ = [
+    "ACTIVATIONS",
+    "GateSite",
+    "Proof",
+    "Selection",
+    "find_sites",
+    "network",
+    "select_channel_sites",
+    "select_sites",
+    "site",
+]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
@@ -46,6 +57,7 @@ class Layout:
     fc2: str | None = None
     padding: str | None = None
     excite: str | None = None
+    per: str = "channel"
 
 
 _BOTTLENECK = {"family": "se", "fc1": "fc1", "fc2": "fc2", "descriptor": ("fc1", "input")}
@@ -57,6 +69,7 @@ _REGISTRY: dict[str, Layout] = {
     "ecaviz.attention.ECA": Layout("eca", "activation", ("squeeze", "output"), conv="excite.conv"),
     # The rest of our own: the excitation is a module by itself, and that is all that is known of it here.
     "ecaviz.attention.ChannelAttention": Layout("", "activation", ("squeeze", "output"), excite="excite"),
+    "ecaviz.cbam.CBAMSpatial": Layout("cbam", "activation", ("squeeze", "output"), excite="excite", per="position"),
     "timm.layers.eca.EcaModule": Layout("eca", "gate", ("conv", "input"), conv="conv", padding="zeros"),
     "timm.layers.eca.CecaModule": Layout("eca", "gate", ("conv", "input"), conv="conv", padding="circular"),
     "timm.layers.squeeze_excite.SEModule": Layout(gate="gate", norm="bn", act="act", **_BOTTLENECK),
@@ -74,13 +87,8 @@ def _layout(module: nn.Module) -> Layout | None:
         if known is not None:
             # timm's "ecam" keeps an MLP in an EcaModule: not one convolution over the channels.
             mlp = known.conv and getattr(module, "conv2", None) is not None
-            return None if mlp or _is_local(module) or not _has_parts(module, known) else known
+            return None if mlp or not _has_parts(module, known) else known
     return None
-
-
-def _is_local(module: nn.Module) -> bool:
-    """Whether the gate is no single number a channel: Gather-Excite with an extent smaller than the map."""
-    return getattr(module, "extent", None) is not None
 
 
 def _has_parts(module: nn.Module, layout: Layout) -> bool:
@@ -150,10 +158,16 @@ class GateSite:
         family: "se", "eca", or another of :data:`ecaviz.attention.FAMILIES`.
         channels: C; None for a module that does not hold it (timm's ECA) until it has run or its neighbours tell.
         activation: Name of a, a key of :data:`ACTIVATIONS`.
+        per: What one gate is for: "channel" (ω is N×C), "position" (CBAM's spatial stage, N×1×H×W, all channels alike)
+            or "element" (Gather-Excite with an extent smaller than the map, N×C×h×w, each number for a patch of one
+            channel's map).
         kernel_size: k of an ECA or ECA-NS, read from the weights; else None.
         padding: "zeros" or "circular" for an ECA; else None.
-        hidden: Hidden units of an SE, read from the weights; else None.
-        reduction: C/hidden of an SE; else None.
+        hidden: Hidden units of an SE, of CBAM or GE-θ⁺, read from the weights; else None.
+        reduction: C/hidden of these; else None.
+        groups: G of an SE-GC; else None.
+        reduced: c, the channels of which a GSoP takes the covariance; else None.
+        extent: e of a Gather-Excite whose extent is smaller than the map; else None.
         bias: Whether the excitation has biases.
         rung: How the vectors are obtained: "registry".
         module: The attention module itself.
@@ -163,10 +177,14 @@ class GateSite:
     family: str
     channels: int | None
     activation: str
+    per: str = "channel"
     kernel_size: int | None = None
     padding: str | None = None
     hidden: int | None = None
     reduction: float | None = None
+    groups: int | None = None
+    reduced: int | None = None
+    extent: int | None = None
     bias: bool = False
     rung: str = "registry"
     module: nn.Module = field(repr=False, compare=False, default=None)  # type: ignore[assignment]
@@ -179,10 +197,15 @@ class GateSite:
 
     @property
     def setting(self) -> str:
-        """``k=3`` or ``r=16``: the one number of the site, for labels."""
-        if self.kernel_size is not None:
-            return f"k={self.kernel_size}"
-        return f"r={self.reduction:g}" if self.reduction is not None else ""
+        """``k=3``, ``r=16``, ``G=16``, ``c=32`` or ``e=2``: the one number of the site, for labels."""
+        numbers = {
+            "k": self.kernel_size,
+            "G": self.groups,
+            "c": self.reduced,
+            "e": self.extent,
+            "r": None if self.per == "position" else self.reduction,
+        }
+        return next((f"{name}={number:g}" for name, number in numbers.items() if number is not None), "")
 
     def activate(self, logit: Tensor) -> Tensor:
         """ω = a(z), elementwise."""
@@ -194,15 +217,17 @@ class GateSite:
             ) from None
 
     def excite(self, descriptor: Tensor) -> Tensor:
-        """The excitation alone, y → z, N×C → N×C; differentiable.
+        """The excitation alone, y → z, in the shapes that a record has them; differentiable.
 
         Descriptors are taken to the device and the dtype of the weights.
         """
         layout = self.layout
         if layout.excite is not None:
             excite = self.module.get_submodule(layout.excite)
-            weight = next(excite.parameters(), descriptor)
-            return excite(descriptor.to(weight))
+            y = descriptor.to(next(excite.parameters(), descriptor))
+            if isinstance(self.module, GatherExcite) and y.ndim == 2:  # the global extent: maps of one position
+                return excite(y[:, :, None, None]).flatten(1)
+            return excite(y)
         if layout.conv is not None:
             conv = self.module.get_submodule(layout.conv)
             y = descriptor.to(conv.weight).unsqueeze(1)
@@ -232,15 +257,16 @@ class GateSite:
 
     @property
     def bottleneck(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-        """W1 (hidden×C), b1, W2 (C×hidden), b2 of an SE, detached; a bias that is not there is None.
+        """W1 (hidden×C), b1, W2 (C×hidden), b2 of an SE, CBAM or GE-θ⁺, detached; a bias that is not there is None.
 
         Raises:
-            ValueError: The site is no SE.
+            ValueError: The site has no bottleneck.
         """
         layout = self.layout
-        if layout.fc1 is None:
+        layers = _bottleneck(self.module, layout)
+        if layers is None:
             raise ValueError(f"site {self.name}: {self.family} has no bottleneck; SE sites have.")
-        first, last = self.module.get_submodule(layout.fc1), self.module.get_submodule(layout.fc2)
+        first, last = layers
         biases = [None if part.bias is None else part.bias.detach() for part in (first, last)]
         return first.weight.detach().flatten(1), biases[0], last.weight.detach().flatten(1), biases[1]
 
@@ -275,8 +301,7 @@ def _make_site(name: str, module: nn.Module, layout: Layout, net: nn.Module) -> 
         "module": module,
     }
     if layout.excite is not None:
-        common["family"] = module.family
-        return GateSite(**common, channels=module.channels, kernel_size=getattr(module, "kernel_size", None))
+        return _own_site(common, module, layout)
     if layout.conv is not None:
         conv = module.get_submodule(layout.conv)
         channels = module.channels if isinstance(module, ChannelAttention) else None
@@ -295,6 +320,41 @@ def _make_site(name: str, module: nn.Module, layout: Layout, net: nn.Module) -> 
     return GateSite(
         **common, channels=channels, hidden=hidden, reduction=channels / hidden, bias=first.bias is not None
     )
+
+
+def _own_site(common: dict, module: nn.Module, layout: Layout) -> GateSite:
+    """A site of one of our own modules, which say by themselves what they are."""
+    common["family"] = module.family
+    if layout.per == "position":
+        seen = _SEEN.get(module)
+        return GateSite(**common, channels=None if seen is None else seen.channels, per="position")
+    extent = getattr(module, "extent", None)
+    layers = _bottleneck(module, layout)
+    hidden = None if layers is None else len(layers[0].weight)
+    return GateSite(
+        **common,
+        channels=module.channels,
+        per="channel" if extent is None else "element",
+        kernel_size=getattr(module, "kernel_size", None),
+        hidden=hidden,
+        reduction=None if hidden is None else module.channels / hidden,
+        groups=getattr(module, "groups", None),
+        reduced=getattr(module, "reduced", None),
+        extent=extent,
+        bias=any(name.endswith("bias") for name, _ in module.excite.named_parameters()),
+    )
+
+
+def _bottleneck(module: nn.Module, layout: Layout) -> tuple[nn.Module, nn.Module] | None:
+    """The two layers of a bottleneck C → hidden → C; None for an excitation that has none."""
+    if layout.fc1 is not None:
+        return module.get_submodule(layout.fc1), module.get_submodule(layout.fc2)
+    excite = module.get_submodule(layout.excite) if layout.excite is not None else None
+    if isinstance(excite, Bottleneck):
+        return excite.fc1, excite.fc2
+    if isinstance(module, GatherExcite) and isinstance(excite, nn.Sequential):
+        return excite[1], excite[3]
+    return None
 
 
 def _width_before(net: nn.Module, name: str) -> int | None:
@@ -373,6 +433,25 @@ def select_sites(model: Any, sites: Selection = None) -> list[GateSite]:
         names = ", ".join(one.name for one in every)
         raise ValueError(f"no site matches {', '.join(map(repr, unmatched))}. The sites of this model: {names}.")
     return chosen
+
+
+def select_channel_sites(model: Any, sites: Selection = None) -> list[GateSite]:
+    """As :func:`select_sites`, of the sites that tell channels apart: None leaves gates of positions out.
+
+    Raises:
+        ValueError: As there; or a gate of positions was asked for by name.
+    """
+    if sites is None:
+        chosen = [one for one in select_sites(model) if one.per != "position"]
+        return chosen or select_sites(model, lambda one: one.per != "position")  # raises, and says what there is
+    chosen = select_sites(model, sites)
+    maps = [one.name for one in chosen if one.per == "position"]
+    if maps and len(maps) == len(chosen):
+        raise ValueError(
+            f"{', '.join(maps)}: a gate of positions, the same for every channel, has no statistics by channel. "
+            f"ecaviz.capture reads its map."
+        )
+    return [one for one in chosen if one.per != "position"]
 
 
 def site(model: Any, name: str) -> GateSite:

@@ -116,10 +116,12 @@ def test_every_module_works_in_a_resnet(family, small):
         return
     with torch.no_grad(), ecaviz.capture(net) as gates:
         assert net(x).shape == (2, 5)
-    assert len(gates) == (4 if family == "gsop" else 8)
-    assert [record.gate.shape[1] for record in gates.values()][-1] == 512
     assert all(record.site.proof.holds for record in gates.values())
-    assert min(record.gate.std() for record in gates.values()) > 1e-4
+    by_channel = [record for record in gates.values() if record.site.per == "channel"]
+    assert len(by_channel) == (4 if family == "gsop" else 8)
+    assert len(gates) - len(by_channel) == (8 if family == "cbam" else 0)
+    assert by_channel[-1].gate.shape == (2, 512)
+    assert min(record.gate.std() for record in by_channel) > 1e-4
 
 
 def test_a_depth_that_is_none():
@@ -229,8 +231,8 @@ def test_cbam_is_the_reference_layer():
     names = {
         "ChannelGate.mlp.1.": "channel.excite.fc1.",
         "ChannelGate.mlp.3.": "channel.excite.fc2.",
-        "SpatialGate.spatial.conv.": "spatial.conv.",
-        "SpatialGate.spatial.bn.": "spatial.norm.",
+        "SpatialGate.spatial.conv.": "spatial.excite.conv.",
+        "SpatialGate.spatial.bn.": "spatial.excite.norm.",
     }
     module.load_state_dict(
         {next(b + k.removeprefix(a) for a, b in names.items() if k.startswith(a)): v for k, v in state.items()}
@@ -345,24 +347,105 @@ def test_the_device_and_the_dtype_are_passed_on(name):
 def test_capture_reads_and_proves_the_gate(name):
     module = made(name)
     net = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), module)
-    (site,) = ecaviz.find_sites(net)
-    assert site.channels == 32
+    site, *rest = ecaviz.find_sites(net)
+    assert len(rest) == (name == "cbam")  # its spatial stage
+    assert (site.channels, site.per) == (32, "channel")
     assert site.family == ("se-gc" if name.startswith("se-gc") else name)
     x = torch.randn(5, 3, 7, 7)
     with torch.no_grad(), ecaviz.capture(net) as gates:
         net(x)
-    (record,) = gates.values()
+    record = gates[site.name]
     assert record.gate.shape == (5, 32)
+    assert record.by_channel is record.gate
     assert record.gate.std() > 1e-3
     assert record.site.proof.holds
     assert record.descriptor.shape[1:] == {"cbam": (2, 32), "gsop": (8, 8)}.get(name, (32,))
-    again = site.excite(record.descriptor if "ge-" not in name else record.descriptor[:, :, None, None])
-    torch.testing.assert_close(again.flatten(1), record.logit, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(site.excite(record.descriptor).detach(), record.logit, rtol=1e-4, atol=1e-5)
 
 
-def test_a_gate_that_is_not_one_number_a_channel_is_no_site():
-    net = nn.Sequential(made("ge-theta", extent=2), made("se-var1"))
-    assert [site.family for site in ecaviz.find_sites(net)] == ["se-var1"]
+@pytest.mark.parametrize("extent", [2, 4, 8])
+@pytest.mark.parametrize("name", ["ge-theta-minus", "ge-theta", "ge-theta-plus"])
+def test_capture_reads_gates_of_patches(name, extent):
+    """Against the module's own parts, and the proof against its output; 13×10 is no multiple of the extent."""
+    module = made(name, extent=extent)
+    x = torch.randn(3, 32, 13, 10)
+    with torch.no_grad(), ecaviz.capture(nn.Sequential(module)) as gates:
+        out = module(x)
+    record = gates["0"]
+    site = record.site
+    assert (site.per, site.extent, site.setting, site.channels) == ("element", extent, f"e={extent}", 32)
+    assert site.proof.holds
+    with torch.no_grad():
+        y = module.squeeze(x)
+        z = module.excite(y)
+        size = -(-13 // extent), -(-10 // extent)
+        assert record.gate.shape == (3, 32, *size)
+        assert record.gate.std() > 0.01
+        torch.testing.assert_close(record.descriptor, y)
+        torch.testing.assert_close(site.excite(record.descriptor), z)
+    torch.testing.assert_close(record.logit, z)
+    torch.testing.assert_close(record.gate, torch.sigmoid(z))
+    torch.testing.assert_close(record.by_channel, torch.sigmoid(z).flatten(2).mean(2))
+    torch.testing.assert_close(out, x * F.interpolate(record.gate, size=(13, 10)))
+
+
+def test_capture_reads_cbams_spatial_map():
+    """The map that the second stage makes of what the first has gated, written out."""
+    module = made("cbam")
+    x = torch.randn(3, 32, 9, 7)
+    with torch.no_grad(), ecaviz.capture(nn.Sequential(module)) as gates:
+        out = module(x)
+        channel, spatial = gates["0.channel"], gates["0.spatial"]
+        inner = x * channel.gate[:, :, None, None]
+        both = torch.stack([inner.max(dim=1)[0], inner.mean(dim=1)], dim=1)
+    assert (spatial.site.per, spatial.site.family, spatial.site.channels) == ("position", "cbam", None)
+    assert ecaviz.find_sites(module)[1].channels == 32  # known once it has run
+    assert spatial.gate.shape == (3, 1, 9, 7)
+    assert spatial.gate.std() > 0.01
+    torch.testing.assert_close(spatial.descriptor, both)
+    torch.testing.assert_close(spatial.site.excite(both).detach(), spatial.logit)
+    torch.testing.assert_close(out, inner * spatial.gate)
+    assert spatial.site.proof.holds
+    assert "3 images × 1×9×7 (one map for all channels)" in repr(spatial)
+    with pytest.raises(ValueError, match=r"0\.spatial: its gates are of positions"):
+        _ = spatial.by_channel
+
+
+def test_a_spatial_gate_that_lies_fails_its_proof():
+    module = made("cbam")
+    module.spatial.register_forward_hook(lambda _m, _a, out: out * 1.1)
+    with pytest.raises(RuntimeError, match=r"spatial failed its proof"), ecaviz.capture(module):
+        module(torch.randn(2, 32, 7, 7))
+
+
+def test_maps_of_different_sizes_are_not_joined():
+    module = made("ge-theta", extent=2)
+    with torch.no_grad(), ecaviz.capture(nn.Sequential(module)) as gates:
+        module(torch.randn(1, 32, 8, 8))
+        module(torch.randn(1, 32, 6, 6))
+    with pytest.raises(ValueError, match=r"maps of different sizes, \(32, 3, 3\), \(32, 4, 4\)"):
+        _ = gates["0"]
+
+
+def test_profiles_of_what_is_not_one_number_a_channel(tmp_path):
+    """Patches: the mean over them. Positions: left out, and refused by name."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), made("ge-theta", extent=2), made("cbam"), nn.Flatten()).eval()
+    model = ecaviz.load(net, transform=lambda image: image.float() / 255)
+    images = torch.randn(10, 3, 8, 8)
+    profile = ecaviz.profile(model, images, batch_size=4, progress=False)
+    assert list(profile.sites) == ["1", "2.channel"]
+    assert [site.per for site in profile.sites.values()] == ["element", "channel"]
+    with torch.no_grad(), ecaviz.capture(net, "1") as gates:
+        net(images)
+    torch.testing.assert_close(profile.mean("1")[0].float(), gates["1"].gate.mean(dim=(0, 2, 3)))
+    again = ecaviz.AttentionProfile.load(profile.save(tmp_path / "a.profile"))
+    assert again["1"].per == "element"
+    with pytest.raises(ValueError, match=r"2\.spatial: a gate of positions.*ecaviz\.capture reads its map"):
+        ecaviz.profile(model, images, sites="2.spatial", progress=False)
+    only = ecaviz.load(nn.Sequential(nn.Conv2d(3, 32, 3), made("cbam").spatial), transform=lambda image: image.float())
+    with pytest.raises(ValueError, match=r"no site matches"):
+        ecaviz.profile(only, images, progress=False)
 
 
 @pytest.mark.parametrize(
