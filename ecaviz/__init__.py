@@ -21,6 +21,7 @@ _WHERE = {
     "AttentionProfile": "profiles",
     "Coverage": "interaction",
     "CoverageExplorer": "explorers",
+    "Influence": "influences",
     "InteractionMatrix": "interaction",
     "KernelExplorer": "explorers",
     "LayerExplorer": "explorers",
@@ -30,6 +31,7 @@ _WHERE = {
     "capture": "gates",
     "coverage": "interaction",
     "find_sites": "gates",
+    "influence": "influences",
     "interaction_matrix": "interaction",
     "kernel_provenance": "provenance",
     "load": "models",
@@ -52,6 +54,7 @@ __all__ = [
     "AttentionProfile",
     "Coverage",
     "CoverageExplorer",
+    "Influence",
     "InteractionMatrix",
     "KernelExplorer",
     "LayerExplorer",
@@ -64,6 +67,7 @@ __all__ = [
     "find_sites",
     "gates",
     "images",
+    "influence",
     "interaction",
     "interaction_matrix",
     "kernel_provenance",
@@ -83,6 +87,7 @@ if TYPE_CHECKING:
     from .catalogue import available
     from .explorers import CoverageExplorer, KernelExplorer, LayerExplorer
     from .gates import capture, find_sites
+    from .influences import Influence, influence
     from .interaction import Coverage, InteractionMatrix, coverage, interaction_matrix
     from .models import LoadedModel, load
     from .profiles import AttentionProfile, profile

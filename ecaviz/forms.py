@@ -1,4 +1,4 @@
-"""The two forms an interaction matrix comes in: a band (ECA) and a product of low rank (SE).
+"""The forms an interaction matrix comes in: a band (ECA), a product of low rank (SE), and any other matrix.
 
 Each knows its dense matrix, its singular values, and what its rows and its diagonals add up to, without forming what
 need not be formed.
@@ -16,7 +16,7 @@ from torch import Tensor
 from . import checks
 from .attention import channel_conv
 
-__all__ = ["Band", "LowRank"]
+__all__ = ["Band", "Dense", "LowRank"]
 
 _ROWS = 256  # rows of J held at once where J is not formed
 _BANDED_UP_TO = 21  # k up to which LAPACK's banded eigenvalues are quicker than dense singular values (C = 1024, 2048)
@@ -113,8 +113,68 @@ class Band:
         return eigenvalues[C:].flip(0).clamp(min=0)
 
 
+class _Rows:
+    """What is read of squares of J a block of rows at a time."""
+
+    def _blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """First row and squares of each block, R×C."""
+        raise NotImplementedError
+
+    @cached_property
+    def _sums(self) -> tuple[Tensor, Tensor, Tensor]:
+        """One pass over blocks of rows: participation, directness, energy by distance."""
+        partners, direct, energy = [], [], 0
+        for start, square in self._blocks():
+            channels = square.shape[1]
+            rows, columns = torch.arange(start, start + len(square))[:, None], torch.arange(channels)
+            partners.append(_partners(square))
+            direct.append(_directness(square.diagonal(start), square))
+            distance = (rows - columns).abs_().flatten()
+            energy = energy + torch.bincount(distance, weights=square.flatten(), minlength=channels)
+        return torch.cat(partners), torch.cat(direct), energy
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Participation and directness of every row, C and C numbers; see :class:`Coverage`."""
+        return self._sums[:2]
+
+    def energy_by_distance(self) -> Tensor:
+        """Σ of J_ij² over |i−j| = d, for d = 0 … C−1."""
+        return self._sums[2]
+
+
 @dataclass(frozen=True, eq=False)
-class LowRank:
+class Dense(_Rows):
+    """J as it is: of one full layer, of groups, of unshared kernels, of a diagonal.
+
+    Attributes:
+        whole: C×C, float64 on the CPU.
+    """
+
+    whole: Tensor
+
+    def __post_init__(self):
+        if self.whole.ndim != 2 or self.whole.shape[0] != self.whole.shape[1]:
+            raise ValueError(f"Dense: expected a matrix C×C, got shape {tuple(self.whole.shape)}.")
+
+    def dense(self) -> Tensor:
+        """J, C×C float64."""
+        return self.whole
+
+    def apply(self, y: Tensor) -> Tensor:
+        """J·y for every row of descriptors, N×C → N×C, float64."""
+        return y.double() @ self.whole.T
+
+    def _blocks(self) -> Iterator[tuple[int, Tensor]]:
+        for start in range(0, len(self.whole), _ROWS):
+            yield start, self.whole[start : start + _ROWS].square()
+
+    def singular_values(self) -> Tensor:
+        """The C singular values, largest first, float64."""
+        return torch.linalg.svdvals(self.whole)
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank(_Rows):
     """J through a bottleneck: left · right, kept as its factors; J itself is formed only by :meth:`dense`.
 
     Attributes:
@@ -139,28 +199,6 @@ class LowRank:
     def _blocks(self) -> Iterator[tuple[int, Tensor]]:
         for start in range(0, len(self.left), _ROWS):
             yield start, (self.left[start : start + _ROWS] @ self.right).square_()
-
-    @cached_property
-    def _sums(self) -> tuple[Tensor, Tensor, Tensor]:
-        """One pass over blocks of rows: participation, directness, energy by distance."""
-        partners, direct = [], []
-        energy = self.left.new_zeros(len(self.left))
-        columns = torch.arange(self.right.shape[1])
-        for start, square in self._blocks():
-            rows = torch.arange(start, start + len(square))[:, None]
-            partners.append(_partners(square))
-            direct.append(_directness(square.diagonal(start), square))
-            distance = (rows - columns).abs_().flatten()
-            energy += torch.bincount(distance, weights=square.flatten(), minlength=len(energy))
-        return torch.cat(partners), torch.cat(direct), energy
-
-    def rows(self) -> tuple[Tensor, Tensor]:
-        """Participation and directness of every row, C and C numbers; see :class:`Coverage`."""
-        return self._sums[:2]
-
-    def energy_by_distance(self) -> Tensor:
-        """Σ of J_ij² over |i−j| = d, for d = 0 … C−1."""
-        return self._sums[2]
 
     def singular_values(self) -> Tensor:
         """The min(C, hidden) singular values that can differ from zero, largest first, float64."""

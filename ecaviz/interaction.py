@@ -4,10 +4,16 @@ J is taken of the excitation alone (descriptor y → logit z), so it is C×C: J_
 changes when the descriptor of channel j does. It has a closed form, and it is kept in that form:
 
 - ECA is a band: J_ij = w_(j−i+(k−1)/2), the same kernel of k weights along every row (:class:`~ecaviz.forms.Band`).
+- SE-Var1 (identity), SE-Var2 (diagonal), SE-Var3 (full), SE-GC (blocks) and ECA-NS (a band of its own for each row)
+  are linear too: their J is their weights (:class:`~ecaviz.forms.Dense`). So is that of Gather-Excite with the global
+  extent, whose descriptor is what it has gathered.
 - SE is a product through the bottleneck. For one image J = W2·diag(a)·W1, with a = 1 for the hidden units that the ReLU
   lets through and 0 for the others. Without images the *structure* W2·W1 stands for it, every unit active; over a set
   of images the *realised* J is the mean, W2·diag(p)·W1, with p the share of images on which each unit is active
-  (:class:`LowRank`).
+  (:class:`LowRank`). CBAM has the same bottleneck behind two squeezes: its structure W2·W1 is the map of either.
+
+GSoP and Gather-Excite with a smaller extent have no J, since their descriptor is not C numbers; see
+:mod:`ecaviz.influence`.
 
 k and r move different things. The pairs of channels that can interact are moved by k and not by r; the rank is moved by
 r and hardly by k. :class:`Structure` says what a form allows from its shape alone; :func:`coverage` says what the
@@ -29,23 +35,23 @@ from torch import Tensor, nn
 
 from . import attention, checks, gates
 from .batches import batches
-from .forms import Band, LowRank
+from .forms import Band, Dense, LowRank
 from .gates import evaluating
 from .structure import (
-    COVERED,
     Structure,
     eca_structure,
     multiply_adds,
-    not_covered,
     parameters,
     se_structure,
     structural_pairs,
+    structure,
 )
 
 __all__ = [
     "COVERED",
     "Band",
     "Coverage",
+    "Dense",
     "InteractionMatrix",
     "LowRank",
     "Structure",
@@ -57,7 +63,13 @@ __all__ = [
     "parameters",
     "se_structure",
     "structural_pairs",
+    "structure",
 ]
+
+_LINEAR = ("se-var1", "se-var2", "se-var3", "se-gc", "eca-ns", "ge-theta-minus", "ge-theta")
+_BOTTLENECKS = ("cbam", "ge-theta-plus")
+COVERED: tuple[str, ...] = ("eca", "se", *_LINEAR, *_BOTTLENECKS)
+"""Families whose interaction matrix has a closed form here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,17 +77,19 @@ class InteractionMatrix:
     """J = ∂z/∂y of one excitation.
 
     Attributes:
-        family: "eca" or "se".
+        family: One of :data:`COVERED`.
         site: Name of the site; empty for a module on its own.
         channels: C.
-        kind: "exact": J is the same for every image (ECA). "structure": SE with every hidden unit active. "realised":
-            SE, mean over ``images`` images.
-        form: J itself, as a :class:`Band` or a :class:`LowRank`.
+        kind: "exact": J is the same for every image (ECA and all that is linear). "structure": a bottleneck with every
+            hidden unit active. "realised": SE, mean over ``images`` images.
+        form: J itself, as a :class:`Band`, a :class:`LowRank` or a :class:`Dense`.
+        pairs: Channel pairs, of C², that the form lets interact, whatever the weights are.
         images: Number of images behind a realised J, else 0.
         active: For a realised J, the share p of images on which each hidden unit is active: hidden numbers in 0…1.
         kernel_size: k, or None.
         reduction: C/hidden, read from the weights, or None.
         hidden: Hidden units, or None.
+        groups: G of an SE-GC, or None.
         parameters: Parameters of the excitation.
         multiply_adds: Multiply-adds of the excitation, per image.
     """
@@ -84,12 +98,14 @@ class InteractionMatrix:
     site: str
     channels: int
     kind: str
-    form: Band | LowRank
+    form: Band | Dense | LowRank
+    pairs: int
     images: int = 0
     active: Tensor | None = None
     kernel_size: int | None = None
     reduction: float | None = None
     hidden: int | None = None
+    groups: int | None = None
     parameters: int = 0
     multiply_adds: int = 0
 
@@ -107,27 +123,46 @@ class InteractionMatrix:
         return self.form.singular_values()
 
     def __repr__(self) -> str:
-        size = f"k={self.kernel_size}" if self.family == "eca" else f"r={self.reduction:g}, hidden={self.hidden}"
+        size = "" if self.kernel_size is None else f"k={self.kernel_size}, "
+        size += "" if self.hidden is None else f"r={self.reduction:g}, hidden={self.hidden}, "
+        size += "" if self.groups is None else f"G={self.groups}, "
         over = f" over {self.images} images" if self.images else ""
         name = f"{self.site!r}, " if self.site else ""
-        return f"InteractionMatrix({name}{self.family}, C={self.channels}, {size}, {self.kind}{over})"
+        return f"InteractionMatrix({name}{self.family}, C={self.channels}, {size}{self.kind}{over})"
 
 
 def module_interaction(module: nn.Module) -> InteractionMatrix:
-    """J of one attention module on its own, :class:`ecaviz.attention.ECA` or :class:`ecaviz.attention.SE`.
+    """J of one attention module of :mod:`ecaviz.attention` on its own.
 
-    For an SE it is the structure: every hidden unit active.
+    For a bottleneck (SE, CBAM, GE-θ⁺) it is the structure: every hidden unit active.
+
+    Args:
+        module: What :func:`ecaviz.attention.build` gives; of a CBAM its channel stage is taken.
 
     Raises:
-        ValueError: Another module.
+        ValueError: A module without C descriptors (GSoP, Gather-Excite with an extent), or one of another library.
     """
+    module = getattr(module, "channel", module)  # CBAM's first stage
     if isinstance(module, attention.ECA):
         return _eca(module.excite.conv.weight.flatten(), module.channels, module.excite.conv.padding_mode, "", 0)
     if isinstance(module, attention.SE):
         first, second = module.excite.fc1, module.excite.fc2
         biases = sum(layer.bias.numel() for layer in (first, second) if layer.bias is not None)
         return _se(first.weight, second.weight, "", biases)
+    if isinstance(module, attention.ChannelAttention):
+        (own,) = gates.find_sites(nn.Sequential(module)) or [None]
+        if own is not None and own.family in COVERED and own.per == "channel":
+            return _of_own(own, "")
     raise not_covered(getattr(module, "family", "") or type(module).__name__)
+
+
+def not_covered(family: str, site: str = "") -> ValueError:
+    """The error for a family without a closed form here."""
+    where = f" of the site {site!r}" if site else ""
+    return ValueError(
+        f"interaction: no closed form for the family {family!r}{where}. Families covered: {', '.join(COVERED)}. "
+        f"ecaviz.influence measures any module that has a squeeze and an excitation."
+    )
 
 
 def interaction_matrix(model, site, images=None, *, batch_size: int = 64) -> InteractionMatrix:
@@ -166,6 +201,13 @@ def interaction_matrix(model, site, images=None, *, batch_size: int = 64) -> Int
         matrix = _eca(site.kernel, site.channels, site.padding, site.name, int(site.bias))
         _check_closed_form(site, matrix.form.apply, "one convolution over the channels")
         return matrix
+    if site.family in COVERED[2:] and site.per == "channel" and site.layout.excite is not None:
+        if images is not None and site.family in _BOTTLENECKS:
+            raise ValueError(
+                f"interaction: no realised J for the family {site.family!r} of the site {site.name!r} yet; "
+                f"images=None gives its structure."
+            )
+        return _of_own(site, site.name)
     if site.family != "se":
         raise not_covered(site.family, site.name)
 
@@ -199,6 +241,7 @@ def _eca(kernel: Tensor, channels: int, padding: str, site: str, biases: int) ->
         channels=channels,
         kind="exact",
         form=Band(_plain(kernel).clone(), channels, padding),
+        pairs=structural_pairs("eca", channels, kernel_size=len(kernel), padding=padding),
         kernel_size=len(kernel),
         parameters=len(kernel) + biases,
         multiply_adds=multiply_adds("eca", channels, kernel_size=len(kernel)),
@@ -216,6 +259,7 @@ def _se(
         channels=channels,
         kind="structure" if active is None else "realised",
         form=LowRank(left if active is None else left * active, right),
+        pairs=channels**2,
         images=images,
         active=active,
         reduction=channels / hidden,
@@ -225,11 +269,48 @@ def _se(
     )
 
 
+def _of_own(site, name: str) -> InteractionMatrix:
+    """J of one of our own modules, other than ECA and SE: its weights, or the product of its two layers."""
+    C = site.channels
+    cost = sum(p.numel() for p in site.module.excite.parameters())
+    common = {"family": site.family, "site": name, "channels": C, "parameters": cost}
+    if site.family in _BOTTLENECKS:
+        w1, _, w2, _ = (None if w is None else _plain(w) for w in site.bottleneck)
+        runs = 2 if site.family == "cbam" else 1  # the mean and the maximum go through one bottleneck
+        return InteractionMatrix(
+            **common,
+            kind="structure",
+            form=LowRank(w2.clone(), w1.clone()),
+            pairs=C * C,
+            reduction=C / len(w1),
+            hidden=len(w1),
+            multiply_adds=2 * w1.numel() * runs,
+        )
+    weight = next(site.module.excite.parameters(), torch.zeros(()))
+    with evaluating(site.module):
+        form = Dense(_plain(site.excite(torch.eye(C, dtype=weight.dtype, device=weight.device))).T.contiguous())
+    _check_closed_form(site, form.apply, "linear")
+    pairs = {
+        "se-var3": C * C,
+        "se-gc": C * C // (site.groups or 1),
+        "eca-ns": structural_pairs("eca", C, kernel_size=site.kernel_size) if site.kernel_size else 0,
+    }.get(site.family, C)
+    return InteractionMatrix(
+        **common,
+        kind="exact",
+        form=form,
+        pairs=pairs,
+        kernel_size=site.kernel_size,
+        groups=site.groups,
+        multiply_adds=0 if cost == 0 else site.kernel_size * C if site.kernel_size else pairs,
+    )
+
+
 def _check_closed_form(site, closed: Callable[[Tensor], Tensor], expected: str) -> None:
     """Run the excitation on a few random descriptors and compare with the closed form, up to a constant."""
     y = torch.randn(8, site.channels, generator=torch.Generator().manual_seed(0))
     y[0] = 0
-    weight = next(site.module.parameters())
+    weight = next(site.module.parameters(), y)
     y = y.to(weight.dtype)
     with evaluating(site.module):
         found = _plain(site.excite(y.to(weight.device)))
@@ -336,9 +417,6 @@ def coverage(matrix: InteractionMatrix) -> Coverage:
             f"module_interaction(module) returns."
         )
     C, form = matrix.channels, matrix.form
-    pairs = C * C
-    if isinstance(form, Band):
-        pairs = structural_pairs("eca", C, kernel_size=len(form.kernel), padding=form.padding)
     sigma = matrix.singular_values
     largest = float(sigma.max()) if len(sigma) else 0.0
     rank = int((sigma > largest * C * torch.finfo(sigma.dtype).eps).sum())
@@ -347,8 +425,8 @@ def coverage(matrix: InteractionMatrix) -> Coverage:
     energy = form.energy_by_distance()
     return Coverage(
         matrix=matrix,
-        pairs=pairs,
-        structural=pairs / C**2,
+        pairs=matrix.pairs,
+        structural=matrix.pairs / C**2,
         rank=rank,
         rank_share=rank / C,
         effective_rank=effective,

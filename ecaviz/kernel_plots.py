@@ -202,8 +202,8 @@ def interaction(
     A matrix of more than ``cells`` channels is shown at reduced resolution, and the title says how.
 
     Args:
-        matrix: What :func:`ecaviz.interaction_matrix` gives; a :class:`ecaviz.interaction.Structure`, drawn as the
-            share of pairs; or a tensor C×C.
+        matrix: What :func:`ecaviz.interaction_matrix` gives; what :func:`ecaviz.influence` gives, which is unsigned; a
+            :class:`ecaviz.interaction.Structure`, drawn as the share of pairs; or a tensor C×C.
         absolute: Draw \|J\|, which can be read without colour.
         cells: The most cells a side.
         reduce: "max" (of each block the entry largest in absolute value) or "mean". A structure always takes the mean.
@@ -218,7 +218,12 @@ def interaction(
     if hasattr(matrix, "partners"):
         kind, reduce = "share", "mean"
         what = f"pairs that can interact: {setting(matrix)}, C={matrix.channels}: {matrix.structural:.2%}"
+        label = "share of pairs"
+    elif hasattr(matrix, "participation"):
+        kind, label = "size", "‖∂z/∂x‖"
+        what = f"influence: {setting(matrix)}, C={matrix.channels}, mean over {matrix.images} images"
     else:
+        label = "|∂z/∂y|" if absolute else "∂z/∂y"
         kind = "size" if absolute else "signed"
         what = "|J|" if absolute else "J"
         if hasattr(matrix, "form"):
@@ -231,7 +236,7 @@ def interaction(
     shown, side = kernel_views.pool(np.abs(values) if absolute else values, cells, reduce)
     what = what if title is None else title
     if side > 1:
-        how = "mean" if reduce == "mean" else "largest |J|"
+        how = "mean" if reduce == "mean" else "largest entry"
         what += f"\neach cell: the {how} of {side}×{side} pairs"
-    kernel_views.Interaction(ax, kind).update(shown, len(values), limit=limit, title=what)
+    kernel_views.Interaction(ax, kind, label=label).update(shown, len(values), limit=limit, title=what)
     return ax

@@ -1,136 +1,71 @@
-"""What an ECA or an SE allows, from its shape alone: pairs, rank and cost, plain arithmetic for tables and sliders."""
+"""What a module of the family allows, from its shape alone: pairs, rank and cost. Plain arithmetic.
+
+    structure("eca", 256, kernel_size=5)
+    structure("gsop", 256, size=56).parameters
+
+The names and the options are those of :func:`ecaviz.attention.build`; the numbers follow from them without a weight
+being made. What weights make of it is in :mod:`ecaviz.interaction`.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from . import checks
-from .attention import adaptive_kernel_size
+from .attention import FAMILIES, adaptive_kernel_size
 
 __all__ = [
-    "COVERED",
     "Structure",
     "eca_structure",
     "multiply_adds",
-    "not_covered",
     "parameters",
     "se_structure",
     "structural_pairs",
+    "structure",
 ]
-
-COVERED: tuple[str, ...] = ("eca", "se")
-"""Families whose interaction matrix this module knows in closed form."""
-
-
-def structural_pairs(
-    family: str,
-    channels: int,
-    *,
-    kernel_size: int | None = None,
-    reduction: int | None = None,
-    padding: str = "zeros",
-) -> int:
-    """The number of channel pairs (i, j), of C², in which descriptor j can move logit i.
-
-    ECA with zero padding: kC − (k²−1)/4 while (k−1)/2 ≤ C, and C² from there on. ECA with circular padding: kC, at most
-    C². SE: C², whatever r is.
-
-    Args:
-        family: "eca" or "se".
-        channels: C.
-        kernel_size: k, for "eca".
-        reduction: r, for "se".
-        padding: "zeros" or "circular", for "eca".
-
-    Raises:
-        ValueError: Another family, an even k, an r that leaves no hidden unit, or a missing k or r.
-    """
-    size = _size(family, channels, kernel_size, reduction, padding)
-    if family == "se":
-        return channels * channels
-    if padding == "circular":
-        return min(size, channels) * channels
-    reach = min((size - 1) // 2, channels)
-    return (2 * reach + 1) * channels - reach * (reach + 1)
-
-
-def parameters(
-    family: str, channels: int, *, kernel_size: int | None = None, reduction: int | None = None, bias: bool = False
-) -> int:
-    """Number of parameters of one module. ECA: k. SE: 2·C·⌊C/r⌋, and ⌊C/r⌋ + C more with biases.
-
-    Arguments and errors are those of :func:`structural_pairs`; ``bias`` is for "se".
-    """
-    size = _size(family, channels, kernel_size, reduction)
-    if family == "eca":
-        return size
-    return 2 * channels * size + (size + channels if bias else 0)
-
-
-def multiply_adds(family: str, channels: int, *, kernel_size: int | None = None, reduction: int | None = None) -> int:
-    """Multiply-adds of one excitation for one image. ECA: k·C (padding counted). SE: 2·C·⌊C/r⌋.
-
-    The squeeze and the rescaling are left out: they are the same for every family. Arguments and errors are those of
-    :func:`structural_pairs`.
-    """
-    size = _size(family, channels, kernel_size, reduction)
-    return size * channels if family == "eca" else 2 * size * channels
-
-
-def _size(family: str, channels: int, kernel_size, reduction, padding: str = "zeros") -> int:
-    """The k of an ECA, the hidden units of an SE; every check of a shape is here."""
-    channels = checks.at_least_one(channels, "interaction: channels")
-    if family == "eca":
-        if kernel_size is None:
-            raise ValueError('interaction: "eca" needs kernel_size=, an odd number such as 3.')
-        k = checks.kernel_size(kernel_size, "interaction: kernel_size")
-        checks.padding(padding, k, channels, "interaction")
-        return k
-    if family == "se":
-        if reduction is None:
-            raise ValueError('interaction: "se" needs reduction=, a whole number such as 16.')
-        return checks.hidden_units(channels, reduction, "interaction")
-    raise not_covered(family)
-
-
-def not_covered(family: str, site: str = "") -> ValueError:
-    """The error for a family without a closed form here."""
-    where = f" of the site {site!r}" if site else ""
-    return ValueError(
-        f"interaction: no closed form for the family {family!r}{where}. Families covered: {', '.join(COVERED)}."
-    )
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What an ECA or an SE of a given shape allows, before any weight is known.
+    """What a module of a given shape allows, before any weight is known.
 
     Attributes:
-        family: "eca" or "se".
+        family: One of :data:`ecaviz.attention.FAMILIES`.
         channels: C.
+        pairs: Channel pairs (i, j), of C², in which channel j can move the gate of channel i.
+        rank: Rank of J = ∂z/∂y for generic weights; of CBAM, of each of its two maps. None where y is not C numbers
+            (GSoP, Gather-Excite with an extent), so that there is no J.
+        parameters: Parameters of the module.
+        multiply_adds: Multiply-adds of its convolutions and layers for one image. What all modules do alike, the
+            averaging and the rescaling, is left out, norms too. None where they depend on the size of the maps, and
+            none was given.
         kernel_size: k, or None.
-        padding: "zeros" or "circular"; None for SE.
+        padding: "zeros" or "circular"; None without a k.
         reduction: r, or None.
         hidden: Hidden units ⌊C/r⌋, or None.
-        pairs: Channel pairs, of C², that can interact.
-        rank: Rank of J for generic weights: C for ECA, min(C, ⌊C/r⌋) for SE.
-        parameters: Parameters of the module.
-        multiply_adds: Multiply-adds of the excitation, per image.
+        groups: Groups that channels interact within, or None.
+        reduced: c of a GSoP, or None.
+        extent: e of a Gather-Excite whose extent is smaller than the map, or None.
     """
 
     family: str
     channels: int
-    kernel_size: int | None
-    padding: str | None
-    reduction: int | None
-    hidden: int | None
     pairs: int
-    rank: int
+    rank: int | None
     parameters: int
-    multiply_adds: int
+    multiply_adds: int | None
+    kernel_size: int | None = None
+    padding: str | None = None
+    reduction: int | None = None
+    hidden: int | None = None
+    groups: int | None = None
+    reduced: int | None = None
+    extent: int | None = None
 
     @property
     def structural(self) -> float:
@@ -138,16 +73,16 @@ class Structure:
         return self.pairs / self.channels**2
 
     @property
-    def rank_share(self) -> float:
-        """rank/C, 0…1."""
-        return self.rank / self.channels
+    def rank_share(self) -> float | None:
+        """rank/C, 0…1; None without a rank."""
+        return None if self.rank is None else self.rank / self.channels
 
     @property
     def partners(self) -> Tensor:
         """C whole numbers: how many channels each gate can listen to. They add up to ``pairs``."""
         i = torch.arange(self.channels)
-        if self.family == "se":
-            return torch.full_like(i, self.channels)
+        if self.kernel_size is None:
+            return torch.full_like(i, self.channels // (self.groups or 1))
         if self.padding == "circular":
             return torch.full_like(i, min(self.kernel_size, self.channels))
         reach = (self.kernel_size - 1) // 2
@@ -155,14 +90,200 @@ class Structure:
 
     @property
     def matrix(self) -> Tensor:
-        """C×C, float32: 1 where descriptor j (column) can move logit i (row), else 0. Formed at each call."""
-        if self.family == "se":
-            return torch.ones(self.channels, self.channels)
+        """C×C, float32: 1 where channel j (column) can move the gate of channel i (row), else 0."""
         i = torch.arange(self.channels)
+        if self.kernel_size is None:
+            group = i // (self.channels // (self.groups or 1))
+            return (group[:, None] == group).float()
         distance = (i[:, None] - i).abs_()
         if self.padding == "circular":
             distance = torch.minimum(distance, self.channels - distance)
         return (distance <= (self.kernel_size - 1) // 2).float()
+
+
+# ----------------------------------------------------------------------------------------------------- module by module
+
+
+def _alone(family: str, channels: int, cost: int) -> Structure:
+    """Every channel by itself."""
+    return Structure(family, channels, channels, channels, cost, cost, groups=channels)
+
+
+def _full(channels: int) -> Structure:
+    return Structure("se-var3", channels, channels**2, channels, channels**2, channels**2, groups=1)
+
+
+def _grouped(family: str, channels: int, groups: int) -> Structure:
+    if channels % groups:
+        raise ValueError(
+            f"interaction: C = {channels} channels cannot be divided evenly into {groups} groups ({family})."
+        )
+    pairs = channels**2 // groups
+    return Structure(family, channels, pairs, channels, pairs, pairs, groups=groups)
+
+
+def _sized(family: str, channels: int, group_size: int) -> Structure:
+    if channels % group_size:
+        raise ValueError(
+            f"interaction: C = {channels} channels cannot be divided evenly into groups of {group_size} ({family})."
+        )
+    return _grouped(family, channels, channels // group_size)
+
+
+def _band(family: str, channels: int, kernel_size: int | None = None, padding: str = "zeros") -> Structure:
+    k = adaptive_kernel_size(channels) if kernel_size is None else kernel_size
+    k = checks.kernel_size(k, "interaction: kernel_size")
+    checks.padding(padding, k, channels, "interaction")
+    reach = min((k - 1) // 2, channels)
+    pairs = (2 * reach + 1) * channels - reach * (reach + 1)
+    if padding == "circular":
+        pairs = min(k, channels) * channels
+    cost = k if family == "eca" else k * channels
+    return Structure(family, channels, pairs, channels, cost, k * channels, kernel_size=k, padding=padding)
+
+
+def _unshared(channels: int, kernel_size: int | None = None) -> Structure:
+    return _band("eca-ns", channels, kernel_size)
+
+
+def _hidden(channels: int, reduction: object) -> int:
+    return checks.hidden_units(channels, reduction, "interaction")
+
+
+def _se(channels: int, reduction: int = 16, *, bias: bool = False) -> Structure:
+    h = _hidden(channels, reduction)
+    cost = 2 * channels * h
+    biases = h + channels if bias else 0
+    return Structure("se", channels, channels**2, h, cost + biases, cost, reduction=int(reduction), hidden=h)
+
+
+def _cbam(
+    channels: int,
+    reduction: int = 16,
+    *,
+    bias: bool = True,
+    spatial: bool = True,
+    size: int | tuple[int, int] | None = None,
+) -> Structure:
+    h = _hidden(channels, reduction)
+    cost = 2 * channels * h
+    biases = h + channels if bias else 0
+    adds: int | None = 2 * cost  # one MLP, run on the mean and on the maximum
+    if spatial:
+        adds = None if size is None else adds + 98 * _area(size)
+    total = cost + biases + (100 if spatial else 0)
+    return Structure("cbam", channels, channels**2, h, total, adds, reduction=int(reduction), hidden=h)
+
+
+def _gsop(
+    channels: int, reduced: int = 128, *, stride: int = 1, size: int | tuple[int, int] | None = None
+) -> Structure:
+    c = checks.at_least_one(reduced, "interaction: reduced")
+    total = (channels + 1) * c + 4 * c + 4 * c * c + 4 * c + (4 * c + 1) * channels
+    adds = None
+    if size is not None:
+        positions = math.prod(-(-side // stride) for side in _sides(size))
+        adds = positions * (channels * c + c * c) + 4 * c * c + 4 * c * channels
+    return Structure("gsop", channels, channels**2, None, total, adds, reduced=c)
+
+
+def _gather_excite(
+    family: str,
+    channels: int,
+    *,
+    extent: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    reduction: int = 16,
+) -> Structure:
+    if extent not in (None, 2, 4, 8):
+        raise ValueError(f"interaction: extent must be 2, 4, 8, or None for the whole map; got {extent!r}.")
+    gathers = family != "ge-theta-minus"
+    if gathers and extent is None and size is None:
+        raise ValueError(
+            f"interaction: {family} with the global extent has a kernel as large as the map; give its size=."
+        )
+    total, adds, out = 0, 0, 1
+    if gathers and extent is None:
+        total, adds = channels * _area(size) + 2 * channels, channels * _area(size)
+    elif extent is not None:
+        sides = None if size is None else _sides(size)
+        for _ in range(int(math.log2(extent))):
+            total += 11 * channels if gathers else 0
+            if sides is not None:
+                sides = tuple(-(-side // 2) for side in sides)
+                adds += 9 * channels * math.prod(sides) if gathers else 0
+        out = None if sides is None else math.prod(sides)
+    plus = family == "ge-theta-plus"
+    h = _hidden(channels, reduction) if plus else None
+    if plus:
+        total += 2 * channels * h + h + channels
+        adds += 2 * channels * h * (out or 0)
+    local = extent is not None
+    return Structure(
+        family,
+        channels,
+        pairs=channels**2 if plus else channels,
+        rank=None if local else h if plus else channels,
+        parameters=total,
+        multiply_adds=None if local and gathers and size is None else adds,
+        reduction=int(reduction) if plus else None,
+        hidden=h,
+        groups=1 if plus else channels,
+        extent=extent,
+    )
+
+
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return checks.at_least_one(height, "interaction: size"), checks.at_least_one(width, "interaction: size")
+
+
+def _area(size: int | tuple[int, int]) -> int:
+    return math.prod(_sides(size))
+
+
+_MADE: dict[str, Callable[..., Structure]] = {
+    "se": _se,
+    "se-var1": lambda channels: _alone("se-var1", channels, 0),
+    "se-var2": lambda channels: _alone("se-var2", channels, channels),
+    "se-var3": _full,
+    "se-gc1": lambda channels: _grouped("se-gc1", channels, 16),
+    "se-gc2": lambda channels: _sized("se-gc2", channels, 16),
+    "se-gc3": lambda channels: _sized("se-gc3", channels, 8),
+    "eca": lambda channels, **options: _band("eca", channels, **options),
+    "eca-ns": _unshared,
+    "cbam": _cbam,
+    "gsop": _gsop,
+    "ge-theta-minus": lambda channels, **options: _gather_excite("ge-theta-minus", channels, **options),
+    "ge-theta": lambda channels, **options: _gather_excite("ge-theta", channels, **options),
+    "ge-theta-plus": lambda channels, **options: _gather_excite("ge-theta-plus", channels, **options),
+}
+
+
+def structure(family: str, channels: int, **options) -> Structure:
+    """What one module allows and costs.
+
+    Pairs of ECA and ECA-NS with zero padding: kC − (k²−1)/4 while (k−1)/2 ≤ C, and C² from there on; with circular
+    padding kC, at most C². SE, CBAM, GSoP, SE-Var3 and GE-θ⁺: C². SE-GC: C²/G. The rest: C.
+
+    Args:
+        family: One of :data:`ecaviz.attention.FAMILIES`, but "none".
+        channels: C.
+        **options: What :func:`ecaviz.attention.build` takes for that family; and ``size``, the side of the maps or
+            (height, width), for the multiply-adds of those that look at maps: gsop, cbam, ge-*.
+
+    Returns:
+        The :class:`Structure`.
+
+    Raises:
+        ValueError: An unknown family, or options out of range.
+        TypeError: An option that the family does not take.
+    """
+    channels = checks.at_least_one(channels, "interaction: channels")
+    if family not in _MADE:
+        known = ", ".join(name for name in FAMILIES if name in _MADE)
+        raise ValueError(f"interaction: no module is called {family!r}. Known: {known}.")
+    return _MADE[family](channels, **options)
 
 
 def eca_structure(channels: int, kernel_size: int | None = None, padding: str = "zeros") -> Structure:
@@ -171,21 +292,7 @@ def eca_structure(channels: int, kernel_size: int | None = None, padding: str = 
     Raises:
         ValueError: An even or negative k, an unknown padding, C below 1.
     """
-    if kernel_size is None:
-        kernel_size = adaptive_kernel_size(channels)
-    k = _size("eca", channels, kernel_size, None, padding)
-    return Structure(
-        family="eca",
-        channels=channels,
-        kernel_size=k,
-        padding=padding,
-        reduction=None,
-        hidden=None,
-        pairs=structural_pairs("eca", channels, kernel_size=k, padding=padding),
-        rank=channels,
-        parameters=parameters("eca", channels, kernel_size=k),
-        multiply_adds=multiply_adds("eca", channels, kernel_size=k),
-    )
+    return structure("eca", channels, kernel_size=kernel_size, padding=padding)
 
 
 def se_structure(channels: int, reduction: int = 16, *, bias: bool = False) -> Structure:
@@ -194,16 +301,19 @@ def se_structure(channels: int, reduction: int = 16, *, bias: bool = False) -> S
     Raises:
         ValueError: r below 1, or one that leaves no hidden unit.
     """
-    hidden = _size("se", channels, None, reduction)
-    return Structure(
-        family="se",
-        channels=channels,
-        kernel_size=None,
-        padding=None,
-        reduction=int(reduction),
-        hidden=hidden,
-        pairs=structural_pairs("se", channels, reduction=reduction),
-        rank=hidden,
-        parameters=parameters("se", channels, reduction=reduction, bias=bias),
-        multiply_adds=multiply_adds("se", channels, reduction=reduction),
-    )
+    return structure("se", channels, reduction=reduction, bias=bias)
+
+
+def structural_pairs(family: str, channels: int, **options) -> int:
+    """The number of channel pairs, of C², that can interact; arguments and errors are those of :func:`structure`."""
+    return structure(family, channels, **options).pairs
+
+
+def parameters(family: str, channels: int, **options) -> int:
+    """Number of parameters of one module; arguments and errors are those of :func:`structure`."""
+    return structure(family, channels, **options).parameters
+
+
+def multiply_adds(family: str, channels: int, **options) -> int | None:
+    """Multiply-adds of one module for one image; arguments and errors are those of :func:`structure`."""
+    return structure(family, channels, **options).multiply_adds

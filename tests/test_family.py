@@ -471,9 +471,3 @@ def test_bad_input_to_the_groups():
         attention.SEGC(32)
     with pytest.raises(ValueError, match=r"expected N×32×H×W, got 2×16×7×7"):
         made("ge-theta")(torch.randn(2, 16, 7, 7))
-
-
-def test_an_interaction_that_is_not_covered_yet_says_so():
-    net = nn.Sequential(made("se-var3"))
-    with pytest.raises(ValueError, match=r"no closed form for the family 'se-var3'"):
-        ecaviz.interaction_matrix(net, "0")

@@ -254,7 +254,13 @@ def test_coverage_equals_numpy_on_the_dense_matrix(family, channels, options):
 def test_a_kernel_that_leans_to_one_side_loses_rank_as_numpy_says():
     """A shift by one channel has rank C − 1: the last gate hears nothing."""
     found = interaction.InteractionMatrix(
-        "eca", "", 10, "exact", interaction.Band(torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64), 10), kernel_size=3
+        "eca",
+        "",
+        10,
+        "exact",
+        interaction.Band(torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64), 10),
+        pairs=28,
+        kernel_size=3,
     )
     cover = interaction.coverage(found)
     assert cover.rank == np.linalg.matrix_rank(found.matrix.numpy()) == 9
@@ -286,7 +292,7 @@ def test_known_answers():
     assert (identity.rank, identity.directness_mean, identity.participation_median) == (32, 1, 1)
     assert identity.effective_rank == pytest.approx(32)
     ones = interaction.LowRank(torch.ones(32, 1, dtype=torch.float64), torch.ones(1, 32, dtype=torch.float64))
-    matrix = interaction.InteractionMatrix("se", "", 32, "structure", ones, hidden=1, reduction=32)
+    matrix = interaction.InteractionMatrix("se", "", 32, "structure", ones, pairs=32**2, hidden=1, reduction=32)
     shared = interaction.coverage(matrix)
     assert shared.rank == 1
     assert shared.effective_rank == pytest.approx(1)
@@ -328,32 +334,117 @@ def test_structural_pairs_equal_a_count(padding):
                 assert structure.structural == (k * channels - (k * k - 1) / 4) / channels**2
 
 
-@pytest.mark.parametrize(
-    ("family", "channels", "options"),
-    [
-        ("eca", 256, {"kernel_size": 5}),
-        ("eca", 64, {"kernel_size": 1}),
-        ("se", 256, {"reduction": 16}),
-        ("se", 64, {"reduction": 16, "bias": True}),
-        ("se", 100, {"reduction": 16}),
-    ],
-)
-def test_costs_equal_pytorchs_own_count(family, channels, options):
-    module = attention.build(family, channels, **options)
+CASES = [
+    ("eca", 256, {"kernel_size": 5}),
+    ("eca", 64, {"kernel_size": 1}),
+    ("eca", 64, {}),
+    ("se", 256, {"reduction": 16}),
+    ("se", 64, {"reduction": 16, "bias": True}),
+    ("se", 100, {"reduction": 16}),
+    ("se-var1", 64, {}),
+    ("se-var2", 64, {}),
+    ("se-var3", 64, {}),
+    ("se-gc1", 64, {}),
+    ("se-gc2", 64, {}),
+    ("se-gc3", 64, {}),
+    ("eca-ns", 64, {"kernel_size": 5}),
+    ("eca-ns", 64, {}),
+    ("cbam", 64, {}),
+    ("cbam", 64, {"bias": False, "reduction": 4, "spatial": False}),
+    ("gsop", 64, {"reduced": 16}),
+    ("gsop", 32, {"reduced": 48, "stride": 2}),
+    ("ge-theta-minus", 64, {}),
+    ("ge-theta-minus", 64, {"extent": 4}),
+    *[("ge-theta", 64, options) for options in ({}, {"extent": 2}, {"extent": 8})],
+    *[("ge-theta-plus", 64, options) for options in ({"reduction": 4}, {"extent": 2}, {"extent": 8})],
+]
+ELEMENTWISE = {"se-var2"}  # PyTorch's counter leaves multiplications of single numbers out
+
+
+@pytest.mark.parametrize("side", [(7, 7), (13, 10)])
+@pytest.mark.parametrize(("family", "channels", "options"), CASES)
+def test_costs_equal_pytorchs_own_count(family, channels, options, side):
+    sized = {"cbam", "gsop", "ge-theta-minus", "ge-theta", "ge-theta-plus"}
+    own = {"size": side} if family in ("ge-theta", "ge-theta-plus") and "extent" not in options else {}
+    module = attention.build(family, channels, **options, **own).eval()
+    structure = interaction.structure(family, channels, **options, **({"size": side} if family in sized else {}))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module.excite(torch.randn(1, channels))
-    flops = counter.get_total_flops()  # two a multiply-add
-    size = {name: value for name, value in options.items() if name != "bias"}
-    make = {"eca": interaction.eca_structure, "se": interaction.se_structure}[family]
-    structure, cover = make(channels, **options), interaction.coverage(interaction.module_interaction(module))
-    assert 2 * interaction.multiply_adds(family, channels, **size) == flops
-    assert 2 * structure.multiply_adds == 2 * cover.multiply_adds == flops
-    built = sum(p.numel() for p in module.parameters())
-    assert interaction.parameters(family, channels, **options) == built
-    assert structure.parameters == cover.parameters == built
-    assert structure.pairs == cover.pairs
+        module(torch.randn(1, channels, *side))
+    expected = channels if family in ELEMENTWISE else counter.get_total_flops() // 2  # two a multiply-add
+    assert structure.multiply_adds == expected
+    assert structure.parameters == sum(p.numel() for p in module.parameters())
+    known = {"eca", "se", "se-var1", "se-var3", "se-gc1", "gsop", "cbam"}
+    assert (structure.multiply_adds > 0) == (family not in ("se-var1", "ge-theta-minus"))
+    assert family not in known or interaction.parameters(family, channels, **options) == structure.parameters
+
+
+@pytest.mark.parametrize(("family", "channels", "options"), CASES)
+def test_structure_and_coverage_agree_with_the_weights(family, channels, options):
+    """Pairs and rank of the form, against those of a module with random weights."""
+    torch.manual_seed(0)
+    own = {"size": 5} if family in ("ge-theta", "ge-theta-plus") else {}
+    options = {key: value for key, value in options.items() if key not in ("extent", "stride")} | own
+    structure = interaction.structure(family, channels, **options)
+    assert structure.matrix.sum() == structure.pairs == structure.partners.sum()
+    if family == "gsop":
+        assert structure.rank is structure.rank_share is None
+        return
+    module = attention.build(family, channels, **options).double().eval()
+    cover = interaction.coverage(interaction.module_interaction(module))
+    assert cover.pairs == structure.pairs
+    J = cover.matrix.matrix
+    assert torch.equal(J != 0, structure.matrix.bool())
     # A kernel that leans to one side can lose up to (k−1)/2 to singular values exponentially small in C.
-    assert structure.rank - options.get("kernel_size", 1) // 2 <= cover.rank <= structure.rank
+    assert structure.rank - (structure.kernel_size or 1) // 2 <= cover.rank <= structure.rank
+    assert cover.rank == np.linalg.matrix_rank(J.numpy())
+    np.testing.assert_allclose(cover.matrix.singular_values[: cover.rank], np.linalg.svd(J)[1][: cover.rank], atol=1e-12)
+    excite = next(iter(gates.find_sites(nn.Sequential(module)))).module.excite
+    assert cover.parameters == sum(p.numel() for p in excite.parameters())
+
+
+LINEAR = ["se-var1", "se-var2", "se-var3", "se-gc1", "se-gc2", "se-gc3", "eca-ns", "ge-theta-minus", "ge-theta"]
+
+
+@pytest.mark.parametrize("family", LINEAR)
+def test_linear_relatives_equal_autograd(family):
+    own = {"size": 5} if family == "ge-theta" else {}
+    module = random_module(family, 32, **own).eval()
+    net = nn.Sequential(module)
+    with torch.no_grad(), gates.capture(net) as captured:
+        net(torch.randn(3, 32, 5, 5, dtype=torch.float64))
+    site = gates.site(net, "0")
+    expected = jacobian(site.excite, captured["0"].descriptor[0].double())
+    for found in (interaction.module_interaction(module), interaction.interaction_matrix(net, "0")):
+        assert (found.kind, found.channels) == ("exact", 32)
+        torch.testing.assert_close(found.matrix, expected, rtol=0, atol=1e-9)
+        square = expected.square()
+        torch.testing.assert_close(found.form.rows()[1], square.diagonal() / square.sum(dim=1))
+        distance = (torch.arange(32)[:, None] - torch.arange(32)).abs()
+        by_distance = torch.stack([square[distance == d].sum() for d in range(32)])
+        torch.testing.assert_close(found.form.energy_by_distance(), by_distance)
+
+
+@pytest.mark.parametrize("family", ["cbam", "ge-theta-plus"])
+def test_bottlenecks_of_relatives_equal_autograd_where_every_unit_is_active(family):
+    """For CBAM, of either squeeze; GE-θ⁺ has a ReLU before its first layer too, open for y > 0."""
+    own = {"size": 5} if family == "ge-theta-plus" else {}
+    module = random_module(family, 32, reduction=4, **own).eval()
+    one = getattr(module, "channel", module)
+    (site,) = gates.find_sites(nn.Sequential(one))
+    w1, *_ = site.bottleneck
+    with torch.no_grad():
+        bias = one.excite.fc1.bias if family == "cbam" else one.excite[1].bias
+        bias += 10 * w1.abs().sum(dim=1)
+    y = torch.rand(32, dtype=torch.float64) + 0.1
+    y = torch.stack([y, 2 * y]) if family == "cbam" else y
+    found = interaction.module_interaction(module)
+    expected = jacobian(site.excite, y)
+    for part in (expected[:, 0], expected[:, 1]) if family == "cbam" else (expected,):
+        torch.testing.assert_close(found.matrix, part, rtol=0, atol=1e-9)
+    assert found.kind == "structure"
+    assert found.multiply_adds == 2 * 32 * 8 * (2 if family == "cbam" else 1)
+    with pytest.raises(ValueError, match=rf"no realised J for the family '{family}'"):
+        interaction.interaction_matrix(nn.Sequential(one), "0", torch.randn(2, 32, 5, 5))
 
 
 def test_parameters_add_up_to_the_published_networks(published):
@@ -393,13 +484,15 @@ def test_parameters_add_up_to_the_published_networks(published):
 
 
 def test_a_family_that_is_not_covered_is_named(se):
-    site = dataclasses.replace(gates.site(se, "layer1.0.se"), family="cbam")
-    with pytest.raises(ValueError, match=r"no closed form for the family 'cbam' of the site 'layer1.0.se'.*eca, se"):
-        interaction.interaction_matrix(se, site)
+    net = nn.Sequential(attention.build("gsop", 16, reduced=4), attention.build("ge-theta", 16, extent=2))
+    with pytest.raises(ValueError, match=r"no closed form for the family 'gsop' of the site '0'.*eca, se, se-var1"):
+        interaction.interaction_matrix(net, "0")
+    with pytest.raises(ValueError, match=r"no closed form for the family 'ge-theta' of the site '1'.*ecaviz.influence"):
+        interaction.interaction_matrix(net, "1")
+    with pytest.raises(ValueError, match=r"no closed form for the family 'gsop'"):
+        interaction.module_interaction(net[0])
     with pytest.raises(ValueError, match=r"'Linear'.*Families covered: eca, se"):
         interaction.module_interaction(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match=r"'gsop'.*Families covered: eca, se"):
-        interaction.structural_pairs("gsop", 64)
 
 
 @pytest.mark.parametrize("hidden", [nn.SiLU(), nn.ReLU6(), nn.Identity()])
@@ -450,8 +543,14 @@ def test_an_eca_that_is_no_plain_convolution_is_refused(eca):
         (lambda: interaction.eca_structure(0, 3), "channels must be a whole number"),
         (lambda: interaction.se_structure(64, 128), r"leaves no hidden unit for C = 64.*r ≤ 64"),
         (lambda: interaction.se_structure(64, 0), "reduction must be a whole number of at least 1, got 0"),
-        (lambda: interaction.parameters("se", 64), "needs reduction="),
-        (lambda: interaction.structural_pairs("eca", 64), "needs kernel_size="),
+        (lambda: interaction.structure("none", 64), r"no module is called 'none'. Known: se, se-var1"),
+        (lambda: interaction.structure("se-gc1", 40), r"C = 40 channels cannot be divided evenly into 16 groups"),
+        (lambda: interaction.structure("se-gc3", 20), r"cannot be divided evenly into groups of 8"),
+        (lambda: interaction.structure("ge-theta", 8), r"ge-theta with the global extent.*give its size="),
+        (lambda: interaction.structure("ge-theta", 8, extent=3), r"extent must be 2, 4, 8, or None"),
+        (lambda: interaction.structure("gsop", 8, reduced=0), r"reduced must be a whole number of at least 1"),
+        (lambda: interaction.structure("cbam", 32, size=0), r"size must be a whole number of at least 1"),
+        (lambda: interaction.Dense(torch.ones(2, 3)), r"expected a matrix C×C, got shape \(2, 3\)"),
         (lambda: interaction.Band(torch.ones(2), 4), "odd whole number.*got 2"),
         (lambda: interaction.LowRank(torch.ones(4, 2), torch.ones(3, 4)), r"\(4, 2\) and \(3, 4\)"),
     ],

@@ -422,7 +422,7 @@ def test_interaction_of_many_channels_says_how_it_was_reduced(ax):
     shown = np.asarray(ax.images[0].get_array())
     assert shown.shape == (25, 25)
     assert shown.max() == pytest.approx(float(matrix.matrix.abs().max()))
-    assert "the largest |J| of 4×4 pairs" in ax.get_title(loc="left")
+    assert "the largest entry of 4×4 pairs" in ax.get_title(loc="left")
     assert ax.images[0].get_clim()[0] == 0
     assert ax.get_xlim() == (-0.5, 99.5), "the axis counts channels, not cells"
     inside(ax.figure)

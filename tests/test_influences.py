@@ -1,0 +1,118 @@
+"""The influence of maps on gates: against J where there is one, against plain autograd where there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import ecaviz
+from ecaviz import attention, interaction
+from ecaviz.influences import Influence, module_influence
+
+C, SIDE = 16, 5
+LINEAR = {
+    "se-var1": {},
+    "se-var2": {},
+    "se-var3": {},
+    "se-gc1": {},
+    "se-gc2": {},
+    "se-gc3": {},
+    "eca": {"kernel_size": 5},
+    "eca-ns": {"kernel_size": 3},
+    "ge-theta-minus": {},
+}
+
+
+def made(name, **options):
+    torch.manual_seed(0)
+    module = attention.build(name, C, **options)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            part.running_mean.uniform_(-0.1, 0.1)
+    return module.eval()
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_of_a_mean_it_is_j_over_the_root_of_the_positions(name):
+    module = made(name, **LINEAR[name])
+    found = module_influence(module, torch.randn(3, C, SIDE, SIDE))
+    expected = interaction.module_interaction(module).matrix.abs() / SIDE
+    torch.testing.assert_close(found.matrix, expected, rtol=1e-5, atol=1e-7)
+    size = {"size": SIDE} if name.startswith("ge-") else {}
+    assert found.pairs == interaction.structure(name, C, **LINEAR[name], **size).pairs
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "patches"),
+    [
+        ("se", {"reduction": 4}, 1),
+        ("cbam", {"reduction": 4}, 1),
+        ("gsop", {"reduced": 6}, 1),
+        ("ge-theta", {"size": SIDE}, 1),
+        ("ge-theta-plus", {"size": SIDE, "reduction": 4}, 1),
+        ("ge-theta", {"extent": 2}, 9),
+        ("ge-theta-minus", {"extent": 4}, 4),
+        ("ge-theta-plus", {"extent": 2, "reduction": 4}, 9),
+    ],
+)
+def test_against_the_whole_jacobian(name, options, patches):
+    """∂z/∂x of squeeze and excitation at once, image by image."""
+    module = made(name, **options)
+    one = getattr(module, "channel", module)
+    x = torch.randn(2, C, SIDE, SIDE)
+
+    def logits(image):
+        return one.excite(one.squeeze(image[None])).reshape(C, -1)
+
+    whole = [torch.autograd.functional.jacobian(logits, image) for image in x]
+    assert whole[0].shape == (C, patches, C, SIDE, SIDE)
+    expected = torch.stack([J.square().sum(dim=(1, 3, 4)).sqrt() for J in whole]).mean(dim=0)
+    found = module_influence(module, x)
+    torch.testing.assert_close(found.matrix, expected.double(), rtol=1e-4, atol=1e-6)
+    pairs = interaction.structure(name, C, **options).pairs
+    assert 0 < found.pairs <= pairs
+    if name in ("gsop", "ge-theta", "ge-theta-minus"):
+        assert found.pairs == pairs
+
+
+def test_at_a_site_of_a_network_and_nothing_is_left_behind():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, C, 3, padding=1), made("gsop", reduced=6)).train()
+    x = torch.randn(5, 3, SIDE, SIDE)
+    found = ecaviz.influence(net, "1", x, at_most=4, batch_size=3)
+    with torch.no_grad():
+        maps = net[0](x[:4])
+    torch.testing.assert_close(found.matrix, module_influence(net[1], maps).matrix)
+    assert (found.images, found.family, found.site) == (4, "gsop", "1")
+    assert found.participation.shape == (C,)
+    assert 1 < float(found.participation.min()) <= float(found.participation.max()) <= C
+    assert all(module.training for module in net.modules())
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+    assert "Influence('1', gsop, C=16, mean over 4 images, 256 pairs)" in repr(found)
+
+
+def test_modules_of_another_library():
+    from timm.layers import SEModule
+
+    torch.manual_seed(0)
+    module = SEModule(C, rd_ratio=0.5).eval()
+    x = torch.rand(1, C, SIDE, SIDE)
+    found = module_influence(module, x)
+    hidden = module.fc1(x.mean((2, 3), keepdim=True)).flatten() > 0
+    W1, W2 = module.fc1.weight.flatten(1), module.fc2.weight.flatten(1)
+    expected = (W2 @ torch.diag(hidden.float()) @ W1).abs() / SIDE
+    torch.testing.assert_close(found.matrix, expected.double().detach(), rtol=1e-4, atol=1e-7)
+
+
+def test_what_has_none_says_so():
+    with pytest.raises(ValueError, match=r"one gate of channels was expected in the Linear, found 0"):
+        module_influence(nn.Linear(2, 2), torch.zeros(1, 2, 2, 2))
+    net = nn.Sequential(made("cbam", reduction=4))
+    with pytest.raises(ValueError, match=r"0\.spatial gates positions"):
+        ecaviz.influence(net, "0.spatial", torch.randn(1, C, 4, 4))
+    nothing = Influence("se", "", 2, 1, torch.zeros(2, 2, dtype=torch.float64))
+    assert nothing.participation.tolist() == [0, 0]
+    assert nothing.pairs == 0
