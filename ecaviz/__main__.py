@@ -117,7 +117,11 @@ def profile(
 def train(
     names: Annotated[list[str] | None, typer.Argument(help="Bundled names, such as shapes-eca-k3.")] = None,
     bundle: Annotated[bool, typer.Option("--bundle", help="All bundled models.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the initial weights and the order of the images.")] = 0,
+    survey: Annotated[bool, typer.Option("--survey", help="One model of each attention module.")] = False,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(help="Seed of the initial weights and the order of the images; repeat for several. 0 if none."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     epochs: Annotated[int | None, typer.Option(help="Passes over the images; the recipe's own if not given.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all cores if not given.")] = None,
@@ -125,24 +129,30 @@ def train(
     scratch: Annotated[Path, typer.Option(help="Folder of the resumable states.")] = Path("build/training"),
     redo: Annotated[bool, typer.Option("--redo", help="Train also what is there already.")] = False,
 ) -> None:
-    """Train bundled models on the procedural set. Interrupt at will: the next run goes on from the last epoch."""
+    """Train bundled models on the procedural set. Interrupt at will: the next run goes on from the last epoch.
+
+    Every run is recorded in data/results; seed 0 also becomes the bundled checkpoint.
+    """
     from dataclasses import replace
 
     import torch
 
-    from .bundle import BUNDLE
+    from .bundle import BUNDLE, SURVEY
     from .models import choose_device
     from .training import Recipe, train_bundled
 
-    if bundle == bool(names):
-        raise typer.BadParameter("give the names of models, or --bundle for all of them (and not both).")
+    if bundle + survey + bool(names) != 1:
+        raise typer.BadParameter(
+            "give the names of models, or --bundle for all of them, or --survey for one of each module (one of the "
+            "three)."
+        )
     if threads:
         torch.set_num_threads(threads)
     try:
         recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
         train_bundled(
-            list(BUNDLE) if bundle else list(names or []),
-            seed=seed,
+            list(BUNDLE) if bundle else list(SURVEY) if survey else list(names or []),
+            seeds=seed or [0],
             recipe=recipe,
             device=choose_device(device),
             folder=out,

@@ -11,6 +11,9 @@ import hashlib
 import io
 import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 
 from .networks import Architecture
 
-__all__ = ["BUNDLE", "ManifestRow", "data_folder", "manifest", "read", "write"]
+__all__ = ["BUNDLE", "SURVEY", "ManifestRow", "alone", "data_folder", "manifest", "read", "replace_file", "write"]
 
 FORMAT = "1"
 
@@ -40,6 +43,25 @@ BUNDLE: dict[str, Architecture] = {
 }
 """What each bundled name is built as."""
 
+SURVEY: tuple[str, ...] = (
+    "shapes-none",
+    "shapes-se-r16",
+    "shapes-se-var1",
+    "shapes-se-var2",
+    "shapes-se-var3",
+    "shapes-se-gc1",
+    "shapes-se-gc2",
+    "shapes-se-gc3",
+    "shapes-eca-ns",
+    "shapes-eca-k3",
+    "shapes-cbam",
+    "shapes-gsop",
+    "shapes-ge-theta-minus",
+    "shapes-ge-theta",
+    "shapes-ge-theta-plus",
+)
+"""One model of each module, with the settings of the ECA paper's Table 2 (r = 16, k = 3): those with several seeds."""
+
 
 @dataclass(frozen=True)
 class ManifestRow:
@@ -48,7 +70,7 @@ class ManifestRow:
     Attributes:
         name: What ``load`` knows it by.
         family: Family of the attention module.
-        setting: ``r=4``, ``k=3``, ``k=adaptive``, or empty.
+        setting: ``r=4``, ``k=3``, ``k=adaptive``, ``c=32``, ``e=2``, or empty.
         seed: Seed of initialisation and order.
         epochs: Passes over the training images.
         train_images: Number of training images.
@@ -123,12 +145,12 @@ def manifest(folder: Path | None = None) -> dict[str, ManifestRow]:
 
 
 def setting(architecture: Architecture) -> str:
-    """``r=4``, ``k=3``, ``k=adaptive``, or nothing: the one number that tells members of a family apart."""
-    if architecture.attention == "se":
-        return f"r={architecture.options['reduction']}"
+    """``r=4``, ``k=3``, ``k=adaptive``, ``c=32``, ``e=2``, or nothing: what tells members of a family apart."""
+    options = architecture.options
+    letters = {"reduction": "r", "kernel_size": "k", "reduced": "c", "extent": "e"}
     if architecture.attention == "eca":
-        return f"k={architecture.options.get('kernel_size', 'adaptive')}"
-    return ""
+        return f"k={options.get('kernel_size', 'adaptive')}"
+    return next((f"{letter}={options[option]}" for option, letter in letters.items() if option in options), "")
 
 
 def write(
@@ -157,7 +179,7 @@ def write(
     about = {"format": FORMAT, "architecture": json.dumps(architecture.to_dict()), "classes": json.dumps(classes)}
     tensors = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
     content = save(tensors, metadata=about)
-    _replace(folder / f"{name}.safetensors", content)
+    replace_file(folder / f"{name}.safetensors", content)
     entry = ManifestRow(
         name=name,
         family=architecture.attention,
@@ -166,18 +188,48 @@ def write(
         sha256=hashlib.sha256(content).hexdigest(),
         **row,
     )
-    rows = manifest(folder) | {name: entry}
+    with alone(folder):
+        _add_row(folder, entry)
+    return entry
+
+
+def _add_row(folder: Path, entry: ManifestRow) -> None:
+    rows = manifest(folder) | {entry.name: entry}
     order = {known: i for i, known in enumerate(BUNDLE)}
     lines = sorted(rows.values(), key=lambda r: (order.get(r.name, len(order)), r.name))
     header = [f.name for f in fields(ManifestRow)]
     text = [header, *([str(v) for v in asdict(r).values()] for r in lines)]
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(text)
-    _replace(folder / "manifest.csv", buffer.getvalue().encode())
-    return entry
+    replace_file(folder / "manifest.csv", buffer.getvalue().encode())
 
 
-def _replace(path: Path, content: bytes) -> None:
+@contextmanager
+def alone(folder: Path, patience: float = 30.0) -> Iterator[None]:
+    """Nobody else writes a table there meanwhile; a lock that was left behind is broken after a while.
+
+    Args:
+        folder: Where the table lies.
+        patience: Seconds to wait for another process.
+    """
+    lock = folder / ".writing"
+    since = time.monotonic()
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+            break
+        except FileExistsError:
+            if time.monotonic() - since > patience:
+                lock.unlink(missing_ok=True)
+            time.sleep(0.05)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_bytes(content)
     partial.replace(path)

@@ -11,18 +11,21 @@ import math
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import bundle, networks
+from . import bundle, networks, results
 from .gates import evaluating
 from .networks import Architecture
-from .shapes import Shapes, normalise
+from .shapes import CLASSES, NEEDS, Shapes, normalise
 
-__all__ = ["Recipe", "TrainingResult", "accuracy", "train", "train_bundled"]
+__all__ = ["Recipe", "TrainingResult", "accuracy", "answers", "keep", "train", "train_bundled"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Recipe:
         epochs: Passes over the training images.
         batch_size: Images a step.
         learning_rate: The peak, reached after the warm-up.
-        weight_decay: Decoupled, on the weights of convolutions and linear layers; none on norms and biases.
+        weight_decay: Decoupled, on the weights of convolutions and linear layers; none on norms, biases and the vector
+            w of SE-Var2.
         warmup: Share of all steps in which the learning rate rises from zero.
     """
 
@@ -212,10 +216,10 @@ def _save(path: Path, state: dict) -> None:
     partial.replace(path)
 
 
-def accuracy(
+def answers(
     net: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 200, device: torch.device | str = "cpu"
-) -> float:
-    """Share of images whose class comes first, 0…1; the network's training flags are left as found.
+) -> np.ndarray:
+    """Whether the class of each image comes first, bool N; the network's training flags are left as found.
 
     Args:
         net: N×3×H×W → N×classes.
@@ -225,17 +229,22 @@ def accuracy(
         device: Where the network is.
     """
     with evaluating(net):
-        hits = sum(
-            int((net(normalise(x.to(device))).argmax(1).cpu() == y).sum())
+        parts = [
+            net(normalise(x.to(device))).argmax(1).cpu() == y
             for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True)
-        )
-    return hits / len(images)
+        ]
+    return torch.cat(parts).numpy()
+
+
+def accuracy(net: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> float:
+    """Share of images whose class comes first, 0…1; arguments are those of :func:`answers`."""
+    return float(answers(net, images, labels, **options).mean())
 
 
 def train_bundled(
-    names: list[str],
+    names: Sequence[str],
     *,
-    seed: int = 0,
+    seeds: Sequence[int] = (0,),
     recipe: Recipe | None = None,
     device: str | torch.device = "cpu",
     folder: Path | None = None,
@@ -243,35 +252,41 @@ def train_bundled(
     redo: bool = False,
     progress: bool = True,
 ) -> None:
-    """Train bundled models by name and write them, with their manifest rows; those that are there already are kept.
+    """Train bundled models by name; runs that are there already are kept.
+
+    Every run is recorded in the results (:mod:`ecaviz.results`). Seed 0 is the one that is bundled: its checkpoint and
+    its row of the manifest are written too. The networks of other seeds are left in ``scratch``.
 
     Args:
         names: Names of :data:`ecaviz.bundle.BUNDLE`.
-        seed: Seed of each.
+        seeds: Seeds of each.
         recipe: How; None for the bundle's own.
         device: Where.
-        folder: Where the checkpoints go; None for ``data/checkpoints``.
-        scratch: Folder of the resumable states and the loss histories.
+        folder: Where the checkpoints go, and the results in its subfolder ``results``; None for ``data/checkpoints``
+            and ``data/results``.
+        scratch: Folder of the resumable states, the loss histories and the networks of other seeds than 0.
         redo: Train also what is there already.
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: A name that the bundle does not have, or one that is there with another seed or recipe.
+        ValueError: A name that the bundle does not have, or a run that is there with another recipe.
     """
     unknown = [name for name in names if name not in bundle.BUNDLE]
     if unknown:
         raise ValueError(f"train: the bundle has no {', '.join(unknown)}. It has: {', '.join(bundle.BUNDLE)}.")
     recipe = recipe or Recipe()
-    todo = [name for name in names if redo or not _is_there(bundle.manifest(folder).get(name), seed, recipe)]
+    kept = None if folder is None else Path(folder) / "results"
+    wanted = [(name, seed) for seed in seeds for name in names]
+    todo = [one for one in wanted if redo or not _is_there(*one, recipe, folder, kept)]
     if not todo:
         if progress:
-            print(f"there already: {', '.join(names)}", flush=True)
+            print(f"there already: {', '.join(f'{name} (seed {seed})' for name, seed in wanted)}", flush=True)
         return
     data = Shapes("train", recipe.train_images).tensors(progress)
     test = Shapes("test", recipe.test_images).tensors(progress)
-    for name in todo:
+    for name, seed in todo:
         if progress:
-            print(name, flush=True)
+            print(f"{name}, seed {seed}", flush=True)
         state = scratch / f"{name}-seed{seed}.pt"
         result = train(
             bundle.BUNDLE[name],
@@ -284,36 +299,81 @@ def train_bundled(
             progress=progress,
         )
         _write_history(scratch / f"{name}-seed{seed}.csv", result.history)
-        row = bundle.write(
-            name,
-            result.net,
-            bundle.BUNDLE[name],
-            Shapes(n=0).classes,
-            {
-                "seed": seed,
-                "epochs": recipe.epochs,
-                "train_images": recipe.train_images,
-                "seconds": round(result.seconds, 1),
-                "hardware": hardware(device),
-                "test_images": recipe.test_images,
-                "accuracy": round(result.accuracy, 5),
-            },
-            folder,
-        )
+        run = keep(name, seed, result.net, result.seconds, hardware(device), recipe, test, device, folder, scratch)
         state.unlink(missing_ok=True)
         if progress:
-            print(f"{name}: {row.accuracy:.2%} of {row.test_images} held-out images, {row.seconds:.0f} s", flush=True)
+            print(f"{name}, seed {seed}: {run.accuracy:.2%} of {run.test_images} held-out images, {run.seconds:.0f} s")
 
 
-def _is_there(row: bundle.ManifestRow | None, seed: int, recipe: Recipe) -> bool:
-    """Whether the manifest has the very run; one of another seed or length under the same name is in the way."""
-    if row is None:
+def keep(
+    name: str,
+    seed: int,
+    net: nn.Module,
+    seconds: float,
+    made_on: str,
+    recipe: Recipe,
+    test: tuple[Tensor, Tensor],
+    device: str | torch.device = "cpu",
+    folder: Path | None = None,
+    scratch: Path = Path("build/training"),
+) -> results.Run:
+    """Evaluate a trained network on the held-out split and record the run; of seed 0, write the checkpoint too.
+
+    Args:
+        name: Name of the model.
+        seed: Its seed.
+        net: The trained network.
+        seconds: How long the training took.
+        made_on: What it was trained on.
+        recipe: How it was trained.
+        test: Images and labels of the held-out split.
+        device: Where the network is.
+        folder: As for :func:`train_bundled`.
+        scratch: As for :func:`train_bundled`.
+    """
+    architecture = bundle.BUNDLE[name]
+    right = answers(net, *test, device=device)
+    needs = np.array([NEEDS[CLASSES[label]] for label in test[1].tolist()])
+    about = {
+        "seed": seed,
+        "epochs": recipe.epochs,
+        "train_images": recipe.train_images,
+        "seconds": round(seconds, 1),
+        "hardware": made_on,
+        "test_images": len(right),
+        "accuracy": round(float(right.mean()), 5),
+    }
+    to = folder if seed == 0 else scratch
+    row = bundle.write(name if seed == 0 else f"{name}-seed{seed}", net, architecture, CLASSES, about, to)
+    run = results.Run(
+        name=name,
+        family=row.family,
+        setting=row.setting,
+        parameters=row.parameters,
+        **about,
+        **{
+            f"accuracy_{need}": round(float(right[needs == need].mean()), 5) if (needs == need).any() else 0.0
+            for need in ("shape", "texture", "both")
+        },
+    )
+    results.record(run, right, None if folder is None else Path(folder) / "results")
+    return run
+
+
+def _is_there(name: str, seed: int, recipe: Recipe, folder: Path | None, kept: Path | None) -> bool:
+    """Whether the very run was recorded; one of another length under the same name and seed is in the way."""
+    try:
+        table = results.runs(kept)
+    except FileNotFoundError:
         return False
-    found = (row.seed, row.epochs, row.train_images, row.test_images)
-    wanted = (seed, recipe.epochs, recipe.train_images, recipe.test_images)
+    rows = table[(table["name"] == name) & (table["seed"] == seed)]
+    if rows.empty or (seed == 0 and name not in bundle.manifest(folder)):
+        return False
+    found = tuple(int(rows.iloc[0][column]) for column in ("epochs", "train_images", "test_images"))
+    wanted = (recipe.epochs, recipe.train_images, recipe.test_images)
     if found != wanted:
         raise ValueError(
-            f"train: {row.name} is there with (seed, epochs, train images, test images) = {found}, and {wanted} was "
+            f"train: {name}, seed {seed} is there with (epochs, train images, test images) = {found}, and {wanted} was "
             f"asked for. Replace it with --redo, or keep both with --out."
         )
     return True

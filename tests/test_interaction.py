@@ -397,7 +397,9 @@ def test_structure_and_coverage_agree_with_the_weights(family, channels, options
     # A kernel that leans to one side can lose up to (k−1)/2 to singular values exponentially small in C.
     assert structure.rank - (structure.kernel_size or 1) // 2 <= cover.rank <= structure.rank
     assert cover.rank == np.linalg.matrix_rank(J.numpy())
-    np.testing.assert_allclose(cover.matrix.singular_values[: cover.rank], np.linalg.svd(J)[1][: cover.rank], atol=1e-12)
+    np.testing.assert_allclose(
+        cover.matrix.singular_values[: cover.rank], np.linalg.svd(J)[1][: cover.rank], atol=1e-12
+    )
     excite = next(iter(gates.find_sites(nn.Sequential(module)))).module.excite
     assert cover.parameters == sum(p.numel() for p in excite.parameters())
 

@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 import ecaviz
-from ecaviz import bundle, training
+from ecaviz import bundle, results, training
 from ecaviz.__main__ import app
 from ecaviz.networks import Architecture
 from ecaviz.profiles import AttentionProfile
@@ -73,6 +73,11 @@ def test_train_a_bundled_model(tmp_path, monkeypatch):
     result = run("train", "tiny", "--out", tmp_path / "out", "--scratch", tmp_path / "scratch", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert bundle.manifest(tmp_path / "out")["tiny"].setting == "r=4"
+    more = ("--seed", "1", "--seed", "2", "--out", tmp_path / "out", "--scratch", tmp_path / "scratch")
+    assert run("train", "tiny", *more, "--device", "cpu").exit_code == 0
+    table = results.runs(tmp_path / "out" / "results")
+    assert table["seed"].tolist() == [0, 1, 2]
+    assert [path.name for path in (tmp_path / "out").glob("*.safetensors")] == ["tiny.safetensors"]
 
 
 def test_profile_says_before_the_run_that_it_cannot_write(tmp_path):
@@ -92,7 +97,7 @@ def test_train_refuses_what_it_does_not_know():
     result = run("train", "shapes-eca-k4")
     assert result.exit_code == 1
     assert "the bundle has no shapes-eca-k4" in result.stderr
-    for arguments in ((), ("--bundle", "shapes-none")):
+    for arguments in ((), ("--bundle", "shapes-none"), ("--bundle", "--survey")):
         result = run("train", *arguments)
         assert result.exit_code == 2
         assert "give the names of models, or --bundle" in result.stderr

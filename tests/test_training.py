@@ -4,10 +4,11 @@ import csv
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from ecaviz import bundle, training
+from ecaviz import bundle, networks, results, training
 from ecaviz.networks import Architecture
 from ecaviz.shapes import Shapes, normalise
 from ecaviz.training import Recipe, accuracy, train, train_bundled
@@ -113,12 +114,43 @@ def test_train_bundled_writes_what_load_reads(tmp_path, monkeypatch):
 
 def test_another_run_of_the_same_name_is_not_taken_for_it(tmp_path, monkeypatch):
     monkeypatch.setitem(bundle.BUNDLE, "tiny", TINY)
-    options = {"recipe": replace(RECIPE, epochs=1), "folder": tmp_path, "scratch": tmp_path, "progress": False}
-    train_bundled(["tiny"], **options)
-    with pytest.raises(ValueError, match=r"tiny is there with .*\(0, 1, 120, 24\).*\(1, 1, 120, 24\).*--redo"):
-        train_bundled(["tiny"], seed=1, **options)
-    train_bundled(["tiny"], seed=1, redo=True, **options)
-    assert bundle.manifest(tmp_path)["tiny"].seed == 1
+    options = {"folder": tmp_path, "scratch": tmp_path / "scratch", "progress": False}
+    train_bundled(["tiny"], recipe=replace(RECIPE, epochs=1), **options)
+    with pytest.raises(ValueError, match=r"tiny, seed 0 is there with .*\(1, 120, 24\).*\(2, 120, 24\).*--redo"):
+        train_bundled(["tiny"], recipe=replace(RECIPE, epochs=2), **options)
+    train_bundled(["tiny"], recipe=replace(RECIPE, epochs=2), redo=True, **options)
+    assert bundle.manifest(tmp_path)["tiny"].epochs == 2
+
+
+def test_every_seed_is_recorded_and_seed_0_is_bundled(tmp_path, monkeypatch):
+    monkeypatch.setitem(bundle.BUNDLE, "tiny", TINY)
+    options = {"folder": tmp_path / "out", "scratch": tmp_path / "scratch", "progress": False}
+    recipe = replace(RECIPE, epochs=1)
+    train_bundled(["tiny"], seeds=(2, 0), recipe=recipe, **options)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "manifest.csv",
+        "results",
+        "tiny.safetensors",
+    ]
+    table = results.runs(tmp_path / "out" / "results")
+    assert table["seed"].tolist() == [0, 2]
+    assert table["setting"].tolist() == ["k=3", "k=3"]
+    row = bundle.manifest(tmp_path / "out")["tiny"]
+    assert row.seed == 0
+    assert row.accuracy == table["accuracy"][0]
+    images, labels = Shapes("test", 24).tensors()
+    for seed, folder, name in ((0, tmp_path / "out", "tiny"), (2, tmp_path / "scratch", "tiny-seed2")):
+        net = networks.build(TINY)
+        net.load_state_dict(bundle.read(name, folder)[1])
+        with torch.no_grad():
+            right = net.eval()(normalise(images)).argmax(1) == labels
+        assert np.array_equal(results.correct("tiny", tmp_path / "out" / "results")[seed], right.numpy())
+        row = table[table["seed"] == seed].iloc[0]
+        assert row["accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-5)
+        assert row["accuracy_texture"] == pytest.approx(right[(labels // 4) == 1].double().mean().item(), abs=1e-5)
+    stamp = (tmp_path / "out" / "results" / "shapes.csv").stat().st_mtime_ns
+    train_bundled(["tiny"], seeds=(0, 2), recipe=recipe, **options)  # there already: kept
+    assert (tmp_path / "out" / "results" / "shapes.csv").stat().st_mtime_ns == stamp
 
 
 def test_bad_recipes_and_damaged_states(pictures, tmp_path):

@@ -1,0 +1,282 @@
+"""What training gave, every seed of every module, and what the differences between modules say.
+
+    results.runs()                                            # a row a run: data/results/shapes.csv
+    results.accuracies()                                      # a row a module: mean, spread, interval over seeds
+    results.paired_difference("shapes-se-var1", "shapes-none")
+
+All runs follow one recipe (:class:`ecaviz.training.Recipe`). Beside the accuracy of a run it is kept which of the test
+images it got right, so that two modules can be compared image by image as well as seed by seed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import bundle
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Difference", "Run", "accuracies", "correct", "paired_difference", "record", "runs"]
+
+TABLE, ANSWERS = "shapes.csv", "shapes-correct.safetensors"
+"""Names of the two files: the table of the runs, and which images each got right."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Attributes:
+        name: Name of the model, as :data:`ecaviz.bundle.BUNDLE` has it.
+        family: Family of the attention module.
+        setting: ``r=4``, ``k=3`` and so on, or empty.
+        seed: Seed of initialisation and order.
+        epochs: Passes over the training images.
+        train_images: Number of training images.
+        seconds: Wall-clock seconds of training.
+        hardware: What it was trained on.
+        test_images: Number of held-out images.
+        accuracy: Share of them whose class came first, 0…1.
+        accuracy_shape: The same, of the four classes that need shape.
+        accuracy_texture: Of the four that need texture.
+        accuracy_both: Of the four that need both.
+        parameters: Number of parameters of the network.
+    """
+
+    name: str
+    family: str
+    setting: str
+    seed: int
+    epochs: int
+    train_images: int
+    seconds: float
+    hardware: str
+    test_images: int
+    accuracy: float
+    accuracy_shape: float
+    accuracy_texture: float
+    accuracy_both: float
+    parameters: int
+
+
+def _folder(folder: Path | None) -> Path:
+    return bundle.data_folder() / "results" if folder is None else Path(folder)
+
+
+def runs(folder: Path | None = None) -> pd.DataFrame:
+    """Every run, a row each: the columns are the fields of :class:`Run`; ordered as the bundle, then by seed.
+
+    Args:
+        folder: Where the results lie; None for ``data/results``.
+
+    Raises:
+        FileNotFoundError: There is no table.
+    """
+    import pandas as pd
+
+    path = _folder(folder) / TABLE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"results: there is no {path}. Restore it with `git checkout -- data/results`, or train: "
+            f"`python -m ecaviz train --bundle`."
+        )
+    return pd.read_csv(path, keep_default_na=False)
+
+
+def correct(name: str, folder: Path | None = None) -> dict[int, np.ndarray]:
+    """Which test images the runs of a model got right: bool, one an image, by seed.
+
+    Args:
+        name: Name of the model.
+        folder: Where the results lie; None for ``data/results``.
+
+    Raises:
+        ValueError: No run of that name was recorded.
+    """
+    table = runs(folder)
+    counts = {int(row.seed): int(row.test_images) for row in table[table["name"] == name].itertuples()}
+    if not counts:
+        known = ", ".join(dict.fromkeys(table["name"]))
+        raise ValueError(f"results: no run of {name!r} was recorded. Recorded: {known}.")
+    answers = _answers(_folder(folder))
+    return {seed: np.unpackbits(answers[f"{name}/{seed}"], count=count).astype(bool) for seed, count in counts.items()}
+
+
+def _answers(folder: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load
+
+    path = folder / ANSWERS
+    return load(path.read_bytes()) if path.is_file() else {}
+
+
+def record(run: Run, right: np.ndarray, folder: Path | None = None) -> None:
+    """Keep a run; one of the same name and seed is replaced. Several processes may record at once.
+
+    Args:
+        run: The run.
+        right: Which test images it got right, bool, one an image.
+        folder: Where to; None for ``data/results``.
+    """
+    from safetensors.numpy import save
+
+    folder = _folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with bundle.alone(folder):
+        rows = {(row["name"], int(row["seed"])): row for row in _rows(folder)}
+        rows[run.name, run.seed] = {key: str(value) for key, value in asdict(run).items()}
+        order = {known: i for i, known in enumerate(bundle.BUNDLE)}
+        lines = sorted(rows.values(), key=lambda r: (order.get(r["name"], len(order)), r["name"], int(r["seed"])))
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, [f.name for f in fields(Run)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        answers = _answers(folder) | {f"{run.name}/{run.seed}": np.packbits(np.asarray(right, dtype=bool))}
+        bundle.replace_file(folder / ANSWERS, save(dict(sorted(answers.items()))))
+        bundle.replace_file(folder / TABLE, buffer.getvalue().encode())
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    path = folder / TABLE
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# ------------------------------------------------------------------------------------------------------ what they say
+
+
+def accuracies(names: Sequence[str] | None = None, *, level: float = 0.95, folder: Path | None = None) -> pd.DataFrame:
+    """Accuracy by module, over its seeds.
+
+    Args:
+        names: Names of models, in the order of the rows; None for all that have more than one seed.
+        level: Of the interval, 0…1.
+        folder: Where the results lie; None for ``data/results``.
+
+    Returns:
+        A frame with a row a module: name, family, setting, parameters, seeds (their number), mean, std (over seeds),
+        low and high (the t interval of the mean over seeds; missing for one seed), shape, texture and both (means by
+        what the classes need). It says what another seed would give, on the same test images.
+
+    Raises:
+        ValueError: A name without runs.
+    """
+    import pandas as pd
+
+    table = runs(folder)
+    groups = dict(tuple(table.groupby("name", sort=False)))
+    if names is None:
+        names = [name for name, group in groups.items() if len(group) > 1]
+    rows = []
+    for name in names:
+        if name not in groups:
+            raise ValueError(f"results: no run of {name!r} was recorded. Recorded: {', '.join(groups)}.")
+        group = groups[name]
+        values = group["accuracy"].to_numpy()
+        half = _half_width(values.std(ddof=1) / math.sqrt(len(values)), len(values), level) if len(values) > 1 else None
+        first = group.iloc[0]
+        rows.append(
+            {
+                "name": name,
+                "family": first["family"],
+                "setting": first["setting"],
+                "parameters": int(first["parameters"]),
+                "seeds": len(values),
+                "mean": values.mean(),
+                "std": values.std(ddof=1) if len(values) > 1 else math.nan,
+                "low": math.nan if half is None else values.mean() - half,
+                "high": math.nan if half is None else values.mean() + half,
+                **{need: group[f"accuracy_{need}"].mean() for need in ("shape", "texture", "both")},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of one module less that of another, paired by seed and by test image.
+
+    Attributes:
+        first: Name of the one.
+        second: Name of the other.
+        seeds: Seeds that both have.
+        images: Number of test images.
+        by_seed: The difference at each seed.
+        mean: Their mean.
+        low: Lower end of the interval; NaN for one seed.
+        high: Upper end.
+        level: Of the interval, 0…1.
+    """
+
+    first: str
+    second: str
+    seeds: tuple[int, ...]
+    images: int
+    by_seed: tuple[float, ...]
+    mean: float
+    low: float
+    high: float
+    level: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval leaves zero out; never for one seed."""
+        return self.low > 0 or self.high < 0
+
+    def __repr__(self) -> str:
+        said = "" if self.significant else ", not significant"
+        return (
+            f"Difference({self.first} − {self.second}: {100 * self.mean:+.1f} points, {100 * self.level:g} % interval "
+            f"{100 * self.low:+.1f} to {100 * self.high:+.1f}, {len(self.seeds)} seeds{said})"
+        )
+
+
+def paired_difference(first: str, second: str, *, level: float = 0.95, folder: Path | None = None) -> Difference:
+    r"""Accuracy of one module less that of another, with an interval for other seeds and other test images.
+
+    At one seed both see the same images in the same order. With d_si ∈ {−1, 0, 1} at seed s and image i, the variance
+    of the mean is taken as var_s(d_s·)/S + var_i(d_·i)/N, and the interval is t with S − 1 degrees of freedom. (The
+    second term holds some of the first a second time: the interval is a little too wide, not too narrow.)
+
+    Args:
+        first: Name of the one.
+        second: Name of the other.
+        level: Of the interval, 0…1.
+        folder: Where the results lie; None for ``data/results``.
+
+    Raises:
+        ValueError: A name without runs, or no seed that both have.
+    """
+    one, other = correct(first, folder), correct(second, folder)
+    seeds = tuple(sorted(set(one) & set(other)))
+    if not seeds:
+        raise ValueError(
+            f"results: {first!r} and {second!r} have no seed in common: {sorted(one)} and {sorted(other)}."
+        )
+    d = np.stack([one[seed].astype(float) - other[seed].astype(float) for seed in seeds])
+    by_seed, by_image = d.mean(axis=1), d.mean(axis=0)
+    half = math.nan
+    if len(seeds) > 1:
+        variance = by_seed.var(ddof=1) / len(seeds) + by_image.var(ddof=1) / d.shape[1]
+        half = _half_width(math.sqrt(variance), len(seeds), level)
+    mean = float(d.mean())
+    return Difference(
+        first, second, seeds, d.shape[1], tuple(map(float, by_seed)), mean, mean - half, mean + half, level
+    )
+
+
+def _half_width(error: float, count: int, level: float) -> float:
+    """Half of a t interval of a mean of ``count`` numbers with that standard error."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.5 + level / 2, count - 1) * error)

@@ -1,0 +1,187 @@
+"""The results of training: kept, read back, and compared as the textbooks say."""
+
+from __future__ import annotations
+
+import multiprocessing
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from ecaviz import bundle, networks, results
+from ecaviz.matches import NoWeights
+from ecaviz.shapes import CLASSES, NEEDS
+
+RUN = results.Run("a", "se", "r=4", 0, 1, 10, 2.5, "CPU", 50, 0.5, 0.4, 0.5, 0.6, 1000)
+
+
+def fill(folder, answers):
+    """One run for each (name, seed), with these answers."""
+    for (name, seed), right in answers.items():
+        run = replace(RUN, name=name, seed=seed, accuracy=float(right.mean()), test_images=len(right))
+        results.record(run, right, folder)
+
+
+def random_answers(names, seeds, n=400):
+    random = np.random.default_rng(0)
+    return {
+        (name, seed): random.uniform(size=n) < 0.6 + 0.1 * i + 0.03 * random.normal()
+        for i, name in enumerate(names)
+        for seed in range(seeds)
+    }
+
+
+def test_what_is_recorded_is_read_back(tmp_path):
+    answers = random_answers(["b", "a"], 3, n=53)
+    fill(tmp_path, answers)
+    table = results.runs(tmp_path)
+    assert list(zip(table["name"], table["seed"], strict=True)) == sorted(answers)
+    for (name, seed), right in answers.items():
+        assert np.array_equal(results.correct(name, tmp_path)[seed], right)
+    assert table["seconds"].tolist() == [2.5] * 6
+    fill(tmp_path, {("a", 1): ~answers["a", 1]})  # replaced, not added
+    assert len(results.runs(tmp_path)) == 6
+    assert np.array_equal(results.correct("a", tmp_path)[1], ~answers["a", 1])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shapes-correct.safetensors", "shapes.csv"]
+
+
+def _record(folder, seed):
+    results.record(replace(RUN, seed=seed), np.zeros(50, dtype=bool), folder)
+
+
+def test_several_processes_lose_nothing(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_record, args=(tmp_path, seed)) for seed in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert results.runs(tmp_path)["seed"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_lock_left_behind_is_broken(tmp_path):
+    (tmp_path / ".writing").touch()
+    with bundle.alone(tmp_path, patience=0.1):
+        assert (tmp_path / ".writing").exists()
+    assert not (tmp_path / ".writing").exists()
+
+
+def test_accuracies_against_scipy(tmp_path):
+    answers = random_answers(["a", "b"], 5)
+    fill(tmp_path, answers)
+    table = results.accuracies(["b", "a"], folder=tmp_path).set_index("name")
+    assert list(table.index) == ["b", "a"]
+    for name in "ab":
+        values = [answers[name, seed].mean() for seed in range(5)]
+        low, high = stats.t.interval(0.95, 4, loc=np.mean(values), scale=stats.sem(values))
+        assert table.loc[name, ["mean", "std", "low", "high"]].tolist() == pytest.approx(
+            [np.mean(values), np.std(values, ddof=1), low, high]
+        )
+    fill(tmp_path, {("c", 0): answers["a", 0]})
+    assert results.accuracies(folder=tmp_path)["name"].tolist() == ["a", "b"]  # those with a spread
+    alone = results.accuracies(["c"], folder=tmp_path).iloc[0]
+    assert np.isnan(alone["low"])
+    assert alone["seeds"] == 1
+
+
+def test_a_paired_difference_by_hand(tmp_path):
+    answers = random_answers(["a", "b"], 4)
+    fill(tmp_path, answers)
+    found = results.paired_difference("b", "a", folder=tmp_path)
+    d = np.array([answers["b", s].astype(float) - answers["a", s] for s in range(4)])
+    assert found.by_seed == pytest.approx(d.mean(axis=1))
+    assert found.mean == pytest.approx(d.mean())
+    error = np.sqrt(d.mean(axis=1).var(ddof=1) / 4 + d.mean(axis=0).var(ddof=1) / 400)
+    assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, 3) * error)
+    back = results.paired_difference("a", "b", folder=tmp_path)
+    assert (back.mean, back.low) == pytest.approx((-found.mean, -found.high))
+    wider = results.paired_difference("b", "a", level=0.99, folder=tmp_path)
+    assert wider.low < found.low
+    assert found.seeds == (0, 1, 2, 3)
+
+
+def test_the_interval_holds_what_it_says():
+    """Simulated: seeds and images both vary, there is no difference, and about 95 % of the intervals hold zero."""
+    random = np.random.default_rng(1)
+    held = 0
+    for _ in range(400):
+        seeds, images = random.normal(0, 0.02, 5), random.normal(0, 0.4, 300)
+        d = seeds[:, None] + images + random.normal(0, 0.3, (5, 300))
+        error = np.sqrt(d.mean(axis=1).var(ddof=1) / 5 + d.mean(axis=0).var(ddof=1) / 300)
+        held += abs(d.mean()) < results._half_width(error, 5, 0.95)
+    assert 0.94 < held / 400 <= 1
+
+
+def test_one_seed_says_nothing(tmp_path):
+    answers = random_answers(["a", "b"], 1)
+    fill(tmp_path, answers)
+    found = results.paired_difference("a", "b", folder=tmp_path)
+    assert not found.significant
+    assert np.isnan(found.low)
+    assert "not significant" in repr(found)
+
+
+def test_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no .*shapes\.csv.*git checkout"):
+        results.runs(tmp_path)
+    fill(tmp_path, {("a", 0): np.ones(8, dtype=bool), ("b", 1): np.ones(8, dtype=bool)})
+    with pytest.raises(ValueError, match=r"no run of 'x' was recorded. Recorded: a, b"):
+        results.correct("x", tmp_path)
+    with pytest.raises(ValueError, match=r"no run of 'x' was recorded"):
+        results.accuracies(["x"], folder=tmp_path)
+    with pytest.raises(ValueError, match=r"'a' and 'b' have no seed in common: \[0\] and \[1\]"):
+        results.paired_difference("a", "b", folder=tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------- the project's own runs
+
+
+def test_the_recorded_runs_are_those_of_the_bundle():
+    table = results.runs()
+    manifest = bundle.manifest()
+    first = table[table["seed"] == 0].set_index("name")
+    assert list(first.index) == list(bundle.BUNDLE)
+    for name, row in first.iterrows():
+        kept = manifest[name]
+        assert (row["family"], row["setting"], row["parameters"]) == (kept.family, kept.setting, kept.parameters)
+        assert row["accuracy"] == pytest.approx(kept.accuracy, abs=1e-5)
+    for columns in ("epochs", "train_images", "test_images"):
+        assert table[columns].nunique() == 1  # one recipe
+
+
+def test_the_answers_are_those_of_the_table():
+    table = results.runs()
+    needs = np.array([NEEDS[name] for name in CLASSES])[np.arange(3600) % 12]
+    for name, group in table.groupby("name"):
+        right = results.correct(name)
+        assert sorted(right) == sorted(group["seed"])
+        for row in group.itertuples():
+            assert right[row.seed].mean() == pytest.approx(row.accuracy, abs=1e-5)
+            for need in ("shape", "texture", "both"):
+                assert right[row.seed][needs == need].mean() == pytest.approx(
+                    getattr(row, f"accuracy_{need}"), abs=1e-5
+                )
+
+
+def test_every_module_of_the_survey_has_its_seeds():
+    table = results.runs()
+    counts = table.groupby("name")["seed"].nunique()
+    assert all(counts[name] >= 3 for name in bundle.SURVEY)
+    assert set(bundle.SURVEY) <= set(bundle.BUNDLE)
+
+
+def test_parameters_are_those_of_networks_built_anew():
+    table = results.runs().drop_duplicates("name").set_index("name")
+    for name, architecture in bundle.BUNDLE.items():
+        with NoWeights():
+            net = networks.build(architecture)
+        assert sum(p.numel() for p in net.parameters()) == table.loc[name, "parameters"]
+
+
+def test_the_same_function_from_the_same_seed_is_the_same_network():
+    """Gather-Excite θ⁻ with the global extent is SE-Var1; a difference of nothing is nothing."""
+    found = results.paired_difference("shapes-ge-theta-minus", "shapes-se-var1")
+    assert set(found.by_seed) == {0.0}
+    assert isinstance(results.runs(), pd.DataFrame)
