@@ -26,6 +26,7 @@ _WHERE = {
     "KernelExplorer": "explorers",
     "LayerExplorer": "explorers",
     "LoadedModel": "models",
+    "ModuleExplorer": "explorers",
     "adaptive_kernel_size": "attention",
     "available": "catalogue",
     "capture": "gates",
@@ -46,7 +47,9 @@ _MODULES = (
     "models",
     "plots",
     "profiles",
+    "results",
     "statistics",
+    "survey",
     "training",
 )
 
@@ -59,6 +62,7 @@ __all__ = [
     "KernelExplorer",
     "LayerExplorer",
     "LoadedModel",
+    "ModuleExplorer",
     "adaptive_kernel_size",
     "attention",
     "available",
@@ -77,15 +81,30 @@ __all__ = [
     "plots",
     "profile",
     "profiles",
+    "results",
     "statistics",
+    "survey",
     "training",
 ]
 
 if TYPE_CHECKING:
-    from . import attention, gates, images, interaction, kernels, models, plots, profiles, statistics, training
+    from . import (
+        attention,
+        gates,
+        images,
+        interaction,
+        kernels,
+        models,
+        plots,
+        profiles,
+        results,
+        statistics,
+        survey,
+        training,
+    )
     from .attention import adaptive_kernel_size
     from .catalogue import available
-    from .explorers import CoverageExplorer, KernelExplorer, LayerExplorer
+    from .explorers import CoverageExplorer, KernelExplorer, LayerExplorer, ModuleExplorer
     from .gates import capture, find_sites
     from .influences import Influence, influence
     from .interaction import Coverage, InteractionMatrix, coverage, interaction_matrix

@@ -25,12 +25,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from . import checks, kernels
-from .panels import CoveragePanels, KernelPanels, LayerPanels
+from .module_state import ModuleState
+from .panels import CoveragePanels, KernelPanels, LayerPanels, ModulePanels
 from .readings import load_all, read_all
 from .states import CoverageState, KernelState, LayerState
+from .survey import MODULES
 from .views import Picture
 
-__all__ = ["CoverageExplorer", "Explorer", "KernelExplorer", "LayerExplorer"]
+__all__ = ["CoverageExplorer", "Explorer", "KernelExplorer", "LayerExplorer", "ModuleExplorer"]
 
 DPI = 96
 
@@ -331,3 +333,29 @@ class CoverageExplorer(Explorer):
             "r": _slider("reduction r", list(reductions), state.r, "reduction of the SE", width="320px"),
         }
         super().__init__(state, CoveragePanels, controls)
+
+
+class ModuleExplorer(Explorer):
+    """Two modules of the survey: who may talk to whom, cost, rank, and published and measured accuracy.
+
+    What is drawn follows from C and from the recorded results; no model is loaded.
+
+    Args:
+        channels: The numbers of channels to choose from, multiples of 16.
+
+    Raises:
+        ValueError: There is none, or one that does not fit r = 16 or the groups of SE-GC.
+        FileNotFoundError: The recorded results are missing.
+    """
+
+    def __init__(self, channels: Sequence[int] = (32, 64, 128, 256, 512, 1024, 2048)):
+        if not channels:
+            raise ValueError("ModuleExplorer: channels must hold at least one number.")
+        state = ModuleState(channels)
+        names = [(one.title, one.name) for one in MODULES if one.name != "none"]
+        controls = {
+            "left": _dropdown("left", names, state.left, "module on the left"),
+            "right": _dropdown("right", names, state.right, "module on the right"),
+            "channels": _slider("channels C", list(channels), state.channels, "number of channels", width="320px"),
+        }
+        super().__init__(state, ModulePanels, controls)

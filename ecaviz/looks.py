@@ -22,6 +22,7 @@ __all__ = [
     "STYLES",
     "Style",
     "family_name",
+    "family_style",
     "layer_labels",
     "masked_map",
     "setting",
@@ -59,6 +60,31 @@ SERIES = (
     Style("#0072B2", (0, (1, 1)), "P", ""),
 )
 """Styles of series that are no families: classes."""
+
+_SHADES = {
+    "none": Style("#222222", "-", "X", ""),
+    "se": STYLES["se"][0],
+    "se-var1": Style("#E69F00", ":", "v", "xxx"),
+    "se-var2": Style("#E69F00", "--", "<", ""),
+    "se-var3": Style("#E69F00", "-", "^", "..."),
+    "se-gc": Style("#CC79A7", "-", "p", ""),
+    "se-gc1": Style("#CC79A7", "-", "p", ""),
+    "se-gc2": Style("#CC79A7", "--", "h", "///"),
+    "se-gc3": Style("#CC79A7", ":", "8", "..."),
+    "eca": STYLES["eca"][0],
+    "eca-ns": STYLES["eca"][1],
+    "cbam": Style("#009E73", "-", "P", "++"),
+    "gsop": Style("#009E73", "--", "*", "oo"),
+    "ge-theta-minus": Style("#8C8C8C", ":", "D", ""),
+    "ge-theta": Style("#8C8C8C", "--", "d", "///"),
+    "ge-theta-plus": Style("#595959", "-", "D", "\\\\\\\\"),
+}
+
+
+def family_style(name: str) -> Style:
+    """The style of one module where all are in one picture, by the name that :func:`ecaviz.attention.build` knows."""
+    return _SHADES.get(name, OTHER[0])
+
 
 INK = "#222222"
 GATE_MAP = "viridis"

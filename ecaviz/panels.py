@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .kernel_views import BottleneckShape, GatePairs, Interaction, KernelStems, KernelSweep, pool
-from .looks import family_name
+from .looks import family_name, family_style
+from .module_views import CostCurves, SeedDots
 from .views import (
     FULL,
     ClassCurves,
@@ -37,6 +38,9 @@ __all__ = [
     "LayerPanels",
     "LayerScene",
     "LayerSide",
+    "ModulePanels",
+    "ModuleScene",
+    "ModuleSide",
 ]
 
 CORNER = 32
@@ -258,3 +262,98 @@ class CoveragePanels:
 def _knob(structure: Structure) -> str:
     knob = f"k = {structure.kernel_size}" if structure.family == "eca" else f"r = {structure.reduction}"
     return f"{family_name(structure.family)}, {knob}"
+
+
+# ------------------------------------------------------------------------------------------------------------- modules
+
+
+@dataclass(frozen=True)
+class ModuleSide:
+    """One module of a :class:`ModuleScene`.
+
+    Attributes:
+        name: What :func:`ecaviz.attention.build` knows it by.
+        title: As it is written.
+        structure: What it allows at the chosen C.
+        parameters: Its parameters at every C that can be chosen.
+        accuracies: Accuracy of its bundled network by seed, per cent.
+        interval: Of their mean, per cent.
+    """
+
+    name: str
+    title: str
+    structure: Structure
+    parameters: Sequence[int]
+    accuracies: dict[int, float]
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ModuleScene:
+    """What :class:`ModulePanels` draws.
+
+    Attributes:
+        left: One module.
+        right: The other.
+        channels: Every C that can be chosen.
+        now: The chosen C.
+        difference: Accuracy of the right one less that of the left one, in words.
+        limits: Ends of the axis of accuracies, per cent.
+    """
+
+    left: ModuleSide
+    right: ModuleSide
+    channels: Sequence[int]
+    now: int
+    difference: str
+    limits: tuple[float, float]
+
+
+class ModulePanels:
+    """Two modules: who may talk to whom in each, what they cost by C, and what their bundled networks reach."""
+
+    size = (10.4, 7.2)
+    cells = 128
+
+    def __init__(self, figure: Figure):
+        self.figure = figure
+        parts = figure.subfigures(2, 2, height_ratios=(1.12, 1), facecolor="white").ravel()
+        self.pairs = [
+            Interaction(part.add_axes((0.18, 0.13, 0.62, 0.74)), "share", label="share of pairs in a cell")
+            for part in parts[:2]
+        ]
+        for view in self.pairs:
+            view.ax.set_xlabel("channel j (its maps)")
+        self.costs = CostCurves(parts[2].add_axes((0.16, 0.17, 0.78, 0.64)), "parameters of one module")
+        self.seeds = SeedDots(parts[3].add_axes((0.16, 0.17, 0.78, 0.64)))
+        self._seen: dict[tuple, tuple[np.ndarray, int]] = {}
+        self.views: list[View] = [*self.pairs, self.costs, self.seeds]
+
+    def update(self, scene: ModuleScene) -> None:
+        """Show another scene."""
+        sides = (scene.left, scene.right)
+        for side, view in zip(sides, self.pairs, strict=True):
+            one = side.structure
+            shown, block = self._matrix(side.name, one)
+            how = f"each cell: {block}×{block} pairs" if block > 1 else "each cell: one pair"
+            title = f"{side.title}: {one.pairs:,} of {one.channels**2:,} pairs ({one.structural:.2%})"
+            view.update(shown, one.channels, title=f"{title}\n{how}")
+        looks = [family_style(side.name) for side in sides]
+        names = [side.title for side in sides]
+        self.costs.update(
+            scene.channels, [side.parameters for side in sides], looks, names, scene.now, title="parameters by C"
+        )
+        self.seeds.update(
+            [side.accuracies for side in sides],
+            [side.interval for side in sides],
+            looks,
+            names,
+            scene.limits,
+            title=f"bundled networks, by seed: {names[1]} − {names[0]}\n{scene.difference}",
+        )
+
+    def _matrix(self, name: str, structure: Structure) -> tuple[np.ndarray, int]:
+        key = (name, structure.channels)
+        if key not in self._seen:
+            self._seen[key] = pool(structure.matrix.numpy(), self.cells, "mean")
+        return self._seen[key]

@@ -461,6 +461,8 @@ def test_parameters_add_up_to_the_published_networks(published):
     assert released["ResNet-50"] == 80
     checked = 0
     for row in published("table3"):
+        if row["method"] not in ("ResNet", "SENet", "ECA-Net") or row["backbone"] not in RESNET:
+            continue  # the others are built and counted in test_survey.py
         extra = {
             "ResNet": 0,
             "SENet": sum(n * interaction.parameters("se", c, reduction=16) for n, c in RESNET[row["backbone"]]),
