@@ -43,7 +43,7 @@ def _writable(out: Path) -> None:
 def models(
     pattern: Annotated[str, typer.Argument(help="A glob, such as '*eca*'.")] = "*",
     source: Annotated[str | None, typer.Option(help="bundled, timm or torchvision; all if not given.")] = None,
-    family: Annotated[str | None, typer.Option(help="none, se or eca; all if not given.")] = None,
+    family: Annotated[str | None, typer.Option(help="none, se, eca, cbam …; all if not given.")] = None,
     cached: Annotated[bool, typer.Option("--cached", help="Only what needs no download.")] = False,
 ) -> None:
     """List what load() knows by name: bundled models, and pretrained SE and ECA networks of timm and torchvision."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import bundle, hub, shapes
+from .attention import FAMILIES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["available", "pretrained"]
 
 _SOURCES = ("bundled", "timm", "torchvision")
-_FAMILIES = ("none", "se", "eca")
 _COLUMNS = ["name", "source", "family", "setting", "sites", "parameters", "images", "size", "accuracy", "cached"]
 
 
@@ -28,11 +28,11 @@ def available(source: str | None = None, family: str | None = None) -> pd.DataFr
 
     Args:
         source: "bundled", "timm" or "torchvision"; all if None.
-        family: "none", "se" or "eca"; all if None.
+        family: One of :data:`ecaviz.attention.FAMILIES`, such as "none", "se" or "eca"; all if None.
 
     Returns:
         A frame with a row a model: name, source, family; setting ("r=16", or "r=4–24" where r differs by site; "k=5",
-        or "k=5,5,5,7" by stage); sites (the number of gates) and parameters; images (what it was trained on last) and
+        or "k=5,5,5,7" by stage); sites (the number of gates of channels) and parameters; images (what it was trained on last) and
         size (the side of its input, pixels); accuracy (share of the test images whose class came first, 0…1: measured
         on the held-out split for the bundled models, as published for the others, missing where nothing is published;
         :func:`pretrained` tells the source, and the input's side where it is not ``size``); cached (whether loading
@@ -45,7 +45,7 @@ def available(source: str | None = None, family: str | None = None) -> pd.DataFr
     import pandas as pd
 
     _check("source", source, _SOURCES)
-    _check("family", family, _FAMILIES)
+    _check("family", family, tuple(FAMILIES))
     parts = []
     if source in (None, "bundled"):
         parts.append(pd.DataFrame(_bundled(), columns=_COLUMNS))

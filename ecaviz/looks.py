@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import ListedColormap
 
 __all__ = [
+    "ACTIVATION_MAP",
     "DIVERGING",
     "GATE_MAP",
     "INK",
@@ -89,6 +90,8 @@ def family_style(name: str) -> Style:
 INK = "#222222"
 GATE_MAP = "viridis"
 """Colour map of gates, 0…1: light is open; its lightness alone tells the value."""
+ACTIVATION_MAP = "magma"
+"""Colour map of feature maps: light is large."""
 DIVERGING = "RdBu_r"
 """Colour map of signed numbers, centred at zero: red above, blue below."""
 MISSING = "#E6E6E6"
@@ -123,9 +126,10 @@ def styles(families: Iterable[str]) -> list[Style]:
     seen: Counter[str] = Counter()
     chosen = []
     for family in families:
-        variants = STYLES.get(family, OTHER)
-        chosen.append(variants[seen[family] % len(variants)])
-        seen[family] += 1
+        known = family if family in _SHADES else ""  # what has no style of its own takes turns
+        variants = STYLES.get(family, (family_style(family), OTHER[1]) if known else OTHER)
+        chosen.append(variants[seen[known] % len(variants)])
+        seen[known] += 1
     return chosen
 
 

@@ -5,10 +5,12 @@
     plots.gate_distribution([profile, other], "layer3.0.se")
     plots.class_curves(profile, "layer3.0.se", ["disc", "stripes"])
     plots.interaction(ecaviz.interaction_matrix(model, "layer3.0.se"))
+    plots.attention_diagram("cbam")                          # the block as a drawing
+    plots.gate_maps(gates["layer1.0.se.spatial"], images)    # gates that are not one number a channel
 
 Every plot takes data and ``ax=None`` (then pyplot's current Axes) and returns the Axes; size and ``show()`` are the
-caller's. :func:`attention_block`, :func:`coverage_cost` and :func:`image_grid` need several Axes: they take
-``figure=None`` and return the figure. Colours and styles are those of :mod:`ecaviz.looks`, the drawing is done in
+caller's. :func:`attention_block`, :func:`gate_maps`, :func:`coverage_cost`, :func:`image_grid`, :func:`poolings`,
+:func:`convolutions` and :func:`activations` need several Axes: they take ``figure=None`` and return the figure. Colours and styles are those of :mod:`ecaviz.looks`, the drawing is done in
 :mod:`ecaviz.views`.
 """
 
@@ -20,9 +22,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import views
-from .figures import attention_block, coverage_cost, image_grid
+from .block_drawings import attention_diagram
+from .block_figures import attention_block, gate_maps
+from .comparison_plots import accuracy_by_module, accuracy_by_parameters, cost_by_channels, differences
+from .figures import coverage_cost, image_grid
 from .kernel_plots import adaptive_rule, gates_by_kernel, interaction, kernel, learned_kernels
 from .looks import INK, layer_labels, setting, settings, styles
+from .survey_plots import activations, convolutions, poolings
 from .views import Distribution, axes_or_current, counts_of, numbers, spread, strip_spines
 
 if TYPE_CHECKING:
@@ -31,18 +37,27 @@ if TYPE_CHECKING:
     from .profiles import AttentionProfile, SiteProfile
 
 __all__ = [
+    "accuracy_by_module",
+    "accuracy_by_parameters",
+    "activations",
     "adaptive_rule",
     "attention_block",
+    "attention_diagram",
     "class_curves",
+    "convolutions",
+    "cost_by_channels",
     "coverage_cost",
+    "differences",
     "gate_distribution",
     "gate_distributions_by_layer",
     "gate_heatmap",
+    "gate_maps",
     "gates_by_kernel",
     "image_grid",
     "interaction",
     "kernel",
     "learned_kernels",
+    "poolings",
     "saturation",
 ]
 
@@ -72,6 +87,11 @@ def _mean_gate(site: SiteProfile, row: int | None) -> np.ndarray:
     return numbers(moments.mean[row or 0])
 
 
+def _per(data: Any) -> str:
+    """What one gate of a record is for; empty for a tensor."""
+    return getattr(getattr(data, "site", None), "per", "")
+
+
 # --------------------------------------------------------------------------------------------------------------- gates
 
 
@@ -92,8 +112,9 @@ def gate_heatmap(
     divided by C. Rows of more than 256 channels are shown as the means of neighbours, and the axis says so.
 
     Args:
-        data: A profile; or a mapping from site names to gates, N×C or C, such as ``{name: record.gate …}`` or what
-            :func:`ecaviz.capture` yields. Of N×C the mean over the rows is shown.
+        data: A profile; or a mapping from site names to gates, N×C or C, or to records, such as what
+            :func:`ecaviz.capture` yields. Of N×C the mean over the rows is shown; of gates of patches the mean over the
+            map; records whose gates are of positions, the same for every channel, are left out.
         of: A class of the profile; None for all images.
         sort: Sort each row by its gates: the row then reads as the quantiles of its layer.
         marked: A site to frame.
@@ -103,19 +124,24 @@ def gate_heatmap(
         ax: Where to draw.
 
     Raises:
-        ValueError: The profile has no such class, or the mapping is empty.
+        ValueError: The profile has no such class, or the mapping is empty or has gates of positions alone.
     """
     if _is_profile(data):
         row = _row(data, of)
         gates = {name: _mean_gate(site, row) for name, site in data.sites.items()}
         what = f"{data.model} ({settings(data.sites.values())}): mean gate, " + (of or f"all {data.n} images")
+        kinds = [site.per for site in data.sites.values()]
     else:
-        gates = {name: numbers(getattr(part, "gate", part)) for name, part in data.items()}
+        kept = {name: part for name, part in data.items() if _per(part) != "position"}
+        gates = {name: numbers(getattr(part, "by_channel", part)) for name, part in kept.items()}
         gates = {name: part.mean(axis=0) if part.ndim == 2 else part for name, part in gates.items()}
         what = "mean gate by layer and channel"
+        kinds = [_per(part) for part in kept.values()]
+    what += "\n(mean over the map)" if "element" in kinds else ""
     if not gates:
         raise ValueError(
-            "gate_heatmap: there are no gates to draw: no batch went through the network, or the mapping is empty."
+            "gate_heatmap: there are no gates to draw: no batch went through the network, the mapping is empty, or its "
+            "gates are of positions alone, which gate_maps draws."
         )
     ax = axes_or_current(ax)
     view = views.GateHeatmap(ax, colorbar=colorbar)
@@ -134,7 +160,8 @@ def gate_distribution(
 ) -> Axes:
     """How the gates of one site are distributed on [0, 1]: one model, or several in one picture.
 
-    All channels and images (and classes) of the site are pooled; each histogram adds up to 100 %.
+    All channels and images (and classes) of the site are pooled, of a record its patches or positions too; each
+    histogram adds up to 100 %.
 
     Args:
         data: One or a list of: a profile, a :class:`SiteProfile`, a record of :func:`ecaviz.capture`, a tensor.

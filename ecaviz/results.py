@@ -234,6 +234,8 @@ class Difference:
         return self.low > 0 or self.high < 0
 
     def __repr__(self) -> str:
+        if len(self.seeds) == 1:
+            return f"Difference({self.first} − {self.second}: {100 * self.mean:+.1f} points, one seed, no interval)"
         said = "" if self.significant else ", not significant"
         return (
             f"Difference({self.first} − {self.second}: {100 * self.mean:+.1f} points, {100 * self.level:g} % interval "

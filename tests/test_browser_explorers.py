@@ -21,14 +21,17 @@ EXPLORERS = [
         "KernelExplorer",
     ),
     ("coverage_explorer.ipynb", ["import ecaviz", "ecaviz.CoverageExplorer()"], "CoverageExplorer"),
+    ("module_explorer.ipynb", ["import ecaviz", "ecaviz.ModuleExplorer()"], "ModuleExplorer"),
     ("01_weight_distributions.ipynb", None, "LayerExplorer"),
     ("02_kernel_size.ipynb", None, "KernelExplorer"),
     ("03_coverage.ipynb", None, "CoverageExplorer"),
+    ("04_attention_survey.ipynb", None, "ModuleExplorer"),
 ]
 HAS = {
     "LayerExplorer": ({"layer", "image"}, {"left", "right", "show", "class", "scale of ω"}),
     "KernelExplorer": ({"layer", "kernel size k"}, {"model"}),
     "CoverageExplorer": ({"channels C", "kernel size k", "reduction r"}, set()),
+    "ModuleExplorer": ({"channels C"}, {"left", "right"}),
 }
 FIRST = {  # what has to be chosen before a control does something
     "class": [("show", "mean of one class")],

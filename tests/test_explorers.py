@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import ecaviz
-from ecaviz import explorers, kernels, networks, readings
+from ecaviz import explorers, kernels, networks, readings, results, survey
 
 CLASSES = ("disc", "ring", "star")
 
@@ -70,6 +70,7 @@ def made(models):
         "layers": ecaviz.LayerExplorer(models, Drawn()),
         "kernel": ecaviz.KernelExplorer(models[1:], Drawn()),
         "coverage": ecaviz.CoverageExplorer(),
+        "modules": ecaviz.ModuleExplorer(),
     }
     return {name: (explorer, explorer.state.trait_values()) for name, explorer in every.items()}
 
@@ -97,6 +98,11 @@ def coverage(made):
     return as_at_first(*made["coverage"])
 
 
+@pytest.fixture
+def modules(made):
+    return as_at_first(*made["modules"])
+
+
 def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
@@ -122,6 +128,9 @@ MOVES = [
     ("coverage", {}, {"channels": 16}),
     ("coverage", {}, {"k": 9}),
     ("coverage", {}, {"r": 4}),
+    ("modules", {}, {"left": "gsop"}),
+    ("modules", {}, {"right": "ge-theta-minus"}),
+    ("modules", {}, {"channels": 32}),
 ]
 
 
@@ -505,6 +514,42 @@ def test_what_cannot_be_shown_is_said_at_once(models):
         ecaviz.LayerExplorer(models[:1], 3)
     with pytest.raises(ValueError, match="must each hold at least one number"):
         ecaviz.CoverageExplorer(channels=())
+    with pytest.raises(ValueError, match="ModuleExplorer: channels must hold at least one number"):
+        ecaviz.ModuleExplorer(())
+    with pytest.raises(ValueError, match=r"C = 40 channels cannot be divided evenly into 16 groups \(se-gc1\)"):
+        ecaviz.ModuleExplorer((40,))
+
+
+@pytest.mark.parametrize("name", [one.name for one in survey.MODULES if one.name != "none"])
+def test_modules_beside_each_other(modules, name):
+    """Every module on either side: structure, cost, seeds and words are those of the survey and the results."""
+    modules.state.left, modules.state.right, modules.state.channels = name, "se-var3", 64
+    assert modules.error.value == ""
+    panels, scene = modules._canvas.panels, modules.state.scene()
+    np.testing.assert_array_equal(panels.pairs[0].image.get_array(), survey.shape(name, 64).matrix.numpy())
+    left, right = panels.costs.lines
+    assert left.get_ydata()[1] == survey.shape(name, 64).parameters
+    assert right.get_ydata()[1] == 64 * 64
+    model = next(one.model for one in survey.MODULES if one.name == name)
+    table = results.runs()
+    expected = table[table["name"] == model].set_index("seed")["accuracy"]
+    assert sorted(panels.seeds.seeds[0].get_ydata()) == pytest.approx(sorted(100 * expected))
+    assert scene.left.accuracies == pytest.approx((100 * expected).to_dict())
+    found = results.paired_difference("shapes-se-var3", model)
+    assert f"{100 * found.mean:+.1f} points" in panels.seeds.ax.get_title(loc="left")
+    assert ("not significant" in panels.seeds.ax.get_title(loc="left")) == (
+        not found.significant and len(found.seeds) > 1
+    )
+    assert f"{survey.shape(name, 64).parameters:,}" in modules.caption.value
+    assert ("undefined" in modules.caption.value) == (name == "gsop")
+    assert_inside(modules)
+
+
+def test_a_module_that_is_none_is_an_error_line(modules):
+    with pytest.raises(traitlets.TraitError, match=r"channels: 48 is not among 32, 64"):
+        modules.state.channels = 48
+    with pytest.raises(traitlets.TraitError, match="sse"):
+        modules.state.left = "sse"
 
 
 def test_the_defaults_are_the_bundled_models():

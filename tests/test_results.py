@@ -120,7 +120,7 @@ def test_one_seed_says_nothing(tmp_path):
     found = results.paired_difference("a", "b", folder=tmp_path)
     assert not found.significant
     assert np.isnan(found.low)
-    assert "not significant" in repr(found)
+    assert "one seed, no interval" in repr(found)
 
 
 def test_errors(tmp_path):
