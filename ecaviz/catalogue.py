@@ -32,9 +32,9 @@ def available(source: str | None = None, family: str | None = None) -> pd.DataFr
 
     Returns:
         A frame with a row a model: name, source, family; setting ("r=16", or "r=4–24" where r differs by site; "k=5",
-        or "k=5,5,5,7" by stage); sites (the number of gates of channels) and parameters; images (what it was trained on last) and
-        size (the side of its input, pixels); accuracy (share of the test images whose class came first, 0…1: measured
-        on the held-out split for the bundled models, as published for the others, missing where nothing is published;
+        or "k=5,5,5,7" by stage); sites (the number of gates of channels) and parameters; images (what it was trained on
+        last) and size (the side of its input, pixels); accuracy (share of the test images whose class came first, 0…1:
+        measured on the held-out split for the bundled models, as published for the others, missing where there is none;
         :func:`pretrained` tells the source, and the input's side where it is not ``size``); cached (whether loading
         needs no download).
 

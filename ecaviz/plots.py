@@ -10,8 +10,8 @@
 
 Every plot takes data and ``ax=None`` (then pyplot's current Axes) and returns the Axes; size and ``show()`` are the
 caller's. :func:`attention_block`, :func:`gate_maps`, :func:`coverage_cost`, :func:`image_grid`, :func:`poolings`,
-:func:`convolutions` and :func:`activations` need several Axes: they take ``figure=None`` and return the figure. Colours and styles are those of :mod:`ecaviz.looks`, the drawing is done in
-:mod:`ecaviz.views`.
+:func:`convolutions` and :func:`activations` need several Axes: they take ``figure=None`` and return the figure. Colours
+and styles are those of :mod:`ecaviz.looks`, the drawing is done in :mod:`ecaviz.views`.
 """
 
 from __future__ import annotations
