@@ -39,6 +39,7 @@ EXPLORERS = {
     "LayerExplorer": ('ecaviz.LayerExplorer(["shapes-se-r16", "shapes-eca-k3"])', "layer", "layer"),
     "KernelExplorer": ("ecaviz.KernelExplorer()", "k", "kernel size k"),
     "CoverageExplorer": ("ecaviz.CoverageExplorer()", "k", "kernel size k"),
+    "ModuleExplorer": ("ecaviz.ModuleExplorer()", "channels", "channels C"),
 }
 # Resolves to the milliseconds from the next key press to the first frame with other pictures in the cell.
 WAIT = """cell => {

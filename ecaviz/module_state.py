@@ -84,7 +84,7 @@ class ModuleState(traitlets.HasTraits):
     def describe(self, scene: ModuleScene | None = None) -> str:
         """A table as HTML."""
         scene = scene or self.scene()
-        cell = 'style="padding: 2px 12px; text-align: right"'
+        cell = 'style="padding: 2px 10px; text-align: right; white-space: nowrap"'
         names = (
             "",
             "gate ω",

@@ -28,7 +28,9 @@ class CostCurves(View):
         super().__init__(ax)
         self.lines = [ax.plot([], [], ms=6, lw=1.6, clip_on=False)[0] for _ in range(2)]
         self.here = ax.axvline(0, color="#777777", lw=1, ls=":")
-        self.marks = [ax.plot([], [], ls="", marker="o", ms=13, mfc="none", mec=INK, mew=1.4)[0] for _ in range(2)]
+        self.marks = [
+            ax.plot([], [], ls="", marker="o", ms=13, mfc="none", mec=INK, mew=1.4, clip_on=False)[0] for _ in range(2)
+        ]
         ax.set_yscale("symlog", linthresh=1, linscale=0.5)
         ax.set_ylim(-0.2, self.top)
         ax.set_yticks([0, *[10.0**power for power in range(0, 9, 2)]])

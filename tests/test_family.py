@@ -324,7 +324,7 @@ def test_small_and_oblong_maps(name, shape):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_dtypes_and_channels_last(name, dtype):
     module = made(name)
     x = torch.randn(2, 32, 7, 7)
@@ -333,7 +333,8 @@ def test_other_dtypes_and_channels_last(name, dtype):
     torch.testing.assert_close(last, expected, rtol=1e-4, atol=1e-5)
     found = module.to(dtype)(x.to(dtype))
     assert found.dtype == dtype
-    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.1 if dtype == torch.bfloat16 else 1e-4)
+    tolerance = {torch.bfloat16: 0.1, torch.float16: 0.02, torch.float64: 1e-4}[dtype]
+    torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,12 +18,14 @@ import pytest
 import torch
 
 import ecaviz
+from ecaviz import survey
 
 nbformat = pytest.importorskip("nbformat", reason="the extra `lab` is not installed")
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-FIGURES = {"00_tour": 6, "01_weight_distributions": 9}  # at least so many pictures; of the others at least three
+# Pictures there are at least; of the others at least three.
+FIGURES = {"00_tour": 6, "01_weight_distributions": 9, "04_attention_survey": 14}
 PHOTOS = Path(os.environ.get("ECAVIZ_PHOTOS", ROOT.parent / "shared" / "photos"))
 KNOWN_STDERR = re.compile(r"^\s*$")
 
@@ -193,6 +195,12 @@ PROBES = {
         "chance": chance,
         "saturated": gates.groupby(["model", "site"], sort=False)[columns].mean().reset_index().to_dict("list"),
         "stds": {model: [float(v.min()) for (m, _), v in stds.items() if m == model] for model, _ in stds},
+    }""",
+    "04_attention_survey": """{
+        "influences": {title: found.matrix.tolist() for title, found in influences.items()},
+        "slip": [accuracy(net, pixels, labels, device=eca.device) for net in (eca.net, slipped)],
+        "no": counts[counts["reproduced"] == "no"][["method", "backbone"]].values.tolist(),
+        "differences": [[one.mean, one.low, one.high] for one in differences],
     }""",
 }
 
@@ -392,6 +400,61 @@ def test_saturation_is_as_described(weights):
         else:  # "that they appear late in the network"
             assert low + high < 0.02
     assert min(map(min, weights["stds"].values())) > 0.005  # "no gate is a constant"
+
+
+# ----------------------------------------------------------------------------------------------------- 04: what it says
+
+SURVEY = ROOT / "notebooks" / "04_attention_survey.ipynb"
+
+
+@pytest.mark.notebook
+def test_survey_shows_every_module(ran):
+    run = ran(SURVEY)
+    text, said = text_of(SURVEY), run.said
+    for one in survey.MODULES[1:]:
+        title = "SE-GC1, 2, 3" if one.title.startswith("SE-GC") else one.title
+        assert f"| {title} |" in text  # its formula
+        if not one.title.startswith(("SE-GC2", "SE-GC3")):  # drawn like SE-GC1
+            assert f'"{one.name}"' in "".join(cell.source for cell in cells_of(SURVEY, "code"))
+        assert one.title in said  # its costs and accuracies
+    assert set(run.probed["influences"]) == {one.title for one in survey.MODULES[1:]}
+
+
+@pytest.mark.notebook
+def test_survey_nothing_appears_where_the_form_allows_nothing(ran):
+    for one in survey.MODULES[1:]:
+        found = torch.tensor(ran(SURVEY).probed["influences"][one.title])
+        allowed = survey.shape(one.name, 64).matrix.bool()
+        assert (found[~allowed] == 0).all(), one.title
+        assert (found[allowed] > 0).double().mean() > 0.5, one.title
+
+
+@pytest.mark.notebook
+def test_survey_a_softmax_is_no_sigmoid(ran):
+    as_trained, slipped = ran(SURVEY).probed["slip"]
+    assert as_trained > 0.8
+    assert slipped < 0.25
+
+
+@pytest.mark.notebook
+def test_survey_says_which_counts_are_not_reproduced(ran):
+    assert ran(SURVEY).probed["no"] == [
+        ["CBAM", "ResNet-50"],
+        ["GSoP-Net1", "ResNet-50"],
+        ["CBAM", "ResNet-101"],
+        ["GE-θ⁺", "ResNet-101"],
+        ["SENet, r = 8", "ResNet-50"],
+    ]
+    said = ran(SURVEY).said
+    for line in ("kept? 7 of 7", "interact? 7 of 7", "lighter? 6 of 6"):
+        assert f"{line} modules as the paper says" in said
+
+
+@pytest.mark.notebook
+def test_survey_observations_are_those_of_the_results(ran):
+    found = ran(SURVEY).probed["differences"]
+    expected = [[one.mean, one.low, one.high] for _, one, _ in survey.observations()]
+    assert torch.allclose(torch.tensor(found), torch.tensor(expected))
 
 
 # ------------------------------------------------------------------------------------- the same notebooks, other models
