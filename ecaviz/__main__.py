@@ -125,13 +125,13 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     epochs: Annotated[int | None, typer.Option(help="Passes over the images; the recipe's own if not given.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all cores if not given.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the checkpoints; data/checkpoints if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of checkpoints and results; data/ if not given.")] = None,
     scratch: Annotated[Path, typer.Option(help="Folder of the resumable states.")] = Path("build/training"),
     redo: Annotated[bool, typer.Option("--redo", help="Train also what is there already.")] = False,
 ) -> None:
     """Train bundled models on the procedural set. Interrupt at will: the next run goes on from the last epoch.
 
-    Every run is recorded in data/results; seed 0 also becomes the bundled checkpoint.
+    Every run is recorded in data/results (with --out, in its subfolder results); seed 0 also becomes a checkpoint.
     """
     from dataclasses import replace
 

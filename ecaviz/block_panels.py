@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["bars", "limits_of", "pair", "pictures", "weights", "words"]
 
-"""Colour map of feature maps: its lightness alone tells the value."""
 CELLS = 128
 """The most cells a side that the panel of a matrix has pixels for."""
 

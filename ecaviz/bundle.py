@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -205,27 +206,45 @@ def _add_row(folder: Path, entry: ManifestRow) -> None:
 
 
 @contextmanager
-def alone(folder: Path, patience: float = 30.0) -> Iterator[None]:
-    """Nobody else writes a table there meanwhile; a lock that was left behind is broken after a while.
+def alone(folder: Path, stale: float = 60.0) -> Iterator[None]:
+    """Nobody else writes a table there meanwhile; a lock that its process left behind is broken after a while.
 
     Args:
         folder: Where the table lies.
-        patience: Seconds to wait for another process.
+        stale: Seconds after which a lock was left behind: writing takes a fraction of one.
     """
     lock = folder / ".writing"
-    since = time.monotonic()
+    token = f"{os.getpid()} {threading.get_ident()} {time.time_ns()}"
     while True:
         try:
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+            handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
             break
         except FileExistsError:
-            if time.monotonic() - since > patience:
-                lock.unlink(missing_ok=True)
-            time.sleep(0.05)
+            _break_if_stale(lock, stale)
+            time.sleep(0.02)
     try:
+        with os.fdopen(handle, "w") as file:
+            file.write(token)
         yield
     finally:
+        if _content(lock) == token:
+            lock.unlink(missing_ok=True)
+
+
+def _break_if_stale(lock: Path, stale: float) -> None:
+    try:
+        before, age = _content(lock), time.time() - lock.stat().st_mtime
+    except FileNotFoundError:
+        return
+    if age > stale and _content(lock) == before:
         lock.unlink(missing_ok=True)
+
+
+def _content(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except OSError:
+        return None
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -92,6 +92,13 @@ class CBAMSpatial(nn.Module):
         self.excite = SpatialConv(device=device, dtype=dtype)
         self.activation = nn.Sigmoid()
 
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        # The two layers were once parts of this module itself.
+        for layer in ("conv", "norm"):
+            for key in [key for key in state_dict if key.startswith(f"{prefix}{layer}.")]:
+                state_dict[f"{prefix}excite.{key.removeprefix(prefix)}"] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def forward(self, x: Tensor) -> Tensor:
         """Multiply each position by its gate, N×C×H×W → N×C×H×W."""
         y = self.squeeze(x)

@@ -75,8 +75,10 @@ class GateRecord:
     "channel", CBAM (mean and maximum)      N×2×C             N×C
     "channel", GSoP (covariance)            N×c×c             N×C
     "position", CBAM (maximum and mean)     N×2×H×W           N×1×H×W
-    "element", Gather-Excite with extent e  N×C×h×w, h = H/e  N×C×h×w
+    "element", Gather-Excite with extent e  N×C×h×w           N×C×h×w
     ======================================  ================  ===============
+
+    h = ⌈H/e⌉ and w = ⌈W/e⌉.
 
     Attributes:
         site: The site.
@@ -397,12 +399,12 @@ def _refuse_wrapped(net: nn.Module) -> None:
 
 
 @contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside the ``with``; afterwards every training flag is as it was."""
+def evaluating(net: nn.Module, *, gradients: bool = False) -> Iterator[None]:
+    """Evaluation mode inside the ``with``, and no gradients unless asked for; then all training flags are as before."""
     flags = [(module, module.training) for module in net.modules()]
     try:
         net.eval()
-        with torch.no_grad():
+        with torch.set_grad_enabled(gradients):
             yield
     finally:
         for module, training in flags:

@@ -59,17 +59,28 @@ class GatherExcite(ChannelAttention):
         if extent not in (None, 2, 4, 8):
             raise ValueError(f"GatherExcite: extent must be 2, 4, 8, or None for the whole map; got {extent!r}.")
         self.family, self.extent = _NAMES[variant], extent
+        self.size: tuple[int, int] | None = None  # of the maps, where the kernel is as large as they are
         made = {"device": device, "dtype": dtype}
         if variant == "minus":
             self.squeeze = nn.AdaptiveAvgPool2d(1) if extent is None else _average(extent)
         elif extent is None:
-            self.squeeze = _global_gather(channels, _side(size, self.family), made)
+            self.size = _side(size, self.family)
+            self.squeeze = _global_gather(channels, self.size, made)
         else:
             self.squeeze = _local_gather(channels, extent, made)
         if variant == "plus":
             hidden = checks.hidden_units(self.channels, reduction, "GatherExcite")
             self.excite = nn.Sequential(
                 nn.ReLU(), nn.Conv2d(channels, hidden, 1, **made), nn.ReLU(), nn.Conv2d(hidden, channels, 1, **made)
+            )
+
+    def check(self, x: Tensor) -> None:
+        """Raise a ValueError if x is no N×C×H×W of this module's C, or its maps are not as large as the kernel."""
+        super().check(x)
+        if self.size is not None and tuple(x.shape[2:]) != self.size:
+            raise ValueError(
+                f"GatherExcite: {self.family} with the global extent was made for maps of {self.size[0]}×{self.size[1]}"
+                f", got {x.shape[2]}×{x.shape[3]}. Use images of the size that the network was made for, or an extent."
             )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import gates
+from . import checks, gates
 from .batches import batches
 from .gates import evaluating
 
@@ -80,8 +80,9 @@ def module_influence(module: nn.Module, x: Tensor) -> Influence:
 def influence(model: Any, site: Any, images: Any, *, at_most: int = 8, batch_size: int = 64) -> Influence:
     """The influence at one site of a model, over a few images.
 
-    One backward pass through the attention module for each of its C gates (and each patch of them), the network around
-    it is run once.
+    The network is run once, then the attention module alone: one backward pass through it for each of its C gates, and
+    for each patch of them where a channel has several (a progress bar appears where that takes long). Its own forward
+    is called, so that hooks on it, such as those of a capture, are not.
 
     Args:
         model: What :func:`ecaviz.load` returns, or an nn.Module.
@@ -91,11 +92,12 @@ def influence(model: Any, site: Any, images: Any, *, at_most: int = 8, batch_siz
         batch_size: Images run at once.
 
     Returns:
-        The :class:`Influence`.
+        The :class:`Influence`. Of a site that is called several times in a forward, of its first call.
 
     Raises:
         ValueError: No site of that name, a gate of positions, or images that cannot be used.
     """
+    at_most = checks.at_least_one(at_most, "influence: at_most")
     one = gates.site(model, getattr(site, "name", site))
     if one.per == "position":
         raise ValueError(
@@ -103,40 +105,60 @@ def influence(model: Any, site: Any, images: Any, *, at_most: int = 8, batch_siz
         )
     net = model if isinstance(model, nn.Module) else model.net
     transform = None if isinstance(model, nn.Module) else model.transform
+    like = next(net.parameters(), torch.zeros(()))
+    x = _inputs(net, one, batches(images, transform, min(batch_size, at_most), like), at_most)
+    return Influence(one.family, one.name, x.shape[1], len(x), _mean_norms(one, x))
+
+
+def _inputs(net: nn.Module, site: gates.GateSite, stream: Any, at_most: int) -> Tensor:
+    """What goes into a site for the first images, N×C×H×W."""
     kept: list[Tensor] = []
-    hook = one.module.register_forward_pre_hook(lambda _module, args: kept.append(args[0].detach().clone()))
+    first = True
+
+    def keep(_module: nn.Module, args: tuple, kwargs: dict) -> None:
+        nonlocal first
+        if first:
+            kept.append((args[0] if args else next(iter(kwargs.values()))).detach().clone())
+        first = False
+
+    hook = site.module.register_forward_pre_hook(keep, with_kwargs=True)
     try:
         with evaluating(net):
-            for x, _ in batches(images, transform, min(batch_size, at_most), next(net.parameters())):
+            for x, _ in stream:
+                first = True
                 net(x)
                 if sum(map(len, kept)) >= at_most:
                     break
     finally:
         hook.remove()
     if not kept:
-        raise ValueError(f"influence: the network ran without calling the site {one.name!r}.")
-    x = torch.cat(kept)[:at_most]
-    with evaluating(net):
-        return Influence(one.family, one.name, x.shape[1], len(x), _mean_norms(one, x))
+        raise ValueError(f"influence: the network ran without calling the site {site.name!r}.")
+    sizes = {tuple(one.shape[2:]) for one in kept}
+    if len(sizes) > 1:
+        raise ValueError(f"influence: images of one size were expected, got maps of {sorted(sizes)} at {site.name}.")
+    return torch.cat(kept)[:at_most]
 
 
 def _mean_norms(site: gates.GateSite, x: Tensor) -> Tensor:
     """C×C: the norm of ∂z_i/∂x_j, averaged over images. Images do not mix in eval mode, so a sum over them does."""
+    from tqdm.auto import tqdm
+
     logits: list[Tensor] = []
     gate = site.module.get_submodule(site.layout.gate)
-    hook = gate.register_forward_pre_hook(lambda _module, args: logits.append(args[0]))
-    try:
-        with evaluating(site.module), torch.enable_grad():
-            x = x.detach().requires_grad_()
-            site.module(x)
-            z = logits[0].reshape(len(x), x.shape[1], -1)
-            rows = []
-            for i in range(z.shape[1]):
-                square = 0
-                for patch in range(z.shape[2]):
-                    (slope,) = torch.autograd.grad(z[:, i, patch].sum(), x, retain_graph=True)
-                    square = square + slope.square().sum(dim=(2, 3))
-                rows.append(square.sqrt().mean(dim=0))
-    finally:
-        hook.remove()
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(site.module, gradients=True):
+        x = x.detach().clone().requires_grad_()
+        hook = gate.register_forward_pre_hook(lambda _module, args: logits.append(args[0]))
+        try:
+            site.module.forward(x)
+        finally:
+            hook.remove()
+        z = logits[0].reshape(len(x), x.shape[1], -1)
+        rows = []
+        for i in tqdm(range(z.shape[1]), desc=f"influence at {site.name}", unit="gate", delay=2, leave=False):
+            square = torch.zeros((), device=x.device)
+            for patch in range(z.shape[2]):
+                (slope,) = torch.autograd.grad(z[:, i, patch].sum(), x, retain_graph=True)
+                wide = torch.promote_types(slope.dtype, torch.float32)  # squares of small halves would be 0
+                square = square + slope.to(wide).square().sum(dim=(2, 3))
+            rows.append(square.sqrt().mean(dim=0))
     return torch.stack(rows).cpu().double()

@@ -13,7 +13,7 @@ changes when the descriptor of channel j does. It has a closed form, and it is k
   (:class:`LowRank`). CBAM has the same bottleneck behind two squeezes: its structure W2·W1 is the map of either.
 
 GSoP and Gather-Excite with a smaller extent have no J, since their descriptor is not C numbers; see
-:mod:`ecaviz.influence`.
+:mod:`ecaviz.influences`.
 
 k and r move different things. The pairs of channels that can interact are moved by k and not by r; the rank is moved by
 r and hardly by k. :class:`Structure` says what a form allows from its shape alone; :func:`coverage` says what the
@@ -68,7 +68,8 @@ __all__ = [
 
 _LINEAR = ("se-var1", "se-var2", "se-var3", "se-gc", "eca-ns", "ge-theta-minus", "ge-theta")
 _BOTTLENECKS = ("cbam", "ge-theta-plus")
-COVERED: tuple[str, ...] = ("eca", "se", *_LINEAR, *_BOTTLENECKS)
+_OWN = (*_LINEAR, *_BOTTLENECKS)
+COVERED: tuple[str, ...] = ("eca", "se", *_OWN)
 """Families whose interaction matrix has a closed form here."""
 
 
@@ -90,7 +91,7 @@ class InteractionMatrix:
         reduction: C/hidden, read from the weights, or None.
         hidden: Hidden units, or None.
         groups: G of an SE-GC, or None.
-        parameters: Parameters of the excitation.
+        parameters: Parameters of the module: of the excitation, and of Gather-Excite's gather; of CBAM's channel stage.
         multiply_adds: Multiply-adds of the excitation, per image.
     """
 
@@ -201,7 +202,7 @@ def interaction_matrix(model, site, images=None, *, batch_size: int = 64) -> Int
         matrix = _eca(site.kernel, site.channels, site.padding, site.name, int(site.bias))
         _check_closed_form(site, matrix.form.apply, "one convolution over the channels")
         return matrix
-    if site.family in COVERED[2:] and site.per == "channel" and site.layout.excite is not None:
+    if site.family in _OWN and site.per == "channel" and site.layout.excite is not None:
         if images is not None and site.family in _BOTTLENECKS:
             raise ValueError(
                 f"interaction: no realised J for the family {site.family!r} of the site {site.name!r} yet; "
@@ -272,7 +273,7 @@ def _se(
 def _of_own(site, name: str) -> InteractionMatrix:
     """J of one of our own modules, other than ECA and SE: its weights, or the product of its two layers."""
     C = site.channels
-    cost = sum(p.numel() for p in site.module.excite.parameters())
+    cost = sum(p.numel() for p in site.module.parameters())
     common = {"family": site.family, "site": name, "channels": C, "parameters": cost}
     if site.family in _BOTTLENECKS:
         w1, _, w2, _ = (None if w is None else _plain(w) for w in site.bottleneck)
@@ -302,7 +303,7 @@ def _of_own(site, name: str) -> InteractionMatrix:
         pairs=pairs,
         kernel_size=site.kernel_size,
         groups=site.groups,
-        multiply_adds=0 if cost == 0 else site.kernel_size * C if site.kernel_size else pairs,
+        multiply_adds=sum(p.numel() for p in site.module.excite.parameters()),
     )
 
 
@@ -370,7 +371,7 @@ class Coverage:
         directness: C numbers: J_ii²/Σ_j J_ij² of each gate, 0…1; NaN for a gate that nothing moves.
         directness_mean: Their mean, over the gates that something moves.
         energy_by_distance: C numbers: share of ‖J‖²_F at \|i−j\| = 0 … C−1; NaN for J = 0.
-        parameters: Parameters of the excitation.
+        parameters: Parameters of the module: of the excitation, and of Gather-Excite's gather; of CBAM's channel stage.
         multiply_adds: Multiply-adds of the excitation, per image.
     """
 
@@ -406,7 +407,10 @@ class Coverage:
 
 
 def coverage(matrix: InteractionMatrix) -> Coverage:
-    """How much of J is there; see :class:`Coverage`. J is never held whole, so that C = 2048 takes about a second.
+    """How much of J is there; see :class:`Coverage`.
+
+    A band and a product of low rank are never held whole, so that C = 2048 takes about a second; a matrix that has no
+    such form takes the time of its singular values.
 
     Raises:
         TypeError: ``matrix`` is no :class:`InteractionMatrix`.

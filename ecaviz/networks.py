@@ -109,10 +109,18 @@ def _by_stage(architecture: Architecture) -> Callable[..., nn.Module] | None:
 
 
 def of_stage(options: dict, stage: int) -> dict:
-    """A module's options in one of four stages: of a tuple of four its own, of anything else the value itself."""
-    return {
-        name: value[stage] if isinstance(value, tuple) and len(value) == 4 else value for name, value in options.items()
-    }
+    """A module's options in one of four stages: of a tuple of four its own, of anything else the value itself.
+
+    Raises:
+        ValueError: A tuple of another length; but ``size`` may be (height, width), for all stages.
+    """
+    own = {}
+    for name, value in options.items():
+        whole = not isinstance(value, tuple) or (name == "size" and len(value) == 2)
+        if not whole and len(value) != 4:
+            raise ValueError(f"networks: {name} by stage needs four values, one for each stage, got {value!r}.")
+        own[name] = value if whole else value[stage]
+    return own
 
 
 @dataclass(frozen=True)

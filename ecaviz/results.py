@@ -1,7 +1,7 @@
 """What training gave, every seed of every module, and what the differences between modules say.
 
     results.runs()                                            # a row a run: data/results/shapes.csv
-    results.accuracies()                                      # a row a module: mean, spread, interval over seeds
+    results.summary()                                         # a row a module: mean, spread, interval over seeds
     results.paired_difference("shapes-se-var1", "shapes-none")
 
 All runs follow one recipe (:class:`ecaviz.training.Recipe`). Beside the accuracy of a run it is kept which of the test
@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from . import bundle
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Difference", "Run", "accuracies", "correct", "paired_difference", "record", "runs"]
+__all__ = ["Difference", "Run", "check_recipe", "correct", "paired_difference", "record", "runs", "summary"]
 
 TABLE, ANSWERS = "shapes.csv", "shapes-correct.safetensors"
 """Names of the two files: the table of the runs, and which images each got right."""
@@ -108,6 +108,12 @@ def correct(name: str, folder: Path | None = None) -> dict[int, np.ndarray]:
         known = ", ".join(dict.fromkeys(table["name"]))
         raise ValueError(f"results: no run of {name!r} was recorded. Recorded: {known}.")
     answers = _answers(_folder(folder))
+    for seed in counts:
+        if f"{name}/{seed}" not in answers:
+            raise ValueError(
+                f"results: {_folder(folder) / ANSWERS} lacks the answers of {name}, seed {seed}. Restore it with "
+                f"`git checkout -- data/results`, or train that run anew with --redo."
+            )
     return {seed: np.unpackbits(answers[f"{name}/{seed}"], count=count).astype(bool) for seed, count in counts.items()}
 
 
@@ -125,13 +131,21 @@ def record(run: Run, right: np.ndarray, folder: Path | None = None) -> None:
         run: The run.
         right: Which test images it got right, bool, one an image.
         folder: Where to; None for ``data/results``.
+
+    Raises:
+        ValueError: The other runs there are of another length or another test set, or ``right`` is of another number of
+            images: runs of different recipes cannot be compared.
     """
     from safetensors.numpy import save
 
+    if len(right) != run.test_images:
+        raise ValueError(f"results: answers to {run.test_images} test images were expected, got {len(right)}.")
     folder = _folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with bundle.alone(folder):
         rows = {(row["name"], int(row["seed"])): row for row in _rows(folder)}
+        one = [(run.name, run.seed)]
+        check_recipe(run.epochs, run.train_images, run.test_images, replaced=one, folder=folder)
         rows[run.name, run.seed] = {key: str(value) for key, value in asdict(run).items()}
         order = {known: i for i, known in enumerate(bundle.BUNDLE)}
         lines = sorted(rows.values(), key=lambda r: (order.get(r["name"], len(order)), r["name"], int(r["seed"])))
@@ -142,6 +156,38 @@ def record(run: Run, right: np.ndarray, folder: Path | None = None) -> None:
         answers = _answers(folder) | {f"{run.name}/{run.seed}": np.packbits(np.asarray(right, dtype=bool))}
         bundle.replace_file(folder / ANSWERS, save(dict(sorted(answers.items()))))
         bundle.replace_file(folder / TABLE, buffer.getvalue().encode())
+
+
+def check_recipe(
+    epochs: int,
+    train_images: int,
+    test_images: int,
+    *,
+    replaced: Iterable[tuple[str, int]] = (),
+    folder: Path | None = None,
+) -> None:
+    """Whether a run of that length and test set can stand beside those that are recorded.
+
+    Args:
+        epochs: Its passes over the training images.
+        train_images: Its number of training images.
+        test_images: Its number of held-out images.
+        replaced: (name, seed) of the runs that it, or others with it, will replace.
+        folder: Where the results lie; None for ``data/results``.
+
+    Raises:
+        ValueError: It cannot; the message says what differs.
+    """
+    folder, replaced = _folder(folder), set(replaced)
+    rows = [row for row in _rows(folder) if (row["name"], int(row["seed"])) not in replaced]
+    for what, value in (("epochs", epochs), ("train_images", train_images), ("test_images", test_images)):
+        found = {int(row[what]) for row in rows} - {value}
+        if found:
+            raise ValueError(
+                f"results: this run has {what} = {value}, and runs in {folder} are of "
+                f"{', '.join(map(str, sorted(found)))}. Runs of different recipes cannot be compared: keep them apart "
+                f"with --out."
+            )
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:
@@ -155,7 +201,7 @@ def _rows(folder: Path) -> list[dict[str, str]]:
 # ------------------------------------------------------------------------------------------------------ what they say
 
 
-def accuracies(names: Sequence[str] | None = None, *, level: float = 0.95, folder: Path | None = None) -> pd.DataFrame:
+def summary(names: Sequence[str] | None = None, *, level: float = 0.95, folder: Path | None = None) -> pd.DataFrame:
     """Accuracy by module, over its seeds.
 
     Args:
@@ -166,13 +212,15 @@ def accuracies(names: Sequence[str] | None = None, *, level: float = 0.95, folde
     Returns:
         A frame with a row a module: name, family, setting, parameters, seeds (their number), mean, std (over seeds),
         low and high (the t interval of the mean over seeds; missing for one seed), shape, texture and both (means by
-        what the classes need). It says what another seed would give, on the same test images.
+        what the classes need). The interval says where the mean over seeds lies, on these test images; a single seed
+        scatters more.
 
     Raises:
-        ValueError: A name without runs.
+        ValueError: A name without runs, or a level that is no share.
     """
     import pandas as pd
 
+    _check_level(level)
     table = runs(folder)
     groups = dict(tuple(table.groupby("name", sort=False)))
     if names is None:
@@ -238,8 +286,8 @@ class Difference:
             return f"Difference({self.first} − {self.second}: {100 * self.mean:+.1f} points, one seed, no interval)"
         said = "" if self.significant else ", not significant"
         return (
-            f"Difference({self.first} − {self.second}: {100 * self.mean:+.1f} points, {100 * self.level:g} % interval "
-            f"{100 * self.low:+.1f} to {100 * self.high:+.1f}, {len(self.seeds)} seeds{said})"
+            f"Difference({self.first} − {self.second}: {100 * self.mean:+.1f} points, {100 * self.level:.3g} % "
+            f"interval {100 * self.low:+.1f} to {100 * self.high:+.1f}, {len(self.seeds)} seeds{said})"
         )
 
 
@@ -247,8 +295,9 @@ def paired_difference(first: str, second: str, *, level: float = 0.95, folder: P
     r"""Accuracy of one module less that of another, with an interval for other seeds and other test images.
 
     At one seed both see the same images in the same order. With d_si ∈ {−1, 0, 1} at seed s and image i, the variance
-    of the mean is taken as var_s(d_s·)/S + var_i(d_·i)/N, and the interval is t with S − 1 degrees of freedom. (The
-    second term holds some of the first a second time: the interval is a little too wide, not too narrow.)
+    of the mean is taken as σ_s²/S + σ_i²/N + σ_e²/SN, the parts of a two-way analysis of variance: var_s(d_s·)
+    estimates σ_s² + σ_e²/N, var_i(d_·i) estimates σ_i² + σ_e²/S, and the mean square of what neither explains σ_e². The
+    interval is t with S − 1 degrees of freedom.
 
     Args:
         first: Name of the one.
@@ -257,8 +306,9 @@ def paired_difference(first: str, second: str, *, level: float = 0.95, folder: P
         folder: Where the results lie; None for ``data/results``.
 
     Raises:
-        ValueError: A name without runs, or no seed that both have.
+        ValueError: A name without runs, no seed that both have, or a level that is no share.
     """
+    _check_level(level)
     one, other = correct(first, folder), correct(second, folder)
     seeds = tuple(sorted(set(one) & set(other)))
     if not seeds:
@@ -269,12 +319,21 @@ def paired_difference(first: str, second: str, *, level: float = 0.95, folder: P
     by_seed, by_image = d.mean(axis=1), d.mean(axis=0)
     half = math.nan
     if len(seeds) > 1:
-        variance = by_seed.var(ddof=1) / len(seeds) + by_image.var(ddof=1) / d.shape[1]
+        count, images = d.shape
+        rest = d - by_seed[:, None] - by_image + d.mean()
+        unexplained = np.square(rest).sum() / ((count - 1) * max(images - 1, 1))
+        of_images = max(by_image.var(ddof=1) - unexplained / count, 0.0) if images > 1 else 0.0
+        variance = by_seed.var(ddof=1) / count + of_images / images
         half = _half_width(math.sqrt(variance), len(seeds), level)
     mean = float(d.mean())
     return Difference(
         first, second, seeds, d.shape[1], tuple(map(float, by_seed)), mean, mean - half, mean + half, level
     )
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"results: level must lie between 0 and 1, such as 0.95; got {level!r}.")
 
 
 def _half_width(error: float, count: int, level: float) -> float:

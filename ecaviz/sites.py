@@ -155,7 +155,7 @@ class GateSite:
 
     Attributes:
         name: Module path in the network.
-        family: "se", "eca", or another of :data:`ecaviz.attention.FAMILIES`.
+        family: "se", "eca", or another of :data:`ecaviz.attention.FAMILIES`; "se-gc" for all three SE-GC.
         channels: C; None for a module that does not hold it (timm's ECA) until it has run or its neighbours tell.
         activation: Name of a, a key of :data:`ACTIVATIONS`.
         per: What one gate is for: "channel" (ω is N×C), "position" (CBAM's spatial stage, N×1×H×W, all channels alike)
@@ -219,7 +219,8 @@ class GateSite:
     def excite(self, descriptor: Tensor) -> Tensor:
         """The excitation alone, y → z, in the shapes that a record has them; differentiable.
 
-        Descriptors are taken to the device and the dtype of the weights.
+        Descriptors are taken to the device and the dtype of the weights. A norm in it (GSoP, CBAM's spatial stage)
+        works in the module's present mode; in training mode it counts the descriptors among its batches.
         """
         layout = self.layout
         if layout.excite is not None:
@@ -413,7 +414,7 @@ def select_sites(model: Any, sites: Selection = None) -> list[GateSite]:
         looked_at = ", ".join(f"{kind} ×{count}" for kind, count in kinds.most_common(12))
         raise ValueError(
             f"{type(net).__name__} has no channel gates that ecaviz knows. Looked at {sum(kinds.values())} modules: "
-            f"{looked_at}. Known are the SE and ECA modules of ecaviz, timm and torchvision."
+            f"{looked_at}. Known are the SE and ECA modules of timm and torchvision, and all modules of ecaviz."
         )
     if sites is None:
         return every

@@ -9,9 +9,11 @@ being made. What weights make of it is in :mod:`ecaviz.interaction`.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -104,36 +106,37 @@ class Structure:
 # ----------------------------------------------------------------------------------------------------- module by module
 
 
-def _alone(family: str, channels: int, cost: int) -> Structure:
+def _alone(family: str, /, channels: int, *, cost: bool) -> Structure:
     """Every channel by itself."""
-    return Structure(family, channels, channels, channels, cost, cost, groups=channels)
+    total = channels if cost else 0
+    return Structure(family, channels, channels, channels, total, total, groups=channels)
 
 
 def _full(channels: int) -> Structure:
     return Structure("se-var3", channels, channels**2, channels, channels**2, channels**2, groups=1)
 
 
-def _grouped(family: str, channels: int, groups: int) -> Structure:
+def _grouped(family: str, groups: int, /, channels: int) -> Structure:
     if channels % groups:
         raise ValueError(
-            f"interaction: C = {channels} channels cannot be divided evenly into {groups} groups ({family})."
+            f"structure: C = {channels} channels cannot be divided evenly into {groups} groups ({family})."
         )
     pairs = channels**2 // groups
     return Structure(family, channels, pairs, channels, pairs, pairs, groups=groups)
 
 
-def _sized(family: str, channels: int, group_size: int) -> Structure:
+def _sized(family: str, group_size: int, /, channels: int) -> Structure:
     if channels % group_size:
         raise ValueError(
-            f"interaction: C = {channels} channels cannot be divided evenly into groups of {group_size} ({family})."
+            f"structure: C = {channels} channels cannot be divided evenly into groups of {group_size} ({family})."
         )
-    return _grouped(family, channels, channels // group_size)
+    return _grouped(family, channels // group_size, channels)
 
 
-def _band(family: str, channels: int, kernel_size: int | None = None, padding: str = "zeros") -> Structure:
+def _band(family: str, /, channels: int, kernel_size: int | None = None, padding: str = "zeros") -> Structure:
     k = adaptive_kernel_size(channels) if kernel_size is None else kernel_size
-    k = checks.kernel_size(k, "interaction: kernel_size")
-    checks.padding(padding, k, channels, "interaction")
+    k = checks.kernel_size(k, "structure: kernel_size")
+    checks.padding(padding, k, channels, "structure")
     reach = min((k - 1) // 2, channels)
     pairs = (2 * reach + 1) * channels - reach * (reach + 1)
     if padding == "circular":
@@ -147,7 +150,7 @@ def _unshared(channels: int, kernel_size: int | None = None) -> Structure:
 
 
 def _hidden(channels: int, reduction: object) -> int:
-    return checks.hidden_units(channels, reduction, "interaction")
+    return checks.hidden_units(channels, reduction, "structure")
 
 
 def _se(channels: int, reduction: int = 16, *, bias: bool = False) -> Structure:
@@ -178,7 +181,7 @@ def _cbam(
 def _gsop(
     channels: int, reduced: int = 128, *, stride: int = 1, size: int | tuple[int, int] | None = None
 ) -> Structure:
-    c = checks.at_least_one(reduced, "interaction: reduced")
+    c = checks.at_least_one(reduced, "structure: reduced")
     total = (channels + 1) * c + 4 * c + 4 * c * c + 4 * c + (4 * c + 1) * channels
     adds = None
     if size is not None:
@@ -189,6 +192,7 @@ def _gsop(
 
 def _gather_excite(
     family: str,
+    /,
     channels: int,
     *,
     extent: int | None = None,
@@ -196,11 +200,11 @@ def _gather_excite(
     reduction: int = 16,
 ) -> Structure:
     if extent not in (None, 2, 4, 8):
-        raise ValueError(f"interaction: extent must be 2, 4, 8, or None for the whole map; got {extent!r}.")
+        raise ValueError(f"structure: extent must be 2, 4, 8, or None for the whole map; got {extent!r}.")
     gathers = family != "ge-theta-minus"
     if gathers and extent is None and size is None:
         raise ValueError(
-            f"interaction: {family} with the global extent has a kernel as large as the map; give its size=."
+            f"structure: {family} with the global extent has a kernel as large as the map; give its size=."
         )
     total, adds, out = 0, 0, 1
     if gathers and extent is None:
@@ -235,7 +239,7 @@ def _gather_excite(
 
 def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
-    return checks.at_least_one(height, "interaction: size"), checks.at_least_one(width, "interaction: size")
+    return checks.at_least_one(height, "structure: size"), checks.at_least_one(width, "structure: size")
 
 
 def _area(size: int | tuple[int, int]) -> int:
@@ -244,23 +248,21 @@ def _area(size: int | tuple[int, int]) -> int:
 
 _MADE: dict[str, Callable[..., Structure]] = {
     "se": _se,
-    "se-var1": lambda channels: _alone("se-var1", channels, 0),
-    "se-var2": lambda channels: _alone("se-var2", channels, channels),
+    "se-var1": partial(_alone, "se-var1", cost=False),
+    "se-var2": partial(_alone, "se-var2", cost=True),
     "se-var3": _full,
-    "se-gc1": lambda channels: _grouped("se-gc1", channels, 16),
-    "se-gc2": lambda channels: _sized("se-gc2", channels, 16),
-    "se-gc3": lambda channels: _sized("se-gc3", channels, 8),
-    "eca": lambda channels, **options: _band("eca", channels, **options),
+    "se-gc1": partial(_grouped, "se-gc1", 16),
+    "se-gc2": partial(_sized, "se-gc2", 16),
+    "se-gc3": partial(_sized, "se-gc3", 8),
+    "eca": partial(_band, "eca"),
     "eca-ns": _unshared,
     "cbam": _cbam,
     "gsop": _gsop,
-    "ge-theta-minus": lambda channels, **options: _gather_excite("ge-theta-minus", channels, **options),
-    "ge-theta": lambda channels, **options: _gather_excite("ge-theta", channels, **options),
-    "ge-theta-plus": lambda channels, **options: _gather_excite("ge-theta-plus", channels, **options),
+    **{name: partial(_gather_excite, name) for name in ("ge-theta-minus", "ge-theta", "ge-theta-plus")},
 }
 
 
-def structure(family: str, channels: int, **options) -> Structure:
+def structure(family: str, channels: int, /, **options) -> Structure:
     """What one module allows and costs.
 
     Pairs of ECA and ECA-NS with zero padding: kC − (k²−1)/4 while (k−1)/2 ≤ C, and C² from there on; with circular
@@ -279,11 +281,17 @@ def structure(family: str, channels: int, **options) -> Structure:
         ValueError: An unknown family, or options out of range.
         TypeError: An option that the family does not take.
     """
-    channels = checks.at_least_one(channels, "interaction: channels")
+    channels = checks.at_least_one(channels, "structure: channels")
     if family not in _MADE:
         known = ", ".join(name for name in FAMILIES if name in _MADE)
-        raise ValueError(f"interaction: no module is called {family!r}. Known: {known}.")
-    return _MADE[family](channels, **options)
+        raise ValueError(f"structure: no module is called {family!r}. Known: {known}.")
+    made = _MADE[family]
+    known = [name for name in inspect.signature(made).parameters if name not in ("channels", "cost")]
+    if unknown := sorted(set(options) - set(known)):
+        raise TypeError(
+            f"structure: {family} takes no {', '.join(unknown)}; it takes {', '.join(known) or 'no options'}."
+        )
+    return made(channels=channels, **options)
 
 
 def eca_structure(channels: int, kernel_size: int | None = None, padding: str = "zeros") -> Structure:

@@ -269,7 +269,7 @@ def train_bundled(
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: A name that the bundle does not have, or a run that is there with another recipe.
+        ValueError: A name that the bundle does not have, or runs that are there with another recipe.
     """
     unknown = [name for name in names if name not in bundle.BUNDLE]
     if unknown:
@@ -282,6 +282,8 @@ def train_bundled(
         if progress:
             print(f"there already: {', '.join(f'{name} (seed {seed})' for name, seed in wanted)}", flush=True)
         return
+    lengths = recipe.epochs, recipe.train_images, recipe.test_images
+    results.check_recipe(*lengths, replaced=todo, folder=kept)  # before hours of work, not after
     data = Shapes("train", recipe.train_images).tensors(progress)
     test = Shapes("test", recipe.test_images).tensors(progress)
     for name, seed in todo:

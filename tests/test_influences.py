@@ -116,3 +116,60 @@ def test_what_has_none_says_so():
     nothing = Influence("se", "", 2, 1, torch.zeros(2, 2, dtype=torch.float64))
     assert nothing.participation.tolist() == [0, 0]
     assert nothing.pairs == 0
+
+
+def test_half_precision_is_not_lost_in_squares():
+    module = made("se-var3").half()
+    x = torch.randn(2, C, 32, 32).half()
+    found = module_influence(module, x)
+    expected = interaction.module_interaction(module).matrix.abs() / 32
+    torch.testing.assert_close(found.matrix, expected, rtol=5e-3, atol=1e-5)
+
+
+def test_under_inference_mode_and_inside_a_capture():
+    net = nn.Sequential(nn.Conv2d(3, C, 3, padding=1), made("se-var3")).eval()
+    x = torch.randn(2, 3, SIDE, SIDE)
+    plain = ecaviz.influence(net, "1", x)
+    with torch.inference_mode():
+        again = ecaviz.influence(net, "1", x)
+    torch.testing.assert_close(plain.matrix, again.matrix)
+    with torch.inference_mode():
+        maps = net[0](x)
+        torch.testing.assert_close(module_influence(net[1], maps).matrix, plain.matrix)
+    with ecaviz.capture(net) as gates:
+        ecaviz.influence(net, "1", x)
+    assert len(gates["1"].gate) == 2  # the network ran once, and that is what was captured
+
+
+def test_what_a_network_may_look_like():
+    """Without parameters; calling the module by keyword; calling it twice."""
+
+    class Caller(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate = attention.build("se-var1", 3)
+
+        def forward(self, x):
+            return self.gate(x=self.gate(x=x))
+
+    x = torch.randn(3, 3, SIDE, SIDE)
+    found = ecaviz.influence(Caller(), "gate", x)
+    assert found.images == 3
+    torch.testing.assert_close(found.matrix, torch.eye(3, dtype=torch.float64) / SIDE, rtol=1e-5, atol=1e-8)
+
+
+def test_nothing_is_left_behind_when_it_fails():
+    class FailingError(Exception):
+        pass
+
+    net = nn.Sequential(nn.Conv2d(3, C, 3, padding=1), made("se-var3"))
+    net[1].squeeze.register_forward_hook(lambda *_: (_ for _ in ()).throw(FailingError))
+    with pytest.raises(FailingError):
+        ecaviz.influence(net, "1", torch.randn(1, 3, SIDE, SIDE))
+    with pytest.raises(FailingError):
+        module_influence(net[1], torch.randn(1, C, SIDE, SIDE))
+    hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in net.modules()]
+    assert sum(hooks) == 1  # the user's own
+    assert all(module.training for module in net[0].modules())
+    with pytest.raises(ValueError, match="influence: at_most must be a whole number of at least 1, got 0"):
+        ecaviz.influence(net, "1", torch.randn(1, 3, SIDE, SIDE), at_most=0)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -63,15 +66,61 @@ def test_several_processes_lose_nothing(tmp_path):
 
 def test_a_lock_left_behind_is_broken(tmp_path):
     (tmp_path / ".writing").touch()
-    with bundle.alone(tmp_path, patience=0.1):
+    old = time.time() - 100
+    os.utime(tmp_path / ".writing", (old, old))
+    with bundle.alone(tmp_path):
         assert (tmp_path / ".writing").exists()
     assert not (tmp_path / ".writing").exists()
 
 
-def test_accuracies_against_scipy(tmp_path):
+def test_the_lock_lets_one_in_at_a_time(tmp_path):
+    """Eight threads, each waiting for longer than one holds the lock."""
+    inside, most = [], []
+
+    def hold(i):
+        with bundle.alone(tmp_path, stale=0.5):
+            inside.append(i)
+            most.append(len(inside))
+            time.sleep(0.1)
+            inside.remove(i)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(hold, range(8)))
+    assert most == [1] * 8
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_of_another_recipe_are_not_mixed_in(tmp_path):
+    fill(tmp_path, {("a", 0): np.ones(8, dtype=bool)})
+    with pytest.raises(ValueError, match=r"epochs = 6, and runs in .* are of 1\..*--out"):
+        results.record(replace(RUN, seed=1, epochs=6, test_images=8), np.ones(8, dtype=bool), tmp_path)
+    with pytest.raises(ValueError, match=r"answers to 8 test images were expected, got 9"):
+        results.record(replace(RUN, seed=1, test_images=8), np.ones(9, dtype=bool), tmp_path)
+    assert len(results.runs(tmp_path)) == 1
+    results.record(replace(RUN, epochs=6, test_images=8), np.ones(8, dtype=bool), tmp_path)  # the only run: replaced
+    assert results.runs(tmp_path)["epochs"].tolist() == [6]
+
+
+def test_a_level_is_a_share(tmp_path):
+    fill(tmp_path, random_answers(["a", "b"], 2))
+    for level in (95, 1.0, 0, -0.5):
+        with pytest.raises(ValueError, match=r"level must lie between 0 and 1, such as 0.95; got"):
+            results.paired_difference("a", "b", level=level, folder=tmp_path)
+        with pytest.raises(ValueError, match="level must lie between 0 and 1"):
+            results.summary(["a"], level=level, folder=tmp_path)
+
+
+def test_answers_that_are_missing(tmp_path):
+    fill(tmp_path, random_answers(["a"], 2))
+    (tmp_path / "shapes-correct.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"lacks the answers of a, seed 0.*git checkout"):
+        results.correct("a", tmp_path)
+
+
+def test_the_summary_against_scipy(tmp_path):
     answers = random_answers(["a", "b"], 5)
     fill(tmp_path, answers)
-    table = results.accuracies(["b", "a"], folder=tmp_path).set_index("name")
+    table = results.summary(["b", "a"], folder=tmp_path).set_index("name")
     assert list(table.index) == ["b", "a"]
     for name in "ab":
         values = [answers[name, seed].mean() for seed in range(5)]
@@ -80,8 +129,8 @@ def test_accuracies_against_scipy(tmp_path):
             [np.mean(values), np.std(values, ddof=1), low, high]
         )
     fill(tmp_path, {("c", 0): answers["a", 0]})
-    assert results.accuracies(folder=tmp_path)["name"].tolist() == ["a", "b"]  # those with a spread
-    alone = results.accuracies(["c"], folder=tmp_path).iloc[0]
+    assert results.summary(folder=tmp_path)["name"].tolist() == ["a", "b"]  # those with a spread
+    alone = results.summary(["c"], folder=tmp_path).iloc[0]
     assert np.isnan(alone["low"])
     assert alone["seeds"] == 1
 
@@ -93,7 +142,10 @@ def test_a_paired_difference_by_hand(tmp_path):
     d = np.array([answers["b", s].astype(float) - answers["a", s] for s in range(4)])
     assert found.by_seed == pytest.approx(d.mean(axis=1))
     assert found.mean == pytest.approx(d.mean())
-    error = np.sqrt(d.mean(axis=1).var(ddof=1) / 4 + d.mean(axis=0).var(ddof=1) / 400)
+    rest = d - d.mean(axis=1, keepdims=True) - d.mean(axis=0, keepdims=True) + d.mean()
+    noise = (rest**2).sum() / (3 * 399)
+    images = max(d.mean(axis=0).var(ddof=1) - noise / 4, 0)
+    error = np.sqrt(d.mean(axis=1).var(ddof=1) / 4 + images / 400)
     assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, 3) * error)
     back = results.paired_difference("a", "b", folder=tmp_path)
     assert (back.mean, back.low) == pytest.approx((-found.mean, -found.high))
@@ -102,16 +154,18 @@ def test_a_paired_difference_by_hand(tmp_path):
     assert found.seeds == (0, 1, 2, 3)
 
 
-def test_the_interval_holds_what_it_says():
-    """Simulated: seeds and images both vary, there is no difference, and about 95 % of the intervals hold zero."""
+def test_the_interval_holds_what_it_says(monkeypatch):
+    """Simulated: a module's seeds vary, and its images; there is no difference: 95 % of the intervals hold zero."""
     random = np.random.default_rng(1)
     held = 0
     for _ in range(400):
-        seeds, images = random.normal(0, 0.02, 5), random.normal(0, 0.4, 300)
-        d = seeds[:, None] + images + random.normal(0, 0.3, (5, 300))
-        error = np.sqrt(d.mean(axis=1).var(ddof=1) / 5 + d.mean(axis=0).var(ddof=1) / 300)
-        held += abs(d.mean()) < results._half_width(error, 5, 0.95)
-    assert 0.94 < held / 400 <= 1
+        chance = 0.75 + random.normal(0, 0.02, (2, 5, 1)) + random.normal(0, 0.1, (2, 1, 300))
+        drawn = random.uniform(size=(2, 5, 300)) < chance
+        answers = {name: dict(enumerate(one)) for name, one in zip("ab", drawn, strict=True)}
+        monkeypatch.setattr(results, "correct", lambda name, _folder, answers=answers: answers[name])
+        found = results.paired_difference("a", "b")
+        held += found.low <= 0 <= found.high
+    assert 0.93 < held / 400 <= 0.99
 
 
 def test_one_seed_says_nothing(tmp_path):
@@ -130,7 +184,7 @@ def test_errors(tmp_path):
     with pytest.raises(ValueError, match=r"no run of 'x' was recorded. Recorded: a, b"):
         results.correct("x", tmp_path)
     with pytest.raises(ValueError, match=r"no run of 'x' was recorded"):
-        results.accuracies(["x"], folder=tmp_path)
+        results.summary(["x"], folder=tmp_path)
     with pytest.raises(ValueError, match=r"'a' and 'b' have no seed in common: \[0\] and \[1\]"):
         results.paired_difference("a", "b", folder=tmp_path)
 

@@ -14,7 +14,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import nn
 
 from ecaviz import attention, block_drawings, cbam, gsop, looks, survey_plots, views
-from ecaviz.block_drawings import BLOCKS, attention_diagram
+from ecaviz.block_drawings import attention_diagram
+from ecaviz.block_steps import BLOCKS
 
 C, R, K, REDUCED, SIDE = 64, 16, 5, 8, 6
 OPTIONS = {
