@@ -40,11 +40,13 @@ _WHERE = {
 }
 _MODULES = (
     "attention",
+    "bundle",
     "gates",
     "images",
     "interaction",
     "kernels",
     "models",
+    "networks",
     "plots",
     "profiles",
     "results",
@@ -66,6 +68,7 @@ __all__ = [
     "adaptive_kernel_size",
     "attention",
     "available",
+    "bundle",
     "capture",
     "coverage",
     "find_sites",
@@ -78,6 +81,7 @@ __all__ = [
     "kernels",
     "load",
     "models",
+    "networks",
     "plots",
     "profile",
     "profiles",
@@ -90,11 +94,13 @@ __all__ = [
 if TYPE_CHECKING:
     from . import (
         attention,
+        bundle,
         gates,
         images,
         interaction,
         kernels,
         models,
+        networks,
         plots,
         profiles,
         results,

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .looks import INK, Style, family_style
-from .views import axes_or_current, strip_spines
+from .views import Picture, axes_or_current, numbers, strip_spines
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from .results import Difference
 
-__all__ = ["accuracy_by_module", "accuracy_by_parameters", "cost_by_channels", "differences"]
+__all__ = ["accuracy_by_module", "accuracy_by_parameters", "cost_by_channels", "differences", "matrix_grid"]
 
 
 def accuracy_by_module(
@@ -45,7 +46,7 @@ def accuracy_by_module(
     ax.grid(axis="x", color="#DDDDDD", lw=0.6)
     ax.set_axisbelow(True)
     strip_spines(ax)
-    what = "accuracy by module: each seed (|), their mean, and its 95 % interval"
+    what = "accuracy by module: each seed (|), their mean, and its interval"
     ax.set_title(what if title is None else title, loc="left", fontsize="medium")
     return ax
 
@@ -230,7 +231,7 @@ def differences(
     if published is not None:
         ax.plot(
             published, [y - 0.22 for y in rows], ls="", marker="D", ms=6, mfc="none", mec="#0072B2", mew=1.6,
-            label="published (ImageNet, one run each)",
+            label="published (ImageNet; baselines not retrained)",
         )  # fmt: skip
         ax.legend(loc="lower right", fontsize="small")
     ax.axvline(0, color="#777777", lw=1)
@@ -243,3 +244,42 @@ def differences(
     what = f"differences: seeds (|), mean, {level:.3g} % interval"
     ax.set_title(what if title is None else title, loc="left", fontsize="medium")
     return ax
+
+
+def matrix_grid(
+    matrices: Mapping[str, Any], *, columns: int = 7, title: str | None = None, figure: Figure | None = None
+) -> Figure:
+    """Several C×C matrices beside each other, each on a scale of its own from 0 to its largest entry: dark is large.
+
+    Args:
+        matrices: C×C by name, 0 and above, such as ``structure.matrix`` or ``influence.matrix``.
+        columns: Matrices a row.
+        title: Of the whole.
+        figure: Where to draw; None for a new one.
+
+    Raises:
+        ValueError: There is none, or one that is not square.
+    """
+    if not matrices:
+        raise ValueError("matrix_grid: there is no matrix to draw.")
+    columns = min(columns, len(matrices))
+    rows = -(-len(matrices) // columns)
+    figure = Picture(figsize=(2.3 * columns, 2.55 * rows + 0.4), layout="constrained") if figure is None else figure
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat[len(matrices) :]:
+        ax.set_visible(False)
+    for i, (ax, (name, matrix)) in enumerate(zip(axes.flat, matrices.items(), strict=False)):
+        values = numbers(matrix)
+        if values.ndim != 2 or values.shape[0] != values.shape[1]:
+            raise ValueError(f"matrix_grid: {name}: a matrix C×C was expected, got shape {values.shape}.")
+        ax.imshow(values, cmap="Blues", vmin=0, vmax=values.max() or 1.0)
+        ax.set_title(name, fontsize="medium", loc="left")
+        ax.set(xticks=[0, len(values) - 1], yticks=[0, len(values) - 1])
+        ax.tick_params(labelsize="small")
+        if i % columns == 0:
+            ax.set_ylabel("gate i")
+        if i + columns >= len(matrices):
+            ax.set_xlabel("channel j")
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize="large")
+    return figure

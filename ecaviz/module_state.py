@@ -32,7 +32,7 @@ class ModuleState(traitlets.HasTraits):
 
     def __init__(self, choices: Sequence[int]):
         self.choices = tuple(choices)
-        self._costs = {name: [survey.shape(name, c).parameters for c in self.choices] for name in _KNOWN}
+        self._costs = {name: [survey.structure_of(name, c).parameters for c in self.choices] for name in _KNOWN}
         table = results.runs()
         self._runs = {
             name: {int(run.seed): 100 * run.accuracy for run in table[table["name"] == one.model].itertuples()}
@@ -75,7 +75,7 @@ class ModuleState(traitlets.HasTraits):
         return ModuleSide(
             name,
             _KNOWN[name].title,
-            survey.shape(name, self.channels),
+            survey.structure_of(name, self.channels),
             self._costs[name],
             self._runs[name],
             (100 * row["low"], 100 * row["high"]),
@@ -103,7 +103,7 @@ class ModuleState(traitlets.HasTraits):
             if not math.isnan(row["low"]):
                 measured += f" ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
             numbers = (
-                html.escape(_KNOWN[side.name].plain),
+                html.escape(_KNOWN[side.name].gate),
                 f"{one.structural:.2%}",
                 "undefined" if one.rank is None else f"{one.rank:,}",
                 f"{one.parameters:,}",
@@ -113,12 +113,11 @@ class ModuleState(traitlets.HasTraits):
             )
             cells = "".join(f"<td {cell}>{number}</td>" for number in numbers)
             rows += f'<tr><th scope="row" {cell}>{side.title}</th>{cells}</tr>'
-        side = survey.side_of(scene.now)
         return (
-            f"<table><caption>One module at C = {scene.now} on maps of {side}×{side}; r = 16, k = 3, GSoP: c = 128. "
-            f"The rank is that of generic weights. Published: ResNet-50 on ImageNet, one run each. Measured: small "
-            f"networks on the procedural images, mean and 95 % interval over seeds.</caption><tr>{head}</tr>{rows}"
-            f"</table>"
+            f"<table><caption>One module at C = {scene.now}, on the maps that ResNet-50 has there; r = 16, k = 3, "
+            f"GSoP: c = 128. The rank is that of generic weights. Published: ResNet-50 on ImageNet, no spread given. "
+            f"Measured: small networks on the procedural images, mean and 95 % interval over seeds. The difference is "
+            f"one of 91 pairs: of many that are looked at, some intervals miss.</caption><tr>{head}</tr>{rows}</table>"
         )
 
 

@@ -9,9 +9,9 @@
     plots.gate_maps(gates["layer1.0.se.spatial"], images)    # gates that are not one number a channel
 
 Every plot takes data and ``ax=None`` (then pyplot's current Axes) and returns the Axes; size and ``show()`` are the
-caller's. :func:`attention_block`, :func:`gate_maps`, :func:`coverage_cost`, :func:`image_grid`, :func:`poolings`,
-:func:`convolutions` and :func:`activations` need several Axes: they take ``figure=None`` and return the figure. Colours
-and styles are those of :mod:`ecaviz.looks`, the drawing is done in :mod:`ecaviz.views`.
+caller's. :func:`attention_block`, :func:`gate_maps`, :func:`coverage_cost`, :func:`matrix_grid`, :func:`image_grid`,
+:func:`poolings`, :func:`convolutions` and :func:`activations` need several Axes: they take ``figure=None`` and return
+the figure. Colours and styles are those of :mod:`ecaviz.looks`, the drawing is done in :mod:`ecaviz.views`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from . import views
 from .block_drawings import attention_diagram
 from .block_figures import attention_block, gate_maps
-from .comparison_plots import accuracy_by_module, accuracy_by_parameters, cost_by_channels, differences
+from .comparison_plots import accuracy_by_module, accuracy_by_parameters, cost_by_channels, differences, matrix_grid
 from .figures import coverage_cost, image_grid
 from .kernel_plots import adaptive_rule, gates_by_kernel, interaction, kernel, learned_kernels
 from .looks import INK, layer_labels, setting, settings, styles
@@ -57,6 +57,7 @@ __all__ = [
     "interaction",
     "kernel",
     "learned_kernels",
+    "matrix_grid",
     "poolings",
     "saturation",
 ]

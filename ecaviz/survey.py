@@ -1,4 +1,4 @@
-"""The comparison behind ECA: each module's formula, what was published of it, what is counted and measured here.
+"""The comparison behind ECA: what was published of each module, what is counted and what is measured here.
 
 survey.MODULES                     # the fifteen modules, by name
 survey.published_counts()          # every printed parameter count that can be rebuilt, and in which unit it is one
@@ -10,7 +10,7 @@ survey.observations()              # the three claims about SE's variants, as pa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -38,8 +38,8 @@ __all__ = [
     "published",
     "published_counts",
     "questions",
-    "shape",
     "side_of",
+    "structure_of",
 ]
 
 RESNET_50: dict[int, int] = {256: 56, 512: 28, 1024: 14, 2048: 7}
@@ -53,20 +53,16 @@ class Module:
     Attributes:
         name: What :func:`ecaviz.attention.build` knows it by.
         title: As it is written in a text.
-        formula: The gate, in LaTeX.
-        plain: The gate, in plain text.
+        gate: ω in plain text.
         model: The bundled network that has it.
         table: Its row in the ECA paper's Table 2, or its method in Table 3 for ResNet-50; empty if it is in neither.
-        source: Where it was published.
     """
 
     name: str
     title: str
-    formula: str
-    plain: str
+    gate: str
     model: str
     table: str
-    source: str
 
     @property
     def options(self) -> dict[str, Any]:
@@ -74,51 +70,22 @@ class Module:
         return {"kernel_size": 3} if self.name in ("eca", "eca-ns") else {}
 
 
-_ECA = "Wang et al., CVPR 2020"
-_GE = "Hu et al., NeurIPS 2018"
-
 MODULES: tuple[Module, ...] = (
-    Module("none", "no attention", "1", "1", "shapes-none", "Vanilla", "He et al., CVPR 2016"),
-    Module(
-        "se", "SE", r"\sigma(W_2 \, ReLU(W_1 y))", "σ(W₂·ReLU(W₁·y))", "shapes-se-r16", "SE", "Hu et al., CVPR 2018"
-    ),
-    Module("se-var1", "SE-Var1", r"\sigma(y)", "σ(y)", "shapes-se-var1", "SE-Var1", _ECA),
-    Module("se-var2", "SE-Var2", r"\sigma(w \odot y)", "σ(w ⊙ y)", "shapes-se-var2", "SE-Var2", _ECA),
-    Module("se-var3", "SE-Var3", r"\sigma(W y)", "σ(W·y)", "shapes-se-var3", "SE-Var3", _ECA),
-    Module("se-gc1", "SE-GC1", r"\sigma(GC_{16}(y))", "σ(W·y), W in 16 blocks", "shapes-se-gc1", "SE-GC1", _ECA),
-    Module("se-gc2", "SE-GC2", r"\sigma(GC_{C/16}(y))", "σ(W·y), W in C/16 blocks", "shapes-se-gc2", "SE-GC2", _ECA),
-    Module("se-gc3", "SE-GC3", r"\sigma(GC_{C/8}(y))", "σ(W·y), W in C/8 blocks", "shapes-se-gc3", "SE-GC3", _ECA),
-    Module("eca-ns", "ECA-NS", r"\sigma(\sum_j w_{ij} \, y_{i+j})", "σ(Σⱼ wᵢⱼ·yᵢ₊ⱼ)", "shapes-eca-ns", "ECA-NS", _ECA),
-    Module("eca", "ECA", r"\sigma(\sum_j w_j \, y_{i+j})", "σ(Σⱼ wⱼ·yᵢ₊ⱼ)", "shapes-eca-k3", "ECA", _ECA),
-    Module(
-        "cbam",
-        "CBAM",
-        r"\sigma(MLP(y^{avg}) + MLP(y^{max})), \; \sigma(BN(Conv_{7}([max_c; mean_c])))",
-        "σ(MLP(mean) + MLP(max)), then σ(BN(7×7 conv)) by position",
-        "shapes-cbam",
-        "CBAM",
-        "Woo et al., ECCV 2018",
-    ),
-    Module(
-        "gsop",
-        "GSoP",
-        r"\sigma(W \, rows(BN(Cov(X))))",
-        "σ(W·rows(BN(Cov(X))))",
-        "shapes-gsop",
-        "GSoP-Net1",
-        "Gao et al., CVPR 2019",
-    ),
-    Module("ge-theta-minus", "GE-θ⁻", r"\sigma(y)", "σ(y)", "shapes-ge-theta-minus", "", _GE),
-    Module("ge-theta", "GE-θ", r"\sigma(BN(DWConv(x)))", "σ(BN(depth-wise conv of x))", "shapes-ge-theta", "", _GE),
-    Module(
-        "ge-theta-plus",
-        "GE-θ⁺",
-        r"\sigma(W_2 \, ReLU(W_1 \, ReLU(BN(DWConv(x)))))",
-        "σ(W₂·ReLU(W₁·ReLU(BN(depth-wise conv of x))))",
-        "shapes-ge-theta-plus",
-        "",
-        _GE,
-    ),
+    Module("none", "no attention", "1", "shapes-none", "Vanilla"),
+    Module("se", "SE", "σ(W₂·ReLU(W₁·y))", "shapes-se-r16", "SE"),
+    Module("se-var1", "SE-Var1", "σ(y)", "shapes-se-var1", "SE-Var1"),
+    Module("se-var2", "SE-Var2", "σ(w ⊙ y)", "shapes-se-var2", "SE-Var2"),
+    Module("se-var3", "SE-Var3", "σ(W·y)", "shapes-se-var3", "SE-Var3"),
+    Module("se-gc1", "SE-GC1", "σ(W·y), W in 16 blocks", "shapes-se-gc1", "SE-GC1"),
+    Module("se-gc2", "SE-GC2", "σ(W·y), W in C/16 blocks", "shapes-se-gc2", "SE-GC2"),
+    Module("se-gc3", "SE-GC3", "σ(W·y), W in C/8 blocks", "shapes-se-gc3", "SE-GC3"),
+    Module("eca-ns", "ECA-NS", "σ(Σⱼ wᵢⱼ·yᵢ₊ⱼ)", "shapes-eca-ns", "ECA-NS"),
+    Module("eca", "ECA", "σ(Σⱼ wⱼ·yᵢ₊ⱼ)", "shapes-eca-k3", "ECA"),
+    Module("cbam", "CBAM", "σ(MLP(mean) + MLP(max)), then σ(BN(7×7 conv)) by position", "shapes-cbam", "CBAM"),
+    Module("gsop", "GSoP", "σ(W·rows(BN(Cov(X))))", "shapes-gsop", "GSoP-Net1"),
+    Module("ge-theta-minus", "GE-θ⁻", "σ(y)", "shapes-ge-theta-minus", ""),
+    Module("ge-theta", "GE-θ", "σ(BN(depth-wise conv of x))", "shapes-ge-theta", ""),
+    Module("ge-theta-plus", "GE-θ⁺", "σ(W₂·ReLU(W₁·ReLU(BN(depth-wise conv of x))))", "shapes-ge-theta-plus", ""),
 )
 """The modules in the order of the survey: SE and its variants, ECA, then those that squeeze in other ways."""
 
@@ -175,7 +142,7 @@ def added_parameters(name: str) -> int:
     if name == "none":
         return 0
     blocks = (1, 1, 1, 1) if name == "gsop" else networks.DEPTHS[50][1]
-    return sum(count * shape(name, c).parameters for count, c in zip(blocks, RESNET_50, strict=True))
+    return sum(count * structure_of(name, c).parameters for count, c in zip(blocks, RESNET_50, strict=True))
 
 
 _MOBILE = (16, *[24] * 2, *[32] * 3, *[64] * 4, *[96] * 3, *[160] * 3, 320)
@@ -203,6 +170,8 @@ _METHODS = {
 
 def published_counts() -> pd.DataFrame:
     """Every printed number of parameters that can be rebuilt here: counted anew, and in which unit it is that number.
+
+    Of the tables' rows A²-Net, GCNet and AA-Net are left out, which are not built here.
 
     The units tried are 2²⁰, 10⁶, and 10⁶ with the batch norms' running means and variances counted too; a printed
     number is reproduced if it is the count in that unit, rounded to the printed digits.
@@ -275,14 +244,13 @@ def costs(names: Sequence[str] | None = None, channels: Sequence[int] = tuple(RE
     rows = []
     for one in chosen:
         for c in channels:
-            side = side_of(c)
-            made = shape(one.name, c)
+            made = structure_of(one.name, c)
             rows.append(
                 {
                     "name": one.name,
                     "title": one.title,
                     "channels": c,
-                    "side": side,
+                    "side": side_of(c, one.name),
                     "parameters": made.parameters,
                     "multiply_adds": made.multiply_adds,
                     "pairs": made.structural,
@@ -295,13 +263,21 @@ def costs(names: Sequence[str] | None = None, channels: Sequence[int] = tuple(RE
 _SIZED = ("cbam", "gsop", "ge-theta-minus", "ge-theta", "ge-theta-plus")
 
 
-def side_of(channels: int) -> int:
-    """Side of the maps at C channels in ResNet-50; of a C between two of its stages, of the later one."""
-    return next((side for c, side in RESNET_50.items() if channels <= c), min(RESNET_50.values()))
+def side_of(channels: int, name: str = "") -> int:
+    """Side of the maps at C channels in ResNet-50; of a C between two of its stages, of the later one.
+
+    Args:
+        channels: C.
+        name: Name of a module; GSoP's authors leave the last stage its positions.
+    """
+    stages = RESNET_50 | ({2048: 14} if name == "gsop" else {})
+    return next((side for c, side in stages.items() if channels <= c), stages[2048])
 
 
-def shape(name: str, channels: int) -> Structure:
+def structure_of(name: str, channels: int) -> Structure:
     """The structure of a module as the survey builds it: r = 16, k = 3, on the maps that ResNet-50 has at that C.
+
+    GSoP is as in its authors' code: c = 128, with stride 2 in the first stage.
 
     Args:
         name: Name of a module, but "none".
@@ -311,24 +287,32 @@ def shape(name: str, channels: int) -> Structure:
         ValueError: An unknown name, or a C that r = 16 or the groups do not fit.
     """
     options = next((one.options for one in MODULES if one.name == name), {})
-    return structure(name, channels, **options, **({"size": side_of(channels)} if name in _SIZED else {}))
+    if name in _SIZED:
+        options |= {"size": side_of(channels, name)}
+    if name == "gsop" and channels <= min(RESNET_50):
+        options |= {"stride": 2}
+    return structure(name, channels, **options)
 
 
 # ------------------------------------------------------------------------------------------------------------ measuring
 
 
-def questions(channels: int = 256, *, side: int = 4, seed: int = 0) -> pd.DataFrame:
+def questions(channels: int = 256, *, side: int = 4, inputs: int = 8, seed: int = 0) -> pd.DataFrame:
     """Table 1's questions, answered by measurement: is nothing reduced, do channels interact, is it lighter than SE?
 
     For the first two, every module is built with random weights and each channel's map scaled a little: S_ij =
-    ∂z_i/∂s_j for x_j → (1 + s_j)·x_j, a C×C matrix that exists for all of them, whatever they squeeze by. Nothing is
-    reduced if S has a rank above 0.9·C (a zero-padded kernel can lose one or two singular values to rounding); channels
-    interact if S has entries off the diagonal. The third is counted on ResNet-50. GSoP is measured with c = C/8, which
-    is what its 128 are to the 1024 channels of ResNet-50's third stage.
+    ∂z_i/∂s_j for x_j → (1 + s_j)·x_j, a C×C matrix that exists for all of them, whatever they squeeze by, here the mean
+    over a few random inputs. Nothing is reduced if S has a rank above 0.9·C (a zero-padded kernel can lose one or two
+    singular values to rounding); channels interact if S has entries off the diagonal. The third is counted on
+    ResNet-50.
+
+    What GSoP keeps depends on its c beside C, about min(C, 4c) dimensions: so it has a row for each of ResNet-50's four
+    stages, where the authors' c = 128 is C/2, C/4, C/8 and C/16.
 
     Args:
         channels: C of the modules measured, a multiple of 16.
         side: Height and width of the random maps.
+        inputs: Number of random inputs.
         seed: Of weights and maps.
 
     Returns:
@@ -343,8 +327,8 @@ def questions(channels: int = 256, *, side: int = 4, seed: int = 0) -> pd.DataFr
     said = {"se": "SENet", "cbam": "CBAM", "gsop": "GSoP-Net", "eca": "ECA-Net"}
     said |= {f"ge-theta{end}": f"GE-θ{sign}" for end, sign in (("-minus", "⁻"), ("", ""), ("-plus", "⁺"))}
     rows = []
-    for one in MODULES[1:]:
-        S = _scaled(one, channels, side, seed)
+    for one, options, title in _measured(channels, side):
+        S = _scaled(one.name, channels, side, inputs, seed, options)
         sigma = torch.linalg.svdvals(S)
         rank = int((sigma > sigma[0] * channels * torch.finfo(S.dtype).eps).sum())
         away = ~torch.eye(channels, dtype=torch.bool)
@@ -352,7 +336,7 @@ def questions(channels: int = 256, *, side: int = 4, seed: int = 0) -> pd.DataFr
         extra = added_parameters(one.name)
         row = {
             "name": one.name,
-            "title": one.title,
+            "title": title,
             "rank": rank,
             "no_reduction": rank > 0.9 * channels,
             "off_diagonal": interacting / (channels * (channels - 1)),
@@ -367,23 +351,31 @@ def questions(channels: int = 256, *, side: int = 4, seed: int = 0) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def _scaled(one: Module, channels: int, side: int, seed: int) -> torch.Tensor:
-    """∂z_i/∂s_j of a module with random weights at random maps, C×C float64."""
+def _measured(channels: int, side: int) -> Iterator[tuple[Module, dict[str, Any], str]]:
+    """The modules to measure, how each is built, and what the row is called."""
+    for one in MODULES[1:]:
+        if one.name == "gsop":
+            for part in (2, 4, 8, 16):
+                yield one, {"reduced": channels // part}, f"{one.title}, c = C/{part}"
+        else:
+            sized = {"size": side} if one.name in ("ge-theta", "ge-theta-plus") else {}
+            yield one, one.options | sized, one.title
+
+
+def _scaled(name: str, channels: int, side: int, inputs: int, seed: int, options: dict[str, Any]) -> torch.Tensor:
+    """∂z_i/∂s_j of a module with random weights, the mean over random maps: C×C float64."""
     state = torch.get_rng_state()
     try:
         torch.manual_seed(seed)
-        sized = {"size": side} if one.name in ("ge-theta", "ge-theta-plus") else {}
-        sized |= {"reduced": channels // 8} if one.name == "gsop" else {}
-        module = attention.build(one.name, channels, **one.options, **sized).double().eval()
+        module = attention.build(name, channels, **options).double().eval()
         module = getattr(module, "channel", module)
-        x = torch.randn(1, channels, side, side, dtype=torch.float64)
+        x = torch.randn(inputs, channels, side, side, dtype=torch.float64)
     finally:
         torch.set_rng_state(state)
-
-    def logits(s: torch.Tensor) -> torch.Tensor:
-        return module.excite(module.squeeze(x * (1 + s)[None, :, None, None])).flatten()
-
-    return torch.autograd.functional.jacobian(logits, torch.zeros(channels, dtype=torch.float64))
+    scale = torch.ones(inputs, channels, dtype=torch.float64, requires_grad=True)
+    z = module.excite(module.squeeze(x * scale[:, :, None, None])).flatten(1)
+    rows = [torch.autograd.grad(z[:, i].sum(), scale, retain_graph=True)[0].mean(dim=0) for i in range(channels)]
+    return torch.stack(rows)
 
 
 def accuracies(*, level: float = 0.95) -> pd.DataFrame:
@@ -397,14 +389,14 @@ def accuracies(*, level: float = 0.95) -> pd.DataFrame:
     Returns:
         A frame with a row a module: name, title, top1 (per cent; of Table 2, or of Table 3 where Table 2 has no such
         row), extra (parameters in ResNet-50 beyond the plain network, counted), then what
-        :func:`ecaviz.results.accuracies` gives for the bundled network: model, parameters, seeds, mean, std, low, high,
+        :func:`ecaviz.results.summary` gives for the bundled network: model, parameters, seeds, mean, std, low, high,
         shape, texture, both; and added (its parameters beyond the plain network).
     """
     import pandas as pd
 
     table2 = published("table2").set_index("method")["top1"]
     table3 = published("table3").query("backbone == 'ResNet-50'").set_index("method")["top1"]
-    measured = results.accuracies([one.model for one in MODULES], level=level).rename(columns={"name": "model"})
+    measured = results.summary([one.model for one in MODULES], level=level).rename(columns={"name": "model"})
     rows = [
         {
             "name": one.name,
@@ -436,7 +428,9 @@ def observations(*, level: float = 0.95) -> list[tuple[str, Difference, float]]:
         level: Of the three together, 0…1.
 
     Returns:
-        For each, the claim, the :class:`ecaviz.results.Difference`, and the paper's difference in points of top-1.
+        For each, the claim, the :class:`ecaviz.results.Difference`, and the paper's difference in points of top-1. (The
+        paper's accuracies of no attention and of SE, one of which is in each difference, are those of the SENet paper,
+        not trained anew beside the variants.)
     """
     models = {one.name: one for one in MODULES}
     table2 = published("table2").set_index("method")["top1"]

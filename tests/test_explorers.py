@@ -526,9 +526,9 @@ def test_modules_beside_each_other(modules, name):
     modules.state.left, modules.state.right, modules.state.channels = name, "se-var3", 64
     assert modules.error.value == ""
     panels, scene = modules._canvas.panels, modules.state.scene()
-    np.testing.assert_array_equal(panels.pairs[0].image.get_array(), survey.shape(name, 64).matrix.numpy())
+    np.testing.assert_array_equal(panels.pairs[0].image.get_array(), survey.structure_of(name, 64).matrix.numpy())
     left, right = panels.costs.lines
-    assert left.get_ydata()[1] == survey.shape(name, 64).parameters
+    assert left.get_ydata()[1] == survey.structure_of(name, 64).parameters
     assert right.get_ydata()[1] == 64 * 64
     model = next(one.model for one in survey.MODULES if one.name == name)
     table = results.runs()
@@ -540,7 +540,7 @@ def test_modules_beside_each_other(modules, name):
     assert ("not significant" in panels.seeds.ax.get_title(loc="left")) == (
         not found.significant and len(found.seeds) > 1
     )
-    assert f"{survey.shape(name, 64).parameters:,}" in modules.caption.value
+    assert f"{survey.structure_of(name, 64).parameters:,}" in modules.caption.value
     assert ("undefined" in modules.caption.value) == (name == "gsop")
     assert_inside(modules)
 

@@ -276,6 +276,47 @@ def test_gsop_is_the_authors_layers():
     torch.testing.assert_close(covariance[0], torch.cov(maps[0], correction=0))
 
 
+@pytest.mark.parametrize("variant", ["ge-theta", "ge-theta-plus"])
+def test_gather_excite_over_the_whole_map(variant):
+    """Against functions and the weights: a depth-wise kernel as large as the map, BN, and the two 1×1 convolutions."""
+    module = made(variant, channels=32, side=(6, 5))
+    state = module.state_dict()
+    x = torch.randn(3, 32, 6, 5)
+    kernel = state["squeeze.0.weight"]
+    assert kernel.shape == (32, 1, 6, 5)
+    gathered = (x * kernel[:, 0]).sum(dim=(2, 3))
+    norm = {key: state[f"squeeze.1.{key}"] for key in ("weight", "bias", "running_mean", "running_var")}
+    y = (gathered - norm["running_mean"]) / (norm["running_var"] + 1e-5).sqrt() * norm["weight"] + norm["bias"]
+    z = y
+    if variant == "ge-theta-plus":
+        w1, b1, w2, b2 = (state[f"excite.{layer}.{key}"] for layer in (1, 3) for key in ("weight", "bias"))
+        z = F.linear(F.linear(y.relu(), w1.flatten(1), b1).relu(), w2.flatten(1), b2)
+    expected = x * torch.sigmoid(z)[:, :, None, None]
+    torch.testing.assert_close(module(x), expected)
+    assert torch.sigmoid(z).std() > 0.01
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (3, 3), (5, 6)])
+def test_gather_excite_over_the_whole_map_refuses_another_map(shape):
+    with pytest.raises(ValueError, match=rf"was made for maps of 5×5, got {shape[0]}×{shape[1]}"):
+        made("ge-theta", side=5)(torch.randn(1, 32, *shape))
+
+
+@pytest.mark.parametrize("extent", [2, 4, 8])
+def test_gather_excite_gathers_depth_wise_with_stride_two(extent):
+    """θ with an extent, against functions and the weights: 3×3, stride 2, padded by 1, a kernel for each channel."""
+    module = made("ge-theta", channels=8, extent=extent)
+    state = module.state_dict()
+    x = torch.randn(2, 8, 13, 10)
+    maps, count = x, {2: 1, 4: 2, 8: 3}[extent]
+    for i in range(count):
+        maps = F.conv2d(maps, state[f"squeeze.{3 * i}.weight"], stride=2, padding=1, groups=8)
+        keys = ("running_mean", "running_var", "weight", "bias")
+        maps = F.batch_norm(maps, *(state[f"squeeze.{3 * i + 1}.{key}"] for key in keys))
+        maps = maps.relu() if i < count - 1 else maps
+    torch.testing.assert_close(module(x), x * F.interpolate(torch.sigmoid(maps), size=(13, 10)))
+
+
 @pytest.mark.parametrize("extent", [2, 4, 8])
 @pytest.mark.parametrize("variant", ["ge-theta-minus", "ge-theta", "ge-theta-plus"])
 def test_gather_excite_with_an_extent(variant, extent):
@@ -302,16 +343,18 @@ def test_gather_excite_with_an_extent(variant, extent):
 # ---------------------------------------------------------------------------------------------------- all of the family
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_gradients_reach_every_parameter(name):
-    module = made(name).train()
+@pytest.mark.parametrize(
+    ("name", "options"), [(name, {}) for name in NAMES] + [(f"ge-theta{end}", {"extent": 4}) for end in ("", "-plus")]
+)
+def test_gradients_reach_every_parameter(name, options):
+    """With fixed norms: behind a norm that follows its batch, a bias has no effect at all."""
+    module = made(name, **options)
     x = torch.randn(4, 32, 7, 7, requires_grad=True)
     module(x).square().sum().backward()
     assert x.grad.abs().sum() > 0
     for key, parameter in module.named_parameters():
         assert parameter.grad is not None, key
-        # A constant before a batch norm changes nothing: such biases have gradients of rounding alone.
-        assert parameter.grad.abs().sum() > 0, key
+        assert parameter.grad.abs().max() > 1e-3, key
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -335,6 +378,54 @@ def test_other_dtypes_and_channels_last(name, dtype):
     assert found.dtype == dtype
     tolerance = {torch.bfloat16: 0.1, torch.float16: 0.02, torch.float64: 1e-4}[dtype]
     torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gates_are_captured_and_proven_in_half_precision(name, dtype):
+    module = made(name)
+    x = torch.randn(3, 32, 7, 7)
+    with torch.no_grad(), ecaviz.capture(nn.Sequential(module)) as gates:
+        module(x)
+    expected = {key: record.gate for key, record in gates.items()}
+    half = made(name).to(dtype)
+    with torch.no_grad(), ecaviz.capture(nn.Sequential(half)) as gates:
+        half(x.to(dtype))
+    for key, record in gates.items():
+        assert record.site.proof.holds
+        assert record.site.proof.dtype == str(dtype).removeprefix("torch.")
+        assert record.gate.dtype == torch.float32
+        torch.testing.assert_close(record.gate, expected[key], rtol=0.1, atol=0.05)
+
+
+def test_a_c_that_r_does_not_divide_is_rounded_down():
+    """⌊C/r⌋ hidden units, in all three bottlenecks."""
+    for name, layer in (("se", "excite.fc1"), ("cbam", "channel.excite.fc1"), ("ge-theta-plus", "excite.1")):
+        module = made(name, channels=100, reduction=16)
+        assert module.get_submodule(layer).weight.shape[0] == 6
+        assert module(torch.randn(1, 100, 7, 7)).shape == (1, 100, 7, 7)
+
+
+def test_weights_of_cbam_under_their_first_names_load():
+    module = made("cbam")
+    state = {key.replace("spatial.excite.", "spatial."): value for key, value in module.state_dict().items()}
+    other = attention.build("cbam", 32).eval()
+    other.load_state_dict(state)
+    x = torch.randn(2, 32, 7, 7)
+    assert torch.equal(other(x), module(x))
+
+
+def test_options_by_stage():
+    net = networks.resnet(18, "eca", classes=3, kernel_size=(1, 3, 5, 7))
+    assert [site.kernel_size for site in ecaviz.find_sites(net)] == [1, 1, 3, 3, 5, 5, 7, 7]
+    with pytest.raises(
+        ValueError, match=r"kernel_size by stage needs four values, one for each stage, got \(3, 5, 5\)"
+    ):
+        networks.resnet(18, "eca", kernel_size=(3, 5, 5))
+    with pytest.raises(ValueError, match=r"size by stage needs four values"):
+        networks.resnet(18, "ge-theta", size=(16, 8, 4))
+    with pytest.raises(ValueError, match="options by stage need stages of different widths"):
+        networks.build(networks.Architecture("eca", {"kernel_size": (1, 3, 5, 7)}, planes=(4, 4, 8, 8)))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,6 +61,12 @@ def test_every_accuracy_evaluated_anew(name):
     row = bundle.manifest()[name]
     found = accuracy(ecaviz.load(name, device="cpu").net, *Shapes("test", row.test_images).tensors())
     assert found == pytest.approx(row.accuracy, abs=0.003)
+
+
+def test_the_bundle_is_small():
+    files = list((bundle.data_folder() / "checkpoints").glob("*.safetensors"))
+    assert {file.stem for file in files} == set(BUNDLE)
+    assert sum(file.stat().st_size for file in files) < 30e6
 
 
 def test_the_plain_model_leaves_room():
@@ -389,6 +397,7 @@ HEAVY = ["matplotlib", "ipywidgets", "seaborn", "pandas", "timm", "torchvision",
         ("ecaviz", []),
         ("ecaviz.gates", []),
         ("ecaviz.models, ecaviz.profiles, ecaviz.interaction, ecaviz.kernels, ecaviz.images, ecaviz.training", []),
+        ("ecaviz.influences, ecaviz.networks, ecaviz.results, ecaviz.survey", []),
     ],
 )
 def test_importing_is_cheap(what, may_bring):
@@ -413,6 +422,16 @@ def test_the_front_door():
     with pytest.raises(AttributeError, match=r"no attribute 'laod'; it has .*load"):
         ecaviz.laod  # noqa: B018 - looking it up is the test
     assert "load" in dir(ecaviz)
+
+
+def test_every_name_that_the_readme_uses_is_there():
+    text = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
+    names = {name.removesuffix(".") for name in re.findall(r"\becaviz\.([A-Za-z_.]+)", text)}
+    assert len(names) > 10
+    for name in names:
+        thing = ecaviz
+        for part in name.split("."):
+            thing = getattr(thing, part)
 
 
 @pytest.mark.gpu

@@ -424,7 +424,7 @@ def test_survey_shows_every_module(ran):
 def test_survey_nothing_appears_where_the_form_allows_nothing(ran):
     for one in survey.MODULES[1:]:
         found = torch.tensor(ran(SURVEY).probed["influences"][one.title])
-        allowed = survey.shape(one.name, 64).matrix.bool()
+        allowed = survey.structure_of(one.name, 64).matrix.bool()
         assert (found[~allowed] == 0).all(), one.title
         assert (found[allowed] > 0).double().mean() > 0.5, one.title
 

@@ -94,7 +94,7 @@ def test_what_the_notes_of_the_tables_say():
     assert survey.parameter_count(50, "cbam", bias=False)[0] == 28_073_576
     assert survey.parameter_count(101, "cbam", bias=False)[0] == 49_295_628
     blocks = {256: 1, 512: 1, 1024: 1, 2048: 1}
-    gsop = {c: survey.shape("gsop", c).parameters for c in blocks}
+    gsop = {c: survey.structure_of("gsop", c).parameters for c in blocks}
     assert 25_557_032 + sum(gsop.values()) - gsop[256] == 28_054_440
     assert round(28_054_440 / 1e6, 2) == 28.05
     assert round(28_073_576 / 2**20, 2) == 26.77
@@ -117,31 +117,33 @@ def test_units(printed, count, unit):
 
 @pytest.fixture(scope="module")
 def answers():
-    return survey.questions(128).set_index("name")
+    return survey.questions(128).set_index("title")
 
 
 def test_table_1_is_what_is_measured(answers):
     """Of the seven modules of Table 1 that are here, every tick; A²-Net is not here."""
     listed = answers.dropna(subset=["said_no_reduction"])
-    assert list(listed.index) == ["se", "eca", "cbam", "gsop", "ge-theta-minus", "ge-theta", "ge-theta-plus"]
+    gsop = [f"GSoP, c = C/{part}" for part in (2, 4, 8, 16)]
+    assert list(listed.index) == ["SE", "ECA", "CBAM", *gsop, "GE-θ⁻", "GE-θ", "GE-θ⁺"]
     for column in ("no_reduction", "cross_channel", "lighter_than_se"):
-        for row in listed.itertuples():
-            assert getattr(row, column) == getattr(row, f"said_{column}") or (row.Index, column) == (
-                "se",
-                "lighter_than_se",
-            )
-    variants = {"se-var1": (True, False), "se-var2": (True, False), "se-var3": (True, True), "se-gc2": (True, True)}
-    for name, (whole, cross) in {**variants, "eca-ns": (True, True)}.items():
+        differ = [row.Index for row in listed.itertuples() if getattr(row, column) != getattr(row, f"said_{column}")]
+        expected = {"no_reduction": gsop[:2], "lighter_than_se": []}.get(column, [])
+        assert [title for title in differ if (title, column) != ("SE", "lighter_than_se")] == expected
+    assert answers.loc[gsop, "rank"].tolist()[2:] == [64, 32]  # 4c
+    variants = {"SE-Var1": (True, False), "SE-Var2": (True, False), "SE-Var3": (True, True), "SE-GC2": (True, True)}
+    for name, (whole, cross) in {**variants, "ECA-NS": (True, True)}.items():
         assert (answers.loc[name, "no_reduction"], answers.loc[name, "cross_channel"]) == (whole, cross)
-    assert answers.loc["se", "rank"] <= 8
-    assert answers.loc["eca", "off_diagonal"] == pytest.approx(2 * 127 / (128 * 127))
+    narrow = answers.loc[["SE", "CBAM", "GE-θ⁺"]]
+    assert narrow["rank"].between(4, 8).all()  # C/r, less a unit that no input switches on
+    assert (narrow["off_diagonal"] > 0.9).all()
+    assert answers.loc["ECA", "off_diagonal"] == pytest.approx(2 * 127 / (128 * 127))
 
 
 def test_questions_leave_the_random_state_alone():
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    survey._scaled(survey.MODULES[1], 32, 3, 0)
+    survey._scaled("se", 32, 3, 2, 0, {})
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -153,9 +155,15 @@ def test_costs_by_channels():
     gsop = table[table["name"] == "gsop"].set_index("channels")
     assert gsop["parameters"].to_dict() == {256: 230_784, 512: 394_880, 1024: 723_072, 2048: 1_379_456}
     assert gsop["rank"].isna().all()
+    # As the network runs it: stride 2 in the first stage, and a last stage that keeps its positions.
+    assert gsop["side"].to_dict() == {256: 56, 512: 28, 1024: 14, 2048: 14}
+    covariance = {256: 28**2, 512: 28**2, 1024: 14**2, 2048: 14**2}
+    for c, positions in covariance.items():
+        expected = positions * (128 * c + 128**2) + 4 * 128**2 + 4 * 128 * c
+        assert gsop.loc[c, "multiply_adds"] == expected
     assert survey.costs(["eca"], [64, 300])["side"].tolist() == [56, 28]
     with pytest.raises(ValueError, match="no module is called 'sse'"):
-        survey.shape("sse", 64)
+        survey.structure_of("sse", 64)
     with pytest.raises(FileNotFoundError, match=r"there is no .*table9\.csv. Tables: adaptive_k, "):
         survey.published("table9")
 
@@ -257,3 +265,17 @@ def test_differences_say_what_is_not_significant(ax):
         with pytest.raises(ValueError, match="equally many"):
             plots.differences(*arguments, ax=ax)
     assert np.isfinite(ax.get_xlim()).all()
+
+
+def test_matrices_beside_each_other():
+    matrices = {name: survey.structure_of(name, 32).matrix for name in ("se", "eca", "se-gc2")}
+    figure = plots.matrix_grid(matrices, columns=2, title="three")
+    shown = [ax for ax in figure.axes if ax.get_visible()]
+    assert [ax.get_title(loc="left") for ax in shown] == list(matrices)
+    for ax, matrix in zip(shown, matrices.values(), strict=True):
+        np.testing.assert_array_equal(ax.images[0].get_array(), matrix.numpy())
+    assert len(figure.axes) == 4
+    with pytest.raises(ValueError, match="no matrix to draw"):
+        plots.matrix_grid({})
+    with pytest.raises(ValueError, match=r"x: a matrix C×C was expected, got shape \(2, 3\)"):
+        plots.matrix_grid({"x": torch.zeros(2, 3)})
