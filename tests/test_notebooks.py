@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -18,7 +19,7 @@ import pytest
 import torch
 
 import ecaviz
-from ecaviz import survey
+from ecaviz import results, survey
 
 nbformat = pytest.importorskip("nbformat", reason="the extra `lab` is not installed")
 
@@ -455,6 +456,38 @@ def test_survey_observations_are_those_of_the_results(ran):
     found = ran(SURVEY).probed["differences"]
     expected = [[one.mean, one.low, one.high] for _, one, _ in survey.observations()]
     assert torch.allclose(torch.tensor(found), torch.tensor(expected))
+
+
+def test_survey_says_what_the_recorded_results_say():
+    """The sentences under the observations and in the summary, against data/results."""
+    gates = [one.model for one in survey.MODULES if one.name != "none"]
+    verdicts = [one.significant for _, one, _ in survey.observations()]
+    assert verdicts == [True, True, False]  # "the first two observations hold … The third … is not significant"
+    assert survey.observations()[2][1].mean > 0  # "points the way of the paper"
+    for model in gates:  # "a gate is worth about ten points"; "any gate beats none"
+        found = results.paired_difference(model, "shapes-none")
+        assert found.significant
+        assert 0.07 < found.mean < 0.16
+    table = survey.accuracies().set_index("name")
+    assert 0.45 < table.loc["none", "texture"] < 0.55  # "half right"
+    assert table.drop("none")["texture"].between(2 / 3, 5 / 6).all()
+    gain = table.drop("none")[["shape", "texture", "both"]] - table.loc["none", ["shape", "texture", "both"]]
+    assert (gain["texture"] > 0.5 * gain.sum(axis=1)).all()  # "most of it in the four classes that need texture"
+    assert table["std"].between(0.005, 0.035).all()  # "by 1 to 3 points"
+    pairs = [results.paired_difference(a, b) for a, b in itertools.combinations(gates, 2)]
+    assert len(pairs) == 91
+    clear = [one for one in pairs if one.significant]
+    assert len(clear) <= 12  # five by chance
+    low = {"shapes-ge-theta", "shapes-ge-theta-plus"}
+    assert all({one.first, one.second} & low for one in clear)
+    assert not results.paired_difference("shapes-eca-k3", "shapes-se-r16").significant
+    for model in gates:  # "no module with parameters is significantly better than SE-Var1"
+        assert not results.paired_difference(model, "shapes-se-var1").low > 0
+
+
+def test_no_notebook_has_a_gap_to_fill():
+    for path in NOTEBOOKS:
+        assert not re.search(r"\b[A-Z]{4,}-TEXT\b|TODO|FIXME", path.read_text("utf-8")), path.name
 
 
 # ------------------------------------------------------------------------------------- the same notebooks, other models
