@@ -74,7 +74,7 @@ _SHADES = {
     "se-gc3": Style("#CC79A7", ":", "8", "..."),
     "eca": STYLES["eca"][0],
     "eca-ns": STYLES["eca"][1],
-    "cbam": Style("#009E73", "-", "P", "++"),
+    "cbam": Style("#009E73", "-", ">", "++"),
     "gsop": Style("#009E73", "--", "*", "oo"),
     "ge-theta-minus": Style("#8C8C8C", ":", "D", ""),
     "ge-theta": Style("#8C8C8C", "--", "d", "///"),

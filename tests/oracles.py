@@ -92,6 +92,7 @@ class Gated:
         self.net = net
         self.then = then or {}  # what follows the channel gate, by block: CBAM's spatial gate
         self.gates: dict[str, Tensor] = {}
+        self.maps: dict[str, Tensor] = {}
         for name, norm in last_norms(net).items():
             norm.register_forward_hook(self._hook(name, gate_of[name]))
 
@@ -99,7 +100,10 @@ class Gated:
         def apply(_module, _inputs, output):
             self.gates[name] = gate(output)
             gated = output * self.gates[name][:, :, None, None]
-            return gated * self.then[name](gated) if name in self.then else gated
+            if name not in self.then:
+                return gated
+            self.maps[name] = self.then[name](gated)
+            return gated * self.maps[name]
 
         return apply
 

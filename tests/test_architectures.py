@@ -56,7 +56,7 @@ def check(model, oracle, x, suffix):
     expected = oracle(x)
     assert (logits - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
     assert expected.std() > 0.05
-    assert len(gates) == len(oracle.gates)
+    assert len(gates) == len(oracle.gates) + len(oracle.maps)
     for block, gate in oracle.gates.items():
         found = gates[block + suffix(block)].gate
         assert (found - gate).abs().max() < 1e-6
@@ -121,7 +121,15 @@ def test_reference_cbam(tmp_path, bias, spatial, count):
     model = ecaviz.load(path, device="cpu")
     assert parameters(model) == count
     assert model.architecture == "CBAM-ResNet-50, reference CBAM"
-    check(model, oracle, torch.randn(2, 3, 64, 64), lambda block: ".se.channel")
+    x = torch.randn(2, 3, 64, 64)
+    check(model, oracle, x, lambda block: ".se.channel")
+    with torch.no_grad(), ecaviz.capture(model, "*.spatial" if spatial else "*.channel") as gates:
+        model.net(x)
+    for block, expected in oracle.maps.items():
+        found = gates[f"{block}.se.spatial"].gate
+        assert (found - expected).abs().max() < 1e-6
+        assert expected.std() > 0.005 or expected.shape[-1] < 3
+    assert len(oracle.maps) == (16 if spatial else 0)
 
 
 def test_k_is_read_from_the_weights_and_not_from_a_name(tmp_path):
