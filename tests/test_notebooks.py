@@ -448,7 +448,7 @@ def test_survey_says_which_counts_are_not_reproduced(ran):
     ]
     said = ran(SURVEY).said
     for line in ("kept? 8 of 10", "interact? 10 of 10", "lighter? 9 of 9"):
-        assert f"{line} modules as the paper says" in said
+        assert f"{line} rows as the paper says" in said
 
 
 @pytest.mark.notebook
