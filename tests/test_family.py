@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import ecaviz
 from ecaviz import attention, bundle, networks
+from ecaviz.influences import module_influence
 from ecaviz.matches import NoWeights
 
 NAMES = [name for name in attention.FAMILIES if name != "none"]
@@ -563,3 +564,25 @@ def test_bad_input_to_the_groups():
         attention.SEGC(32)
     with pytest.raises(ValueError, match=r"expected N×32×H×W, got 2×16×7×7"):
         made("ge-theta")(torch.randn(2, 16, 7, 7))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_on_a_gpu_as_on_the_cpu(name):
+    """Capture with its proof, the interaction matrix where there is one, and the influence."""
+    x = torch.randn(3, 32, 7, 7)
+    seen = []
+    for device in ("cpu", "cuda"):
+        module = made(name).to(device)
+        net = nn.Sequential(module)
+        with torch.no_grad(), ecaviz.capture(net) as gates:
+            net(x.to(device))
+        assert all(record.site.proof.holds for record in gates.values())
+        (site,) = (one for one in ecaviz.find_sites(net) if one.per == "channel")
+        found = [record.gate.cpu() for record in gates.values()]
+        found.append(module_influence(module, x.to(device)).matrix)
+        if site.family in ecaviz.interaction.COVERED:
+            found.append(ecaviz.interaction_matrix(net, site.name).matrix)
+        seen.append(found)
+    for cpu, cuda in zip(*seen, strict=True):
+        torch.testing.assert_close(cuda, cpu, rtol=1e-3, atol=1e-4)
