@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["at_least_one", "hidden_units", "kernel_size", "padding"]
+__all__ = ["at_least_one", "hidden_units", "kernel_size", "padding", "share"]
 
 
 def _whole(number: object) -> bool:
@@ -68,3 +68,14 @@ def padding(value: object, k: int, channels: int | None, what: str) -> str:
             f"it too). Use k ≤ {2 * channels + 1}."
         )
     return str(value)
+
+
+def share(value: object, what: str) -> float:
+    """``value`` as a float, if it lies between 0 and 1, both left out.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ValueError(f"{what} must lie between 0 and 1, such as 0.95; got {value!r}.")
+    return float(value)

@@ -18,7 +18,9 @@ from .attention import channel_conv
 
 __all__ = ["Band", "Dense", "LowRank"]
 
+EPSILON = torch.finfo(torch.float64).eps
 _ROWS = 256  # rows of J held at once where J is not formed
+_NUMBERS = 2**20  # numbers of each factor held at once where single entries of J are asked for
 _BANDED_UP_TO = 21  # k up to which LAPACK's banded eigenvalues are quicker than dense singular values (C = 1024, 2048)
 
 
@@ -66,6 +68,14 @@ class Band:
     def apply(self, y: Tensor) -> Tensor:
         """J·y for every row of descriptors, N×C → N×C, float64."""
         return channel_conv(y.double(), self.kernel, self.padding)
+
+    def entries(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """J_ij for every pair of a row i and a column j, int64 in 0 … C−1; float64, of the shape they broadcast to."""
+        offset = columns - rows
+        if self.padding == "circular":
+            return self._wrapped[offset.remainder_(self.channels)]
+        inside = offset.abs() <= self.reach
+        return torch.where(inside, self.kernel[offset.add_(self.reach).clamp_(0, len(self.kernel) - 1)], 0.0)
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """Participation and directness of every row, C and C numbers; see :class:`Coverage`."""
@@ -121,25 +131,31 @@ class _Rows:
         raise NotImplementedError
 
     @cached_property
-    def _sums(self) -> tuple[Tensor, Tensor, Tensor]:
-        """One pass over blocks of rows: participation, directness, energy by distance."""
-        partners, direct, energy = [], [], 0
+    def _by_row(self) -> tuple[Tensor, Tensor]:
+        partners, direct = [], []
+        for start, square in self._blocks():
+            partners.append(_partners(square))
+            direct.append(_directness(square.diagonal(start), square))
+        return torch.cat(partners), torch.cat(direct)
+
+    @cached_property
+    def _by_distance(self) -> Tensor:
+        energy = torch.zeros(0, dtype=torch.float64)
         for start, square in self._blocks():
             channels = square.shape[1]
             rows, columns = torch.arange(start, start + len(square))[:, None], torch.arange(channels)
-            partners.append(_partners(square))
-            direct.append(_directness(square.diagonal(start), square))
             distance = (rows - columns).abs_().flatten()
-            energy = energy + torch.bincount(distance, weights=square.flatten(), minlength=channels)
-        return torch.cat(partners), torch.cat(direct), energy
+            part = torch.bincount(distance, weights=square.flatten(), minlength=channels)
+            energy = part if not len(energy) else energy + part
+        return energy
 
     def rows(self) -> tuple[Tensor, Tensor]:
-        """Participation and directness of every row, C and C numbers; see :class:`Coverage`."""
-        return self._sums[:2]
+        """Participation and directness of every row, C and C numbers; see :class:`~ecaviz.measures.Coverage`."""
+        return self._by_row
 
     def energy_by_distance(self) -> Tensor:
         """Σ of J_ij² over |i−j| = d, for d = 0 … C−1."""
-        return self._sums[2]
+        return self._by_distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,9 +164,11 @@ class Dense(_Rows):
 
     Attributes:
         whole: C×C, float64 on the CPU.
+        epsilon: Relative rounding of what computed it, which decides what counts for the rank.
     """
 
     whole: Tensor
+    epsilon: float = EPSILON
 
     def __post_init__(self):
         if self.whole.ndim != 2 or self.whole.shape[0] != self.whole.shape[1]:
@@ -163,6 +181,10 @@ class Dense(_Rows):
     def apply(self, y: Tensor) -> Tensor:
         """J·y for every row of descriptors, N×C → N×C, float64."""
         return y.double() @ self.whole.T
+
+    def entries(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """J_ij for every pair of a row i and a column j, int64 in 0 … C−1; float64, of the shape they broadcast to."""
+        return self.whole[rows, columns]
 
     def _blocks(self) -> Iterator[tuple[int, Tensor]]:
         for start in range(0, len(self.whole), _ROWS):
@@ -196,9 +218,35 @@ class LowRank(_Rows):
         """J, C×C float64."""
         return self.left @ self.right
 
+    def entries(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """J_ij for every pair of a row i and a column j, int64 in 0 … C−1; float64, of the shape they broadcast to.
+
+        Each costs a product of hidden numbers: for some pairs, not for all C².
+        """
+        rows, columns = torch.broadcast_tensors(rows, columns)
+        at_once = max(1, _NUMBERS // max(1, len(self.right)))
+        right = self.right.T.contiguous()  # what belongs to one channel stands together
+        pairs = zip(rows.flatten().split(at_once), columns.flatten().split(at_once), strict=True)
+        return torch.cat([(self.left[i] * right[j]).sum(dim=1) for i, j in pairs]).view(rows.shape)
+
     def _blocks(self) -> Iterator[tuple[int, Tensor]]:
         for start in range(0, len(self.left), _ROWS):
             yield start, (self.left[start : start + _ROWS] @ self.right).square_()
+
+    def directness(self) -> Tensor:
+        """J_ii²/Σ_j J_ij² of every row from the factors alone: Σ_j J_ij² = l·(R·Rᵀ)·l with l the row of ``left``."""
+        square = ((self.left @ (self.right @ self.right.T)) * self.left).sum(dim=1)
+        return (self.left * self.right.T).sum(dim=1).square() / square.clamp(min=0)
+
+    def energy_within(self, reach: int) -> tuple[float, float]:
+        """Σ of J_ij² over |i−j| ≤ reach, and over all i and j: from the factors, 2·reach + 1 diagonals and no more."""
+        whole = float(((self.left.T @ self.left) * (self.right @ self.right.T)).sum())
+        columns, C = self.right.T, len(self.left)
+        inside = (self.left * columns).sum(dim=1).square().sum()
+        for d in range(1, min(reach, C - 1) + 1):
+            inside += (self.left[d:] * columns[:-d]).sum(dim=1).square().sum()
+            inside += (self.left[:-d] * columns[d:]).sum(dim=1).square().sum()
+        return float(inside), whole
 
     def singular_values(self) -> Tensor:
         """The min(C, hidden) singular values that can differ from zero, largest first, float64."""

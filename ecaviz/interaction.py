@@ -10,7 +10,9 @@ changes when the descriptor of channel j does. It has a closed form, and it is k
 - SE is a product through the bottleneck. For one image J = W2·diag(a)·W1, with a = 1 for the hidden units that the ReLU
   lets through and 0 for the others. Without images the *structure* W2·W1 stands for it, every unit active; over a set
   of images the *realised* J is the mean, W2·diag(p)·W1, with p the share of images on which each unit is active
-  (:class:`LowRank`). CBAM has the same bottleneck behind two squeezes: its structure W2·W1 is the map of either.
+  (:class:`LowRank`). CBAM has the same bottleneck behind two squeezes and so two maps, of the mean and of the maximum;
+  GE-θ⁺ has one more ReLU in front. Single images are kept too (:mod:`ecaviz.realised`).
+- Any other excitation: autograd, image by image.
 
 GSoP and Gather-Excite with a smaller extent have no J, since their descriptor is not C numbers; see
 :mod:`ecaviz.influences`.
@@ -25,18 +27,21 @@ EUSIPCO 2007.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from . import attention, checks, gates
+from . import attention, gates
 from .batches import batches
+from .excitations import COVERED, Foreign, Plan, not_covered, plan_of, plan_of_site
 from .forms import Band, Dense, LowRank
 from .gates import evaluating
+from .matrices import InteractionMatrix
+from .measures import Coverage, coverage
+from .sites import network
 from .structure import (
     Structure,
     eca_structure,
@@ -57,6 +62,8 @@ __all__ = [
     "Structure",
     "coverage",
     "eca_structure",
+    "excitation_interaction",
+    "interaction_matrices",
     "interaction_matrix",
     "module_interaction",
     "multiply_adds",
@@ -65,71 +72,6 @@ __all__ = [
     "structural_pairs",
     "structure",
 ]
-
-_LINEAR = ("se-var1", "se-var2", "se-var3", "se-gc", "eca-ns", "ge-theta-minus", "ge-theta")
-_BOTTLENECKS = ("cbam", "ge-theta-plus")
-_OWN = (*_LINEAR, *_BOTTLENECKS)
-COVERED: tuple[str, ...] = ("eca", "se", *_OWN)
-"""Families whose interaction matrix has a closed form here."""
-
-
-@dataclass(frozen=True, eq=False)
-class InteractionMatrix:
-    """J = ∂z/∂y of one excitation.
-
-    Attributes:
-        family: One of :data:`COVERED`.
-        site: Name of the site; empty for a module on its own.
-        channels: C.
-        kind: "exact": J is the same for every image (ECA and all that is linear). "structure": a bottleneck with every
-            hidden unit active. "realised": SE, mean over ``images`` images.
-        form: J itself, as a :class:`Band`, a :class:`LowRank` or a :class:`Dense`.
-        pairs: Channel pairs, of C², that the form lets interact, whatever the weights are.
-        images: Number of images behind a realised J, else 0.
-        active: For a realised J, the share p of images on which each hidden unit is active: hidden numbers in 0…1.
-        kernel_size: k, or None.
-        reduction: C/hidden, read from the weights, or None.
-        hidden: Hidden units, or None.
-        groups: G of an SE-GC, or None.
-        parameters: Parameters of the module: of the excitation, and of Gather-Excite's gather; of CBAM's channel stage.
-        multiply_adds: Multiply-adds of the excitation, per image.
-    """
-
-    family: str
-    site: str
-    channels: int
-    kind: str
-    form: Band | Dense | LowRank
-    pairs: int
-    images: int = 0
-    active: Tensor | None = None
-    kernel_size: int | None = None
-    reduction: float | None = None
-    hidden: int | None = None
-    groups: int | None = None
-    parameters: int = 0
-    multiply_adds: int = 0
-
-    @cached_property
-    def matrix(self) -> Tensor:
-        """J, C×C float64 on the CPU: row i is the gate that is moved, column j the channel that moves it.
-
-        Formed when first asked for and kept (32 MiB for C = 2048).
-        """
-        return self.form.dense()
-
-    @cached_property
-    def singular_values(self) -> Tensor:
-        """Singular values, largest first, float64; those that are zero by structure are left out."""
-        return self.form.singular_values()
-
-    def __repr__(self) -> str:
-        size = "" if self.kernel_size is None else f"k={self.kernel_size}, "
-        size += "" if self.hidden is None else f"r={self.reduction:g}, hidden={self.hidden}, "
-        size += "" if self.groups is None else f"G={self.groups}, "
-        over = f" over {self.images} images" if self.images else ""
-        name = f"{self.site!r}, " if self.site else ""
-        return f"InteractionMatrix({name}{self.family}, C={self.channels}, {size}{self.kind}{over})"
 
 
 def module_interaction(module: nn.Module) -> InteractionMatrix:
@@ -144,301 +86,135 @@ def module_interaction(module: nn.Module) -> InteractionMatrix:
         ValueError: A module without C descriptors (GSoP, Gather-Excite with an extent), or one of another library.
     """
     module = getattr(module, "channel", module)  # CBAM's first stage
-    if isinstance(module, attention.ECA):
-        return _eca(module.excite.conv.weight.flatten(), module.channels, module.excite.conv.padding_mode, "", 0)
-    if isinstance(module, attention.SE):
-        first, second = module.excite.fc1, module.excite.fc2
-        biases = sum(layer.bias.numel() for layer in (first, second) if layer.bias is not None)
-        return _se(first.weight, second.weight, "", biases)
     if isinstance(module, attention.ChannelAttention):
         (own,) = gates.find_sites(nn.Sequential(module)) or [None]
         if own is not None and own.family in COVERED and own.per == "channel":
-            return _of_own(own, "")
+            return replace(plan_of_site(own).structure(), site="")
     raise not_covered(getattr(module, "family", "") or type(module).__name__)
 
 
-def not_covered(family: str, site: str = "") -> ValueError:
-    """The error for a family without a closed form here."""
-    where = f" of the site {site!r}" if site else ""
-    return ValueError(
-        f"interaction: no closed form for the family {family!r}{where}. Families covered: {', '.join(COVERED)}. "
-        f"ecaviz.influence measures any module that has a squeeze and an excitation."
-    )
+def excitation_interaction(
+    excite: Callable[[Tensor], Tensor], descriptors: Tensor, name: str = ""
+) -> InteractionMatrix:
+    """J of an excitation that nobody here wrote, by autograd, image by image, and its mean.
+
+    Args:
+        excite: y → z, N×C → N×C, in evaluation mode: rows do not mix.
+        descriptors: y of some images, N×C.
+        name: What to call it.
+
+    Returns:
+        A realised J. ``pairs`` counts the entries that differ from zero on some image.
+
+    Raises:
+        ValueError: z has another shape than y, or does not depend on it.
+    """
+    module = excite if isinstance(excite, nn.Module) else None
+    plan = Foreign(name, getattr(excite, "__name__", type(excite).__name__), excite, module, "")
+    with nullcontext() if module is None else evaluating(module):
+        plan.take(descriptors, torch.arange(len(descriptors)))
+    return plan.realised(len(descriptors))
 
 
-def interaction_matrix(model, site, images=None, *, batch_size: int = 64) -> InteractionMatrix:
-    """J of one site of a model, in closed form.
+def interaction_matrix(
+    model, site, images=None, *, squeeze: str | None = None, batch_size: int = 64
+) -> InteractionMatrix:
+    """J of one site of a model, in closed form where there is one.
 
     Args:
         model: What :func:`ecaviz.load` returns, or an nn.Module.
-        site: Name of the site, or the :class:`ecaviz.gates.GateSite` itself.
-        images: For an SE, the images over which J is realised, in any form that :func:`ecaviz.images.batches` takes;
-            None for the structure. An ECA is the same for every image: its J is exact and no image is run.
+        site: Name of the site, or the :class:`ecaviz.gates.GateSite` itself. The name of any other submodule stands for
+            an excitation that nobody here wrote: what goes into it is y, what comes out z (of a Sequential that ends in
+            a sigmoid, what goes into that), and J is taken by autograd, for which it needs images.
+        images: For a bottleneck, the images over which J is realised, in any form that :func:`ecaviz.images.batches`
+            takes; None for the structure. An ECA is the same for every image: its J is exact and no image is run.
+        squeeze: Of CBAM, which of its two maps: "avg" (the default) or "max".
         batch_size: Images run at once.
 
     Returns:
         The :class:`InteractionMatrix`.
 
     Raises:
-        ValueError: No site of that name; its family is not covered; its excitation is not the one its weights say (such
-            as an SE whose hidden activation is no ReLU); its C is not known yet; ``images`` are none or of the wrong
-            kind.
+        ValueError: No site of that name; its family has no J; its excitation has no structure and no images were given;
+            its C is not known yet; ``images`` are none or of the wrong kind.
     """
-    own = gates.site(model, getattr(site, "name", site))
-    if isinstance(site, str):
-        site = own
-    elif site.module is not own.module:
-        raise ValueError(
-            f"interaction: the site {site.name!r} belongs to another model; name it, or find it in this one."
-        )
-    elif site.channels is None:  # found before the first batch told
-        site = own
-    if site.family == "eca":
-        if site.channels is None:
-            raise ValueError(
-                f"interaction: the module of the site {site.name!r} does not hold its number of channels. Run one "
-                f"batch through the network under ecaviz.capture, then ask again."
-            )
-        matrix = _eca(site.kernel, site.channels, site.padding, site.name, int(site.bias))
-        _check_closed_form(site, matrix.form.apply, "one convolution over the channels")
-        return matrix
-    if site.family in _OWN and site.per == "channel" and site.layout.excite is not None:
-        if images is not None and site.family in _BOTTLENECKS:
-            raise ValueError(
-                f"interaction: no realised J for the family {site.family!r} of the site {site.name!r} yet; "
-                f"images=None gives its structure."
-            )
-        return _of_own(site, site.name)
-    if site.family != "se":
-        raise not_covered(site.family, site.name)
-
-    if site.hidden_activation != "ReLU":
-        raise ValueError(
-            f"interaction: the bottleneck of the site {site.name!r} has the hidden activation {site.hidden_activation};"
-            f" the closed form W2·diag(active)·W1 covers ReLU, whose slope is 0 or 1."
-        )
-    w1, b1, w2, b2 = (None if w is None else _plain(w) for w in site.bottleneck)
-    biases = sum(b.numel() for b in (b1, b2) if b is not None)
-    b1 = w1.new_zeros(len(w1)) if b1 is None else b1
-    _check_closed_form(
-        site,
-        lambda y: (y @ w1.T + b1).relu() @ w2.T,
-        "W2·ReLU(W1·y + b1) + b2 (there may be a norm in between), so its ∂z/∂y is not W2·diag(active)·W1",
-    )
-    if images is None:
-        return _se(w1, w2, site.name, biases)
-    active, count = _active_share(model, site, w1, b1, images, batch_size)
-    return _se(w1, w2, site.name, biases, active, count)
+    plan = plan_of(model, site)
+    if squeeze is not None and plan.squeezes != ("avg", "max"):
+        raise ValueError(f"interaction: squeeze={squeeze!r} is for CBAM, which has two; {plan.name} has one.")
+    if squeeze not in (None, "avg", "max"):
+        raise ValueError(f'interaction: squeeze must be "avg" or "max", got {squeeze!r}.')
+    if images is None or plan.exact:
+        return plan.structure()
+    count = _run(model, [plan], images, batch_size)
+    return plan.realised(count, squeeze or plan.squeezes[0])
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().double()  # the CPU first: some devices know no float64
+def interaction_matrices(
+    model, images=None, sites: gates.Selection = None, *, batch_size: int = 64
+) -> dict[str, InteractionMatrix]:
+    """J of several sites of a model, for which the network is run once.
 
+    Args:
+        model: What :func:`ecaviz.load` returns, or an nn.Module.
+        images: As for :func:`interaction_matrix`.
+        sites: Which sites, as for :func:`ecaviz.capture`; of those picked, the ones without a J (GSoP, Gather-Excite
+            with an extent, CBAM's spatial stage) are left out.
+        batch_size: Images run at once.
 
-def _eca(kernel: Tensor, channels: int, padding: str, site: str, biases: int) -> InteractionMatrix:
-    return InteractionMatrix(
-        family="eca",
-        site=site,
-        channels=channels,
-        kind="exact",
-        form=Band(_plain(kernel).clone(), channels, padding),
-        pairs=structural_pairs("eca", channels, kernel_size=len(kernel), padding=padding),
-        kernel_size=len(kernel),
-        parameters=len(kernel) + biases,
-        multiply_adds=multiply_adds("eca", channels, kernel_size=len(kernel)),
-    )
-
-
-def _se(
-    w1: Tensor, w2: Tensor, site: str, biases: int, active: Tensor | None = None, images: int = 0
-) -> InteractionMatrix:
-    hidden, channels = w1.shape
-    left, right = _plain(w2).clone(), _plain(w1).clone()
-    return InteractionMatrix(
-        family="se",
-        site=site,
-        channels=channels,
-        kind="structure" if active is None else "realised",
-        form=LowRank(left if active is None else left * active, right),
-        pairs=channels**2,
-        images=images,
-        active=active,
-        reduction=channels / hidden,
-        hidden=hidden,
-        parameters=w1.numel() + w2.numel() + biases,
-        multiply_adds=w1.numel() + w2.numel(),
-    )
-
-
-def _of_own(site, name: str) -> InteractionMatrix:
-    """J of one of our own modules, other than ECA and SE: its weights, or the product of its two layers."""
-    C = site.channels
-    cost = sum(p.numel() for p in site.module.parameters())
-    common = {"family": site.family, "site": name, "channels": C, "parameters": cost}
-    if site.family in _BOTTLENECKS:
-        w1, _, w2, _ = (None if w is None else _plain(w) for w in site.bottleneck)
-        runs = 2 if site.family == "cbam" else 1  # the mean and the maximum go through one bottleneck
-        return InteractionMatrix(
-            **common,
-            kind="structure",
-            form=LowRank(w2.clone(), w1.clone()),
-            pairs=C * C,
-            reduction=C / len(w1),
-            hidden=len(w1),
-            multiply_adds=2 * w1.numel() * runs,
-        )
-    weight = next(site.module.excite.parameters(), torch.zeros(()))
-    with evaluating(site.module):
-        form = Dense(_plain(site.excite(torch.eye(C, dtype=weight.dtype, device=weight.device))).T.contiguous())
-    _check_closed_form(site, form.apply, "linear")
-    pairs = {
-        "se-var3": C * C,
-        "se-gc": C * C // (site.groups or 1),
-        "eca-ns": structural_pairs("eca", C, kernel_size=site.kernel_size) if site.kernel_size else 0,
-    }.get(site.family, C)
-    return InteractionMatrix(
-        **common,
-        kind="exact",
-        form=form,
-        pairs=pairs,
-        kernel_size=site.kernel_size,
-        groups=site.groups,
-        multiply_adds=sum(p.numel() for p in site.module.excite.parameters()),
-    )
-
-
-def _check_closed_form(site, closed: Callable[[Tensor], Tensor], expected: str) -> None:
-    """Run the excitation on a few random descriptors and compare with the closed form, up to a constant."""
-    y = torch.randn(8, site.channels, generator=torch.Generator().manual_seed(0))
-    y[0] = 0
-    weight = next(site.module.parameters(), y)
-    y = y.to(weight.dtype)
-    with evaluating(site.module):
-        found = _plain(site.excite(y.to(weight.device)))
-    should = closed(y.double())
-    error = float(((found - found[0]) - (should - should[0])).abs().max())
-    scale = max(float(found.abs().max()), float(should.abs().max()))
-    # Sums of at most C terms, rounded in the dtype of the weights; another form is off by about the scale.
-    if not error <= min(16 * math.sqrt(site.channels) * torch.finfo(weight.dtype).eps, 0.1) * scale:
-        raise ValueError(
-            f"interaction: the excitation of the site {site.name!r} is not {expected}. On random descriptors it is off "
-            f"by {error:.2g}, with logits up to {scale:.2g}."
-        )
-
-
-def _active_share(model, site, w1: Tensor, b1: Tensor, images, batch_size: int) -> tuple[Tensor, int]:
-    """Share of the images on which each hidden unit of a ReLU bottleneck is active, and their number. Streamed.
-
-    A site that is called several times in one forward counts every call.
-    """
-    net = model if isinstance(model, nn.Module) else model.net
-    transform = None if isinstance(model, nn.Module) else model.transform
-    active, calls, count = w1.new_zeros(len(w1)), 0, 0
-    with evaluating(net), gates.capture(net, [site.name]) as captured:
-        for x, _ in batches(images, transform, batch_size, next(net.parameters())):
-            net(x)
-            count += len(x)
-            for record in captured.values():
-                active += (_plain(record.descriptor) @ w1.T + b1 > 0).sum(dim=0)
-                calls += len(record.descriptor)
-            captured.clear()
-    if not calls:
-        raise ValueError(f"interaction: the network ran on {count} images without calling the site {site.name!r}.")
-    return active / calls, count
-
-
-# How much of J is there.
-
-
-@dataclass(frozen=True, eq=False)
-class Coverage:
-    r"""How much of an interaction matrix is there. Pairs and rank are separate axes: no r equals some k.
-
-    For a realised J every number is that of the mean map over images; the directness of a mean is not the mean of the
-    directness.
-
-    Attributes:
-        matrix: The :class:`InteractionMatrix` it is of.
-        pairs: Channel pairs, of C², that the form lets interact, whatever the weights are.
-        structural: pairs/C², 0…1.
-        rank: Numerical rank: singular values above σ_max·C·ε (float64). A zero-padded kernel that leans to one side can
-            fall a little short of C: a few of its singular values are exponentially small in C.
-        rank_share: rank/C, 0…1.
-        effective_rank: exp(entropy of σ/Σσ), 1…rank; 0 for J = 0.
-        participation: C numbers: exp(entropy of \|J_i·\|², normalised) of each gate, how many channels really move it,
-            1…C; 0 for a gate that nothing moves.
-        participation_median: Their median.
-        directness: C numbers: J_ii²/Σ_j J_ij² of each gate, 0…1; NaN for a gate that nothing moves.
-        directness_mean: Their mean, over the gates that something moves.
-        energy_by_distance: C numbers: share of ‖J‖²_F at \|i−j\| = 0 … C−1; NaN for J = 0.
-        parameters: Parameters of the module: of the excitation, and of Gather-Excite's gather; of CBAM's channel stage.
-        multiply_adds: Multiply-adds of the excitation, per image.
-    """
-
-    matrix: InteractionMatrix
-    pairs: int
-    structural: float
-    rank: int
-    rank_share: float
-    effective_rank: float
-    participation: Tensor
-    participation_median: float
-    directness: Tensor
-    directness_mean: float
-    energy_by_distance: Tensor
-    parameters: int
-    multiply_adds: int
-
-    def band_energy(self, kernel_size: int) -> float:
-        r"""Share of ‖J‖²_F within \|i−j\| ≤ (k−1)/2, 0…1, in the channel order as it is; NaN for J = 0.
-
-        Raises:
-            ValueError: ``kernel_size`` is even or not positive.
-        """
-        reach = (checks.kernel_size(kernel_size, "band_energy: kernel_size") - 1) // 2
-        return float(self.energy_by_distance[: reach + 1].sum())
-
-    def __repr__(self) -> str:
-        return (
-            f"Coverage({self.matrix!r}: pairs {self.structural:.2%}, rank {self.rank} ({self.rank_share:.0%} of C), "
-            f"effective rank {self.effective_rank:.1f}, partners {self.participation_median:.1f} (median), "
-            f"directness {self.directness_mean:.2f} (mean), {self.parameters} parameters)"
-        )
-
-
-def coverage(matrix: InteractionMatrix) -> Coverage:
-    """How much of J is there; see :class:`Coverage`.
-
-    A band and a product of low rank are never held whole, so that C = 2048 takes about a second; a matrix that has no
-    such form takes the time of its singular values.
+    Returns:
+        :class:`InteractionMatrix` by name of the site, in the order of the network; the two realised maps of a CBAM are
+        ``name:avg`` and ``name:max``.
 
     Raises:
-        TypeError: ``matrix`` is no :class:`InteractionMatrix`.
+        ValueError: As for :func:`interaction_matrix`, or no site has a J.
     """
-    if not isinstance(matrix, InteractionMatrix):
-        raise TypeError(
-            f"coverage: got a {type(matrix).__name__}; expected what interaction_matrix(model, site) or "
-            f"module_interaction(module) returns."
-        )
-    C, form = matrix.channels, matrix.form
-    sigma = matrix.singular_values
-    largest = float(sigma.max()) if len(sigma) else 0.0
-    rank = int((sigma > largest * C * torch.finfo(sigma.dtype).eps).sum())
-    effective = float(torch.special.entr(sigma / sigma.sum()).sum().exp()) if largest > 0 else 0.0
-    participation, directness = form.rows()
-    energy = form.energy_by_distance()
-    return Coverage(
-        matrix=matrix,
-        pairs=matrix.pairs,
-        structural=matrix.pairs / C**2,
-        rank=rank,
-        rank_share=rank / C,
-        effective_rank=effective,
-        participation=participation,
-        participation_median=float(participation.quantile(0.5)),
-        directness=directness,
-        directness_mean=float(directness.nanmean()),
-        energy_by_distance=energy / energy.sum(),
-        parameters=matrix.parameters,
-        multiply_adds=matrix.multiply_adds,
-    )
+    chosen = gates.select_sites(model, sites)
+    plans = [plan_of(model, one) for one in chosen if one.family in COVERED and one.per == "channel"]
+    if not plans:
+        raise not_covered(", ".join(dict.fromkeys(one.family for one in chosen)))
+    to_run = [] if images is None else [plan for plan in plans if not plan.exact]
+    count = _run(model, to_run, images, batch_size) if to_run else 0
+    found = {}
+    for plan in plans:
+        if plan not in to_run:
+            found[plan.name] = plan.structure()
+            continue
+        for squeeze in plan.squeezes:
+            found[f"{plan.name}:{squeeze}" if squeeze else plan.name] = plan.realised(count, squeeze)
+    return found
+
+
+def _run(model, plans: Sequence[Plan], images, batch_size: int) -> int:
+    """Run the network over the images and hand every plan its descriptors; the number of images.
+
+    A site that is called several times in one forward hands over every call.
+    """
+    net = network(model)
+    transform = None if isinstance(model, nn.Module) else model.transform
+    modules = {plan.name: plan.hooked for plan in plans if plan.hooked is not None}
+    sites = [plan.name for plan in plans if plan.name not in modules]
+    by_name = {plan.name: plan for plan in plans}
+    count, called = 0, set()
+    read: list[tuple[str, Tensor]] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda _m, args, name=name: read.append((name, args[0].detach().clone())))
+        for name, module in modules.items()
+    ]
+    try:
+        with evaluating(net), gates.capture(net, sites) if sites else nullcontext({}) as captured:
+            for x, _ in batches(images, transform, batch_size, next(net.parameters())):
+                read.clear()
+                net(x)
+                parts = [(record.site.name, record.descriptor) for record in captured.values()] + read
+                for name, y in parts:
+                    by_name[name].take(y, count + torch.arange(len(y)) % len(x))
+                    called.add(name)
+                count += len(x)
+                if sites:
+                    captured.clear()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name in by_name.keys() - called:
+        raise ValueError(f"interaction: the network ran on {count} images without calling the site {name!r}.")
+    return count

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import bundle
+from . import bundle, checks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -220,7 +220,7 @@ def summary(names: Sequence[str] | None = None, *, level: float = 0.95, folder: 
     """
     import pandas as pd
 
-    _check_level(level)
+    checks.share(level, "results: level")
     table = runs(folder)
     groups = dict(tuple(table.groupby("name", sort=False)))
     if names is None:
@@ -308,7 +308,7 @@ def paired_difference(first: str, second: str, *, level: float = 0.95, folder: P
     Raises:
         ValueError: A name without runs, no seed that both have, or a level that is no share.
     """
-    _check_level(level)
+    checks.share(level, "results: level")
     one, other = correct(first, folder), correct(second, folder)
     seeds = tuple(sorted(set(one) & set(other)))
     if not seeds:
@@ -329,11 +329,6 @@ def paired_difference(first: str, second: str, *, level: float = 0.95, folder: P
     return Difference(
         first, second, seeds, d.shape[1], tuple(map(float, by_seed)), mean, mean - half, mean + half, level
     )
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"results: level must lie between 0 and 1, such as 0.95; got {level!r}.")
 
 
 def _half_width(error: float, count: int, level: float) -> float:

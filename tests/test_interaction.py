@@ -33,6 +33,14 @@ def random_module(family: str, channels: int, seed: int = 0, **options) -> nn.Mo
     return attention.build(family, channels, **options).double()
 
 
+def by_autograd(net: nn.Module, name: str, images: torch.Tensor) -> torch.Tensor:
+    """∂z/∂y of a site on each image, N×C×C."""
+    site = gates.site(net, name)
+    with torch.no_grad(), gates.capture(net, name) as captured:
+        net(images)
+    return torch.stack([jacobian(site.excite, y) for y in captured[name].descriptor])
+
+
 @pytest.fixture(scope="module")
 def se() -> nn.Module:
     torch.manual_seed(1)
@@ -447,8 +455,6 @@ def test_bottlenecks_of_relatives_equal_autograd_where_every_unit_is_active(fami
         torch.testing.assert_close(found.matrix, part, rtol=0, atol=1e-9)
     assert found.kind == "structure"
     assert found.multiply_adds == 2 * 32 * 8 * (2 if family == "cbam" else 1)
-    with pytest.raises(ValueError, match=rf"no realised J for the family '{family}'"):
-        interaction.interaction_matrix(nn.Sequential(one), "0", torch.randn(2, 32, 5, 5))
 
 
 def test_parameters_add_up_to_the_published_networks(published):
@@ -501,30 +507,207 @@ def test_a_family_that_is_not_covered_is_named(se):
         interaction.module_interaction(nn.Linear(2, 2))
 
 
-@pytest.mark.parametrize("hidden", [nn.SiLU(), nn.ReLU6(), nn.Identity()])
-def test_a_hidden_activation_that_is_no_relu_is_refused(hidden, images):
+@pytest.mark.parametrize("hidden", [nn.SiLU(), nn.GELU(), nn.LeakyReLU(0.2), nn.PReLU()])
+def test_a_hidden_activation_whose_slope_is_no_step_has_no_structure(hidden, images):
+    """But a realised J: W2·diag(mean slope)·W1."""
     torch.manual_seed(0)
     net = build(Architecture("se", {"reduction": 4})).eval()
     net.get_submodule("layer2.0.se").excite.relu = hidden
-    message = rf"'layer2.0.se' has the hidden activation {type(hidden).__name__};.*covers ReLU"
-    for given in (None, images):
-        with pytest.raises(ValueError, match=message):
-            interaction.interaction_matrix(net, "layer2.0.se", given)
+    message = rf"'layer2.0.se' has the hidden activation {type(hidden).__name__}, whose slope is not 0 or 1"
+    with pytest.raises(ValueError, match=message):
+        interaction.interaction_matrix(net, "layer2.0.se")
+    found = interaction.interaction_matrix(net, "layer2.0.se", images)
+    assert isinstance(found.form, interaction.LowRank)
+    each = by_autograd(net, "layer2.0.se", images)
+    torch.testing.assert_close(found.matrix.float(), each.mean(dim=0), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.of_image(3).matrix.float(), each[3], rtol=0, atol=1e-6)
     assert interaction.interaction_matrix(net, "layer2.1.se").hidden == 16  # the others are as they were
 
 
+@pytest.mark.parametrize("hidden", [nn.ReLU6(), nn.Identity(), nn.ReLU(inplace=True)])
+def test_steps_have_a_structure(hidden, images):
+    torch.manual_seed(0)
+    net = build(Architecture("se", {"reduction": 4})).eval()
+    before = interaction.interaction_matrix(net, "layer2.0.se").matrix
+    net.get_submodule("layer2.0.se").excite.relu = hidden
+    assert torch.equal(interaction.interaction_matrix(net, "layer2.0.se").matrix, before)
+    each = by_autograd(net, "layer2.0.se", images)
+    found = interaction.interaction_matrix(net, "layer2.0.se", images)
+    torch.testing.assert_close(found.matrix.float(), each.mean(dim=0), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_norm_inside_the_bottleneck_is_refused(dtype):
+def test_with_a_norm_inside_the_bottleneck_autograd_takes_over(dtype):
     from timm.layers import SEModule
 
     torch.manual_seed(0)
-    net = nn.Sequential(SEModule(64, norm_layer=nn.BatchNorm2d)).to(dtype).train()
+    net = nn.Sequential(nn.Conv2d(3, 64, 1), SEModule(64, norm_layer=nn.BatchNorm2d)).to(dtype).train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    assert interaction.interaction_matrix(net, "0").hidden == 8  # a fresh norm changes nothing
+    assert interaction.interaction_matrix(net, "1").hidden == 8  # a fresh norm changes nothing
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    net[0].bn.running_var.fill_(4.0)
-    with pytest.raises(ValueError, match=r"the site '0' is not W2·ReLU\(W1·y \+ b1\) \+ b2.*off by"):
-        interaction.interaction_matrix(net, "0")
+    net[1].bn.running_var.fill_(4.0)
+    with pytest.raises(ValueError, match=r"the site '1' is not W2·ReLU\(W1·y \+ b1\) \+ b2.*off by.*Pass images="):
+        interaction.interaction_matrix(net, "1")
+    if dtype != torch.float32:
+        return
+    images = torch.randn(5, 3, 4, 4)
+    found = interaction.interaction_matrix(net, "1", images)
+    assert all(module.training for module in net.modules())
+    each = by_autograd(net.eval(), "1", images)
+    assert isinstance(found.form, interaction.Dense)
+    torch.testing.assert_close(found.matrix.float(), each.mean(dim=0), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.of_image(4).matrix.float(), each[4], rtol=0, atol=1e-6)
+
+
+def test_an_activation_that_mixes_the_units_is_left_to_autograd(images):
+    torch.manual_seed(0)
+    net = build(Architecture("se", {"reduction": 4})).eval()
+    net.get_submodule("layer2.0.se").excite.relu = nn.Softmax(dim=-1)
+    with pytest.raises(ValueError, match=r"the hidden activation Softmax of the site 'layer2.0.se' mixes the units"):
+        interaction.interaction_matrix(net, "layer2.0.se")
+    found = interaction.interaction_matrix(net, "layer2.0.se", images)
+    expected = by_autograd(net, "layer2.0.se", images).mean(dim=0)
+    torch.testing.assert_close(found.matrix.float(), expected, rtol=0, atol=1e-6)
+
+
+# The two maps of CBAM, the two ReLUs of GE-θ⁺, several sites at once, and what nobody here wrote.
+
+
+@pytest.mark.parametrize("family", ["cbam", "ge-theta-plus"])
+def test_realised_relatives_are_the_mean_of_autograd_image_by_image(family):
+    torch.manual_seed(3)
+    own = {"size": 6} if family == "ge-theta-plus" else {"reduction": 4}
+    net = nn.Sequential(nn.Conv2d(3, 24, 3, padding=1), attention.build(family, 24, **{"reduction": 4} | own)).eval()
+    name = "1.channel" if family == "cbam" else "1"
+    site = gates.site(net, name)
+    images = torch.randn(9, 3, 6, 6)
+    with torch.no_grad(), gates.capture(net, name) as captured:
+        net(images)
+    y = captured[name].descriptor
+    each = torch.stack([jacobian(site.excite, one) for one in y])
+    maps = {"avg": each[:, :, 0], "max": each[:, :, 1]} if family == "cbam" else {None: each}
+    for squeeze, expected in maps.items():
+        found = interaction.interaction_matrix(net, name, images, squeeze=squeeze)
+        torch.testing.assert_close(found.matrix.float(), expected.mean(dim=0), rtol=0, atol=1e-6)
+        torch.testing.assert_close(found.of_image(7).matrix.float(), expected[7], rtol=0, atol=1e-6)
+        assert (found.kind, found.images, found.squeeze) == ("realised", 9, squeeze or "")
+        assert 0 < float(found.active.mean()) < 1
+        weights = torch.rand(9)
+        torch.testing.assert_close(
+            found.realisation.mean(weights).dense().float(),
+            torch.einsum("n,nij->ij", weights / weights.sum(), expected),
+        )
+    if family == "cbam":
+        one, other = (interaction.interaction_matrix(net, name, images, squeeze=s).active for s in ("avg", "max"))
+        assert not torch.equal(one, other)
+        assert torch.equal(interaction.interaction_matrix(net, name, images).active, one)
+        assert list(interaction.interaction_matrices(net, images)) == ["1.channel:avg", "1.channel:max"]
+
+
+def test_several_sites_in_one_pass_are_the_same_as_one_by_one(se, eca, images):
+    runs = []
+    hook = se.register_forward_hook(lambda *_: runs.append(1))
+    found = interaction.interaction_matrices(se, images, batch_size=5)
+    hook.remove()
+    assert len(runs) == 2  # ten images, five at once
+    assert list(found) == [site.name for site in gates.find_sites(se)]
+    for name in ("layer1.0.se", "layer4.1.se"):
+        alone = interaction.interaction_matrix(se, name, images)
+        assert torch.equal(found[name].matrix, alone.matrix)
+        assert torch.equal(found[name].realisation.image_of, torch.arange(10))
+    exact = interaction.interaction_matrices(eca, images, sites="layer3.*")
+    assert [one.kind for one in exact.values()] == ["exact", "exact"]
+    net = nn.Sequential(attention.build("gsop", 3, reduced=4), attention.build("se-var3", 3))
+    assert list(interaction.interaction_matrices(net)) == ["1"]
+    with pytest.raises(ValueError, match=r"no closed form for the family 'gsop'"):
+        interaction.interaction_matrices(net, sites="0")
+
+
+class Students(nn.Module):
+    """SE as students write it, and not known here."""
+
+    def __init__(self, channels: int, convolutions: bool = False):
+        super().__init__()
+        if convolutions:
+            layers = [nn.Conv2d(channels, 6, 1), nn.ReLU(), nn.Conv2d(6, channels, 1), nn.Sigmoid()]
+        else:
+            layers = [nn.Linear(channels, 6), nn.ReLU(inplace=True), nn.Linear(6, channels), nn.Sigmoid()]
+        self.fc = nn.Sequential(*layers)
+
+    def forward(self, x):
+        y = x.mean(dim=(2, 3), keepdim=isinstance(self.fc[0], nn.Conv2d))
+        return x * self.fc(y).reshape(*x.shape[:2], 1, 1)
+
+
+@pytest.mark.parametrize("convolutions", [False, True])
+def test_an_excitation_that_nobody_here_wrote(convolutions):
+    torch.manual_seed(8)
+    net = nn.Sequential(nn.Conv2d(3, 20, 3), Students(20, convolutions), nn.BatchNorm2d(20)).train()
+    images = torch.randn(11, 3, 6, 6)
+    found = interaction.interaction_matrix(net, "1.fc", images, batch_size=4)
+    assert all(module.training for module in net.modules())
+    assert not any(module._forward_pre_hooks for module in net.modules())
+    with torch.no_grad():
+        y = net[0](images).mean(dim=(2, 3))
+    first, second = net[1].fc[0], net[1].fc[2]
+    w1, w2 = first.weight.flatten(1).detach(), second.weight.flatten(1).detach()
+    active = (y @ w1.T + first.bias > 0).float()
+    each = torch.einsum("iu,nu,uj->nij", w2, active, w1)
+    torch.testing.assert_close(found.matrix.float(), each.mean(dim=0), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.of_image(10).matrix.float(), each[10], rtol=0, atol=1e-6)
+    assert (found.family, found.site, found.channels, found.kind, found.images) == (
+        "Sequential",
+        "1.fc",
+        20,
+        "realised",
+        11,
+    )
+    assert (found.pairs, found.parameters, found.multiply_adds) == (400, 20 * 6 * 2 + 26, None)
+    assert interaction.coverage(found).rank <= 6
+    with pytest.raises(ValueError, match=r"'1.fc' \(Sequential\) is no gate that is known here.*Pass images="):
+        interaction.interaction_matrix(net, "1.fc")
+    if not convolutions:
+        alone = interaction.excitation_interaction(net[1].fc[:3], y, "mine")
+        torch.testing.assert_close(alone.matrix, found.matrix, rtol=0, atol=1e-6)
+        assert alone.site == "mine"
+
+
+def test_what_is_no_excitation_says_so():
+    with pytest.raises(ValueError, match=r"maps C descriptors to C logits; this one made \(4, 3\) of \(4, 5\)"):
+        interaction.excitation_interaction(nn.Linear(5, 3), torch.randn(4, 5))
+    with pytest.raises(ValueError, match=r"without autograd being able to follow"):
+        interaction.excitation_interaction(lambda y: y.detach(), torch.randn(4, 5))
+    with pytest.raises(ValueError, match=r"are more than the 67,108,864 that fit. Pass at most 16 images"):
+        interaction.excitation_interaction(nn.Identity(), torch.randn(20, 2048))
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Linear(4, 4))
+    with pytest.raises(ValueError, match=r"ran on 2 images without calling the site '1.inner'"):
+        interaction.interaction_matrix(net[:1].append(Unused()), "1.inner", torch.randn(2, 3, 4, 4))
+    with pytest.raises(ValueError, match=r"no channel gates that ecaviz knows"):
+        interaction.interaction_matrix(net, "2.nothing", torch.randn(2, 3, 4, 4))
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x
+
+
+def test_a_squeeze_is_asked_for_where_there_are_two(se, images):
+    with pytest.raises(ValueError, match=r"squeeze='max' is for CBAM, which has two; layer1.0.se has one"):
+        interaction.interaction_matrix(se, "layer1.0.se", images, squeeze="max")
+    net = nn.Sequential(attention.build("cbam", 32))
+    with pytest.raises(ValueError, match=r'squeeze must be "avg" or "max", got \'mean\''):
+        interaction.interaction_matrix(net, "0.channel", squeeze="mean")
+
+
+def test_single_images_of_what_has_none(se, eca):
+    with pytest.raises(ValueError, match=r"this J is the same for every image; pass images="):
+        interaction.interaction_matrix(eca, "layer1.0.se").of_image(0)
+    with pytest.raises(ValueError, match=r"this J is of kind 'structure'; pass images="):
+        interaction.interaction_matrix(se, "layer1.0.se").of_image(0)
 
 
 def test_an_eca_that_is_no_plain_convolution_is_refused(eca):
