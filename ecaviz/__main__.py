@@ -25,7 +25,7 @@ def _fail(error: Exception) -> typer.Exit:
     return typer.Exit(1)
 
 
-def _writable(out: Path) -> None:
+def _writable(out: Path, command: str = "profile") -> None:
     """Say before a long run, not after it, that its result could not be written."""
     if out.is_dir():
         raise IsADirectoryError(
@@ -36,7 +36,7 @@ def _writable(out: Path) -> None:
         with tempfile.TemporaryFile(dir=out.parent):
             pass
     except OSError as error:
-        raise OSError(f"profile: --out {out} cannot be written: {error}") from None
+        raise OSError(f"{command}: --out {out} cannot be written: {error}") from None
 
 
 @app.command()
@@ -164,6 +164,50 @@ def train(
     except KeyboardInterrupt:
         typer.secho("Interrupted; the same command goes on from the last finished epoch.", err=True)
         raise typer.Exit(130) from None
+
+
+@app.command()
+def coverage(
+    models: Annotated[list[str] | None, typer.Argument(help="Models: names, or paths of files.")] = None,
+    images: Annotated[
+        str | None, typer.Option(help="A folder of photographs; what suits the model if not given.")
+    ] = None,
+    sites: Annotated[str | None, typer.Option(help="A glob of sites, such as 'layer4.*'.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of coverage.csv and locality.csv.")] = Path("build/coverage"),
+    locality: Annotated[bool, typer.Option("--locality", help="Also: is the interaction local? (minutes)")] = False,
+    recorded: Annotated[
+        bool, typer.Option("--record", help="Measure the bundled networks, and those in build/training, anew.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Measure how much cross-channel interaction the sites of models allow and realise: pairs, rank, partners, cost."""
+    from . import coverage_records, coverages
+    from .images import folder
+    from .models import load
+
+    if recorded == bool(models):
+        raise typer.BadParameter("give the names of models, or --record alone (one of the two).")
+    try:
+        if recorded:
+            found = coverage_records.measure_runs()
+            typer.echo(f"measured {len(found)} networks; written to data/results")
+            return
+        _writable(out / "coverage.csv", "coverage")
+        loaded = [load(name, device=device) for name in models]
+        chosen = None if images is None else folder(images)
+        tables = {"coverage": coverages.coverage_table(loaded, chosen, sites)}
+        if locality:
+            tables["locality"] = coverages.locality_table(loaded, chosen, sites)
+        for name, table in tables.items():
+            table.to_csv(out / f"{name}.csv", index=False)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        raise _fail(error) from None
+    except KeyboardInterrupt:
+        typer.secho("Interrupted; nothing was written.", err=True)
+        raise typer.Exit(130) from None
+    columns = ["model", "site", "family", "channels", "structural", "rank", "effective_rank", "partners", "directness"]
+    typer.echo(tables["coverage"][columns].round(4).to_string(index=False))
+    typer.echo("written to " + ", ".join(str(out / f"{name}.csv") for name in tables))
 
 
 @app.command()

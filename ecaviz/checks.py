@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import numbers
 
 __all__ = ["at_least_one", "hidden_units", "kernel_size", "padding", "share"]
 
 
 def _whole(number: object) -> bool:
-    if isinstance(number, bool) or not isinstance(number, int | float):
+    if isinstance(number, bool) or not isinstance(number, numbers.Real):  # numpy's numbers are Real too
         return False
     return math.isfinite(number) and int(number) == number
 
@@ -76,6 +77,6 @@ def share(value: object, what: str) -> float:
     Raises:
         ValueError: It does not.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < 1:
         raise ValueError(f"{what} must lie between 0 and 1, such as 0.95; got {value!r}.")
     return float(value)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import bundle, networks, results
+from . import bundle, coverage_records, networks, results
 from .gates import evaluating
 from .networks import Architecture
 from .shapes import CLASSES, NEEDS, Shapes, normalise
@@ -254,8 +254,9 @@ def train_bundled(
 ) -> None:
     """Train bundled models by name; runs that are there already are kept.
 
-    Every run is recorded in the results (:mod:`ecaviz.results`). Seed 0 is the one that is bundled: its checkpoint and
-    its row of the manifest are written too. The networks of other seeds are left in ``scratch``.
+    Every run is recorded in the results (:mod:`ecaviz.results`, :mod:`ecaviz.coverages`). Seed 0 is the one that is
+    bundled: its checkpoint and its row of the manifest are written too. The networks of other seeds are left in
+    ``scratch``.
 
     Args:
         names: Names of :data:`ecaviz.bundle.BUNDLE`.
@@ -319,7 +320,7 @@ def keep(
     folder: Path | None = None,
     scratch: Path = Path("build/training"),
 ) -> results.Run:
-    """Evaluate a trained network on the held-out split and record the run; of seed 0, write the checkpoint too.
+    """Evaluate a trained network on the held-out split and record the run and its coverage; of seed 0 keep it too.
 
     Args:
         name: Name of the model.
@@ -358,7 +359,10 @@ def keep(
             for need in ("shape", "texture", "both")
         },
     )
-    results.record(run, right, None if folder is None else Path(folder) / "results")
+    kept = None if folder is None else Path(folder) / "results"
+    results.record(run, right, kept)
+    images = normalise(test[0][: coverage_records.IMAGES].to(device))
+    coverage_records.record(*coverage_records.measure(name, seed, net, images), kept)
     return run
 
 

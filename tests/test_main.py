@@ -2,12 +2,14 @@
 
 import re
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import ecaviz
-from ecaviz import bundle, results, training
+from ecaviz import bundle, coverages, results, training
 from ecaviz.__main__ import app
 from ecaviz.networks import Architecture
 from ecaviz.profiles import AttentionProfile
@@ -17,7 +19,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(one) for one in arguments])
 
 
-@pytest.mark.parametrize("command", ["models", "profile", "train", "report"])
+@pytest.mark.parametrize("command", ["models", "profile", "coverage", "train", "report"])
 def test_every_command_helps(command):
     assert command in run("--help").stdout
     result = run(command, "--help")
@@ -45,6 +47,35 @@ def test_profile_writes_what_the_library_gives(tmp_path):
     assert list(written) == list(direct) == ["layer4.0.se", "layer4.1.se"]
     torch.testing.assert_close(written.mean("layer4.1.se"), direct.mean("layer4.1.se"))
     assert str(out) in result.stdout
+
+
+def test_coverage_writes_what_the_library_gives(tmp_path):
+    result = run("coverage", "shapes-eca-k3", "shapes-se-r16", "--sites", "layer1.*", "--locality", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    written = pd.read_csv(tmp_path / "coverage.csv")
+    direct = coverages.coverage_table(["shapes-eca-k3", "shapes-se-r16"], sites="layer1.*")
+    assert written["site"].tolist() == direct["site"].tolist() == 2 * ["layer1.0.se", "layer1.1.se"]
+    np.testing.assert_allclose(written["partners"], direct["partners"])
+    assert set(pd.read_csv(tmp_path / "locality.csv")["ordering"]) == {"given", "seriated"}
+    assert "layer1.1.se" in result.stdout
+    assert str(tmp_path / "coverage.csv") in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give the names of models, or --record alone"),
+        (("shapes-eca-k3", "--record"), "give the names of models, or --record alone"),
+        (("shapes-none",), "no channel gates"),
+        (("shapes-gsop",), "no closed form for the family 'gsop'"),
+        (("shapes-eca-k3", "--images", "no/such/folder"), "no/such/folder"),
+    ],
+)
+def test_coverage_fails_with_a_clear_error(tmp_path, arguments, message):
+    result = run("coverage", *arguments, "--out", tmp_path)
+    assert result.exit_code in (1, 2)
+    assert message in re.sub(r"[\s│]+", " ", result.stderr)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

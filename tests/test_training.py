@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ecaviz import bundle, networks, results, training
+from ecaviz import bundle, coverages, networks, results, training
 from ecaviz.networks import Architecture
 from ecaviz.shapes import Shapes, normalise
 from ecaviz.training import Recipe, accuracy, train, train_bundled
@@ -148,9 +148,19 @@ def test_every_seed_is_recorded_and_seed_0_is_bundled(tmp_path, monkeypatch):
         row = table[table["seed"] == seed].iloc[0]
         assert row["accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-5)
         assert row["accuracy_texture"] == pytest.approx(right[(labels // 4) == 1].double().mean().item(), abs=1e-5)
+    cover = coverages.recorded(tmp_path / "out" / "results")
+    assert cover[["model", "seed"]].drop_duplicates().values.tolist() == [["tiny", 0], ["tiny", 2]]
+    kernel = networks_kernel(tmp_path / "scratch", "tiny-seed2", "layer2.0.se")
+    expected = float(kernel[1] ** 2 / (kernel**2).sum())
+    found = cover[(cover["seed"] == 2) & (cover["site"] == "layer2.0.se")].iloc[0]
+    assert found["directness"] == pytest.approx(expected, rel=0.1)  # but for the first and the last channel
     stamp = (tmp_path / "out" / "results" / "shapes.csv").stat().st_mtime_ns
     train_bundled(["tiny"], seeds=(0, 2), recipe=recipe, **options)  # there already: kept
     assert (tmp_path / "out" / "results" / "shapes.csv").stat().st_mtime_ns == stamp
+
+
+def networks_kernel(folder, name, site):
+    return bundle.read(name, folder)[1][f"{site}.excite.conv.weight"].flatten()
 
 
 def test_bad_recipes_and_damaged_states(pictures, tmp_path):

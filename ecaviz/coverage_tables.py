@@ -1,0 +1,193 @@
+"""Tables of what the sites of networks realise, a row a site. Reached as ``ecaviz.coverages``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import checks, gates, locality, measures
+from .interaction import interaction_matrices
+from .matrices import InteractionMatrix
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["BANDS", "coverage_table", "locality_table"]
+
+BANDS = (3, 9, 33)
+"""Kernel sizes whose bands are looked at if none are named."""
+
+
+def coverage_table(
+    models: Any,
+    images: Any = None,
+    sites: gates.Selection = None,
+    *,
+    level: float = 0.95,
+    resamples: int = 200,
+    at_most: int = 240,
+) -> pd.DataFrame:
+    """Coverage of every site of one or several models that has a J: what its form allows beside what it realises.
+
+    Args:
+        models: Names, loaded models or modules, one or several.
+        images: Over which bottlenecks are realised, in any form that ``images`` may have; None for the procedural set
+            (bundled models) or the photographs inside scikit-image.
+        sites: Which sites, as for :func:`ecaviz.capture`.
+        level: Of the bootstrap intervals over images.
+        resamples: How often images are drawn for them.
+        at_most: How many images to take where ``images`` is None.
+
+    Returns:
+        A frame with a row a site (of a CBAM, a row a squeeze): model, family, setting, seed (missing), site, squeeze,
+        channels, kernel_size, reduction, kind, images, pairs, structural, rank, rank_share, effective_rank, partners
+        (median over the gates) with partners_low and partners_high, directness (mean over the gates) with
+        directness_low and directness_high; of single images, as mean and standard deviation over images, image_rank,
+        image_directness, image_partners (and _sd each), and silent, the share of images with J = 0; parameters,
+        multiply_adds. Where J is the same for every image, intervals have no width and spreads are 0.
+
+    Raises:
+        ValueError: A model has no site with a J, or the images cannot be used.
+    """
+    import pandas as pd
+
+    rows = []
+    for name, found in _matrices(models, images, sites, at_most):
+        rows += [coverage_row(name, None, matrix, level, resamples) for matrix in found.values()]
+    return nullable(pd.DataFrame(rows))
+
+
+def _matrices(models: Any, images: Any, sites: gates.Selection, at_most: int) -> Iterable[tuple[str, dict]]:
+    """J of every site, model by model."""
+    from .images import suited
+    from .readings import load_all
+
+    loaded = load_all(models)
+    for one in loaded:
+        chosen = suited(one, n=at_most) if images is None else images
+        yield one.name, interaction_matrices(one, chosen, sites)
+
+
+def coverage_row(
+    name: str, seed: int | None, matrix: InteractionMatrix, level: float = 0.95, resamples: int = 200
+) -> dict[str, Any]:
+    """One row of :func:`coverage_table`; ``seed`` is that of the model."""
+    cover = measures.coverage(matrix)
+    ends = cover.intervals(("participation_median", "directness_mean"), level=level, resamples=resamples)
+    partners, directness = ends.loc["participation_median"], ends.loc["directness_mean"]
+    single = {
+        "image_rank": (cover.rank, 0.0),
+        "image_directness": (cover.directness_mean, 0.0),
+        "image_partners": (cover.participation_median, 0.0),
+    }
+    silent = 0.0
+    if matrix.realisation is not None:
+        each = measures.by_image(matrix)
+        silent = each.silent
+        for key, values in zip(single, (each.rank.double(), each.directness, each.participation), strict=True):
+            values = values[~values.isnan()]
+            single[key] = float(values.mean()), float(values.std()) if len(values) > 1 else math.nan
+    elif matrix.kind == "structure":
+        single = dict.fromkeys(single, (math.nan, math.nan))
+    return {
+        "model": name,
+        "family": matrix.family,
+        "setting": _setting(matrix),
+        "seed": seed,
+        "site": matrix.site,
+        "squeeze": matrix.squeeze,
+        "channels": matrix.channels,
+        "kernel_size": matrix.kernel_size,
+        "reduction": matrix.reduction,
+        "kind": matrix.kind,
+        "images": matrix.images,
+        "pairs": matrix.pairs,
+        "structural": cover.structural,
+        "rank": cover.rank,
+        "rank_share": cover.rank_share,
+        "effective_rank": cover.effective_rank,
+        "partners": cover.participation_median,
+        "partners_low": partners["low"],
+        "partners_high": partners["high"],
+        "directness": cover.directness_mean,
+        "directness_low": directness["low"],
+        "directness_high": directness["high"],
+        **{key + end: value for key, pair in single.items() for end, value in zip(("", "_sd"), pair, strict=True)},
+        "silent": silent,
+        "parameters": matrix.parameters,
+        "multiply_adds": matrix.multiply_adds,
+    }
+
+
+def _setting(matrix: InteractionMatrix) -> str:
+    numbers = {"k": matrix.kernel_size, "G": matrix.groups, "r": matrix.reduction}
+    return next((f"{letter}={value:g}" for letter, value in numbers.items() if value is not None), "")
+
+
+def locality_table(
+    models: Any,
+    images: Any = None,
+    sites: gates.Selection = None,
+    *,
+    sizes: Sequence[int] = BANDS,
+    draws: int = 999,
+    seriated_draws: int = 99,
+    at_most: int = 240,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Whether the interaction is local: energy of J in bands, channels as given and seriated, against the nulls.
+
+    Args:
+        models: As for :func:`coverage_table`.
+        images: As for :func:`coverage_table`.
+        sites: As for :func:`coverage_table`.
+        sizes: Kernel sizes whose bands are looked at; at a site those below C.
+        draws: Of the null of the given order.
+        seriated_draws: Of the null of the seriated order, each seriated anew (seconds each at C = 2048); 0 to leave it.
+        at_most: As for :func:`coverage_table`.
+        seed: Of the draws.
+
+    Returns:
+        A frame with a row a site, ordering ("given", "seriated") and k: model, family, setting, seed (missing), site,
+        squeeze, channels, ordering, k, pairs (share of them in the band), energy, expected, low, high (mean and 95 % of
+        the null), p, draws.
+
+    Raises:
+        ValueError: As for :func:`coverage_table`, or an even k.
+    """
+    import pandas as pd
+
+    rows = []
+    for name, found in _matrices(models, images, sites, at_most):
+        for matrix in found.values():
+            rows += locality_rows(name, None, matrix, sizes, draws, seriated_draws, seed)
+    return pd.DataFrame(rows)
+
+
+def locality_rows(
+    name: str, model_seed: int | None, matrix: InteractionMatrix, sizes, draws: int, seriated_draws: int, seed: int = 0
+) -> list[dict[str, Any]]:
+    """The rows of one site in :func:`locality_table`; ``model_seed`` is that of the model."""
+    sizes = tuple(k for k in sizes if checks.kernel_size(k, "locality: sizes") < matrix.channels)
+    tests = [locality.band_test(matrix, sizes, draws=draws, seed=seed)] if sizes else []
+    if sizes and seriated_draws:
+        tests.append(locality.seriated_test(matrix, sizes, draws=seriated_draws, seed=seed))
+    about = {
+        "model": name,
+        "family": matrix.family,
+        "setting": _setting(matrix),
+        "seed": model_seed,
+        "site": matrix.site,
+        "squeeze": matrix.squeeze,
+        "channels": matrix.channels,
+    }
+    return [about | row for test in tests for row in test.to_frame().to_dict("records")]
+
+
+def nullable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Columns of whole numbers that may be missing stay whole."""
+    for name in ("kernel_size", "multiply_adds"):
+        frame[name] = frame[name].astype("Int64")
+    frame["reduction"] = frame["reduction"].astype("Float64")
+    return frame
