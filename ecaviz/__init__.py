@@ -33,6 +33,7 @@ _WHERE = {
     "coverage": "interaction",
     "find_sites": "gates",
     "influence": "influences",
+    "interaction_matrices": "interaction",
     "interaction_matrix": "interaction",
     "kernel_provenance": "provenance",
     "load": "models",
@@ -41,10 +42,13 @@ _WHERE = {
 _MODULES = (
     "attention",
     "bundle",
+    "coverages",
     "gates",
     "images",
     "interaction",
     "kernels",
+    "locality",
+    "measures",
     "models",
     "networks",
     "plots",
@@ -71,15 +75,19 @@ __all__ = [
     "bundle",
     "capture",
     "coverage",
+    "coverages",
     "find_sites",
     "gates",
     "images",
     "influence",
     "interaction",
+    "interaction_matrices",
     "interaction_matrix",
     "kernel_provenance",
     "kernels",
     "load",
+    "locality",
+    "measures",
     "models",
     "networks",
     "plots",
@@ -95,10 +103,13 @@ if TYPE_CHECKING:
     from . import (
         attention,
         bundle,
+        coverages,
         gates,
         images,
         interaction,
         kernels,
+        locality,
+        measures,
         models,
         networks,
         plots,
@@ -113,7 +124,7 @@ if TYPE_CHECKING:
     from .explorers import CoverageExplorer, KernelExplorer, LayerExplorer, ModuleExplorer
     from .gates import capture, find_sites
     from .influences import Influence, influence
-    from .interaction import Coverage, InteractionMatrix, coverage, interaction_matrix
+    from .interaction import Coverage, InteractionMatrix, coverage, interaction_matrices, interaction_matrix
     from .models import LoadedModel, load
     from .profiles import AttentionProfile, profile
     from .provenance import kernel_provenance

@@ -93,7 +93,7 @@ class Exact(Plan):
             site=site.name,
             channels=site.channels,
             kind="exact",
-            form=Band(_plain(site.kernel).clone(), site.channels, site.padding),
+            form=Band(_plain(site.kernel), site.channels, site.padding),
             pairs=structural_pairs("eca", site.channels, kernel_size=k, padding=site.padding),
             kernel_size=k,
             parameters=k + int(site.bias),
@@ -281,7 +281,9 @@ def _bottleneck(site: gates.GateSite) -> Bottleneck:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().double()  # the CPU first: some devices know no float64
+    """A copy in float64 on the CPU."""
+    tensor = tensor.detach().cpu()  # the CPU first: some devices know no float64
+    return tensor.to(torch.float64, copy=True)
 
 
 def _linear(site: gates.GateSite) -> InteractionMatrix:

@@ -9,9 +9,10 @@
     plots.gate_maps(gates["layer1.0.se.spatial"], images)    # gates that are not one number a channel
 
 Every plot takes data and ``ax=None`` (then pyplot's current Axes) and returns the Axes; size and ``show()`` are the
-caller's. :func:`attention_block`, :func:`gate_maps`, :func:`coverage_cost`, :func:`matrix_grid`, :func:`image_grid`,
-:func:`poolings`, :func:`convolutions` and :func:`activations` need several Axes: they take ``figure=None`` and return
-the figure. Colours and styles are those of :mod:`ecaviz.looks`, the drawing is done in :mod:`ecaviz.views`.
+caller's. :func:`attention_block`, :func:`gate_maps`, :func:`coverage_cost`, :func:`coverage_by_channels`,
+:func:`locality`, :func:`matrix_grid`, :func:`image_grid`, :func:`poolings`, :func:`convolutions` and
+:func:`activations` need several Axes: they take ``figure=None`` and return the figure. Colours and styles are those of
+:mod:`ecaviz.looks`, the drawing is done in :mod:`ecaviz.views`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from . import views
 from .block_drawings import attention_diagram
 from .block_figures import attention_block, gate_maps
 from .comparison_plots import accuracy_by_module, accuracy_by_parameters, cost_by_channels, differences, matrix_grid
+from .coverage_plots import coverage_by_channels, directness_by_site, partners_by_channels
 from .figures import coverage_cost, image_grid
 from .kernel_plots import adaptive_rule, gates_by_kernel, interaction, kernel, learned_kernels
+from .locality_plots import band_energy, locality
 from .looks import INK, layer_labels, setting, settings, styles
 from .survey_plots import activations, convolutions, poolings
 from .views import Distribution, axes_or_current, counts_of, numbers, spread, strip_spines
@@ -43,11 +46,14 @@ __all__ = [
     "adaptive_rule",
     "attention_block",
     "attention_diagram",
+    "band_energy",
     "class_curves",
     "convolutions",
     "cost_by_channels",
+    "coverage_by_channels",
     "coverage_cost",
     "differences",
+    "directness_by_site",
     "gate_distribution",
     "gate_distributions_by_layer",
     "gate_heatmap",
@@ -57,7 +63,9 @@ __all__ = [
     "interaction",
     "kernel",
     "learned_kernels",
+    "locality",
     "matrix_grid",
+    "partners_by_channels",
     "poolings",
     "saturation",
 ]

@@ -116,7 +116,7 @@ class Bottleneck:
     """C → hidden → C in float64 on the CPU, as a site's weights say it is: z = W2·a(W1·y + b1) + b2.
 
     Args:
-        w1: hidden×C.
+        w1: hidden×C, float64 on the CPU, as the other weights; copies that training will not move.
         b1: hidden, or None.
         w2: C×hidden.
         b2: C, or None.
@@ -127,8 +127,8 @@ class Bottleneck:
     def __init__(
         self, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, act: nn.Module, *, rectified: bool = False
     ):
-        self.w1, self.w2 = w1.clone(), w2.clone()
-        self.b1 = w1.new_zeros(len(w1)) if b1 is None else b1.clone()
+        self.w1, self.w2 = w1, w2
+        self.b1 = w1.new_zeros(len(w1)) if b1 is None else b1
         self.biases = sum(b.numel() for b in (b1, b2) if b is not None)
         self.rectified = rectified
         self.act = copy.deepcopy(act).cpu().double().eval().requires_grad_(False)
@@ -150,6 +150,8 @@ class Bottleneck:
 
     def elementwise(self) -> bool:
         """Whether the activation maps each unit by itself."""
+        if self.steps:
+            return True
         h = torch.linspace(-1, 1, len(self.w1), dtype=torch.float64)
         with torch.inference_mode(False):
             J = torch.autograd.functional.jacobian(lambda one: self.act(one[None].clone())[0], h)

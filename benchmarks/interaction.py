@@ -1,0 +1,118 @@
+"""The interaction matrix in closed form beside the Jacobian that autograd takes, for C = 256 … 2048.
+
+    python benchmarks/interaction.py [--repeats 5]
+
+Without the closed form a user would write ``torch.func.jacrev(module.excite)(descriptor)``, a C×C matrix for one image,
+and take the numbers of coverage from that. Beside it:
+
+- form: ``module_interaction(module)``, J in the form in which ecaviz keeps it (and all that coverage needs of it), with
+  its check against the module on random descriptors;
+- matrix: the same and the C×C matrix written out;
+- coverage: pairs, rank, effective rank, partners and directness: of the form, against the same numbers of the Jacobian;
+- realised: the mean over 64 images, from their descriptors: against the mean of 64 Jacobians (timed on 4, times 16).
+
+Both are warmed up and take turns; the figures are medians. Results: build/benchmarks/interaction.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from _table import Table
+
+from ecaviz import attention, gates, interaction
+from ecaviz.excitations import plan_of_site
+
+CHANNELS = (256, 512, 1024, 2048)
+MODULES = {"ECA, adaptive k": ("eca", {}), "SE, r = 16": ("se", {"reduction": 16})}
+IMAGES, TIMED = 64, 4
+
+
+def numbers(J: torch.Tensor) -> tuple:
+    """What coverage says, of a dense matrix, as one would write it by hand."""
+    sigma = torch.linalg.svdvals(J)
+    square = J.square()
+    share = square / square.sum(dim=1, keepdim=True)
+    return (
+        (J != 0).sum(),
+        (sigma > sigma[0] * len(J) * torch.finfo(J.dtype).eps).sum(),
+        torch.special.entr(sigma / sigma.sum()).sum().exp(),
+        torch.special.entr(share).sum(dim=1).exp().quantile(0.5),
+        share.diagonal().mean(),
+    )
+
+
+def took(do: Callable[[], object]) -> float:
+    """Milliseconds of one call."""
+    start = time.perf_counter()
+    do()
+    return 1000 * (time.perf_counter() - start)
+
+
+def realised(site: gates.GateSite, y: torch.Tensor) -> object:
+    plan = plan_of_site(site)
+    plan.take(y, torch.arange(len(y)))
+    return plan.realised(len(y))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=5, help="repeats of each (default: %(default)s)")
+    repeats = parser.parse_args().repeats
+    torch.set_num_threads(1)
+    table = Table(
+        "interaction",
+        module="{:<16}",
+        channels="{:>8}",
+        what="{:<9}",
+        autograd_ms="{:>11.1f}",
+        ecaviz_ms="{:>9.2f}",
+        times_faster="{:>12.0f}",
+    )
+    for name, (family, options) in MODULES.items():
+        for channels in CHANNELS:
+            torch.manual_seed(0)
+            module = attention.build(family, channels, **options).eval()
+            (site,) = gates.find_sites(torch.nn.Sequential(module))
+            y = torch.randn(IMAGES, channels)
+
+            def jacobian(n: int = 0, excite=module.excite, y=y) -> torch.Tensor:
+                with torch.no_grad():
+                    return torch.func.jacrev(lambda one: excite(one[None])[0])(y[n])
+
+            pairs = {
+                "form": (jacobian, lambda m=module: interaction.module_interaction(m), 1),
+                "matrix": (jacobian, lambda m=module: interaction.module_interaction(m).matrix, 1),
+                "coverage": (
+                    lambda j=jacobian: numbers(j()),
+                    lambda m=module: interaction.coverage(interaction.module_interaction(m)),
+                    1,
+                ),
+            }
+            if family == "se":
+                pairs["realised"] = (
+                    lambda j=jacobian: torch.stack([j(n) for n in range(TIMED)]).mean(dim=0),
+                    lambda site=site, y=y: realised(site, y),
+                    IMAGES / TIMED,
+                )
+            for what, (by_autograd, by_form, factor) in pairs.items():
+                by_autograd(), by_form()  # warm
+                times = [(factor * took(by_autograd), took(by_form)) for _ in range(repeats)]
+                slow, quick = (statistics.median(column) for column in zip(*times, strict=True))
+                table.add(
+                    module=name,
+                    channels=channels,
+                    what=what,
+                    autograd_ms=round(slow, 3),
+                    ecaviz_ms=round(quick, 3),
+                    times_faster=round(slow / quick, 1),
+                )
+    table.write()
+
+
+if __name__ == "__main__":
+    main()
