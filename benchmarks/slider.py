@@ -1,6 +1,6 @@
 """From key press to picture in a real browser: the explorers beside `interact` with a fresh figure of the same content.
 
-    python benchmarks/slider.py [--moves 16]
+    python benchmarks/slider.py [--moves 16] [--only CoverageExplorer]
 
 For each explorer one slider is moved by keyboard in JupyterLab in headless Chromium. A move is timed from the key press
 to the first frame that shows another picture. The alternative is what most notebooks do: `ipywidgets.interact`, and at
@@ -21,26 +21,33 @@ from _table import ROOT, Table
 sys.path.insert(0, str(ROOT / "tests"))
 
 SETUP = """
-import ecaviz, ipywidgets
+import ecaviz, ipywidgets, torch
 import matplotlib.pyplot as plt
 explorer = {make}
 panels, state = explorer._panels, explorer.state
 """
 FRESH = """
-@ipywidgets.interact(value=ipywidgets.SelectionSlider(options=explorer.controls["{trait}"].options,
-                                                      value=explorer.controls["{trait}"].value))
+control = explorer.controls["{trait}"]
+@ipywidgets.interact(value=ipywidgets.SelectionSlider(options=getattr(control, "options", range(2048)),
+                                                      value=control.value))
 def show(value):
     state.unobserve_all()
     state.{trait} = value
     panels(plt.figure(figsize=panels.size, dpi=96)).update(state.scene())
     plt.show()
 """
-EXPLORERS = {
-    "LayerExplorer": ('ecaviz.LayerExplorer(["shapes-se-r16", "shapes-eca-k3"])', "layer", "layer"),
-    "KernelExplorer": ("ecaviz.KernelExplorer()", "k", "kernel size k"),
-    "CoverageExplorer": ("ecaviz.CoverageExplorer()", "k", "kernel size k"),
-    "ModuleExplorer": ("ecaviz.ModuleExplorer()", "channels", "channels C"),
-}
+# C = 2048, of what is allowed and of the trained site; its weights are random, for there is no download here.
+COVERAGE = (
+    'ecaviz.CoverageExplorer(ecaviz.load("legacy_seresnet50", pretrained=False, device="cpu"), '
+    "torch.rand(2, 3, 64, 64))\nexplorer.state.layer = 15"
+)
+SLIDERS = [
+    ("LayerExplorer", 'ecaviz.LayerExplorer(["shapes-se-r16", "shapes-eca-k3"])', "layer", "layer"),
+    ("KernelExplorer", "ecaviz.KernelExplorer()", "k", "kernel size k"),
+    ("CoverageExplorer", COVERAGE, "k", "kernel size k"),
+    ("CoverageExplorer", COVERAGE, "channel", "channel i"),
+    ("ModuleExplorer", "ecaviz.ModuleExplorer()", "channels", "channels C"),
+]
 # Resolves to the milliseconds from the next key press to the first frame with other pictures in the cell.
 WAIT = """cell => {
     const root = window.jupyterapp.shell.currentWidget.content.widgets[cell].node;
@@ -83,10 +90,9 @@ def press(notebook, cell: int, handle) -> float:
 press.way = {}
 
 
-def measure(lab, name: str, moves: int) -> dict[str, list[float]]:
+def measure(lab, name: str, make: str, trait: str, label: str, moves: int) -> dict[str, list[float]]:
     """Milliseconds of every move, by variant."""
-    make, trait, label = EXPLORERS[name]
-    book = f"bench_{name}.ipynb"
+    book = f"bench_{name}_{trait}.ipynb"
     lab.write(book, SETUP.format(make=make), "explorer", SETUP.format(make=make) + FRESH.format(trait=trait))
     took: dict[str, list[float]] = {"explorer": [], "interact": []}
     press.way.clear()
@@ -116,7 +122,8 @@ def measure(lab, name: str, moves: int) -> dict[str, list[float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--moves", type=int, default=16, help="moves of each slider (default: %(default)s)")
-    moves = parser.parse_args().moves
+    parser.add_argument("--only", nargs="+", help="names of explorers (default: all)")
+    moves, only = (given := parser.parse_args()).moves, given.only
 
     from lab_browser import CHROMIUM_ARGS, Lab, find_chromium
     from playwright.sync_api import sync_playwright
@@ -135,13 +142,15 @@ def main() -> None:
         browser = driver.chromium.launch(executable_path=find_chromium(), args=CHROMIUM_ARGS)
         lab = Lab(Path(folder), browser)
         try:
-            for name in EXPLORERS:
-                took = measure(lab, name, moves)
+            for name, make, trait, label in SLIDERS:
+                if only and name not in only:
+                    continue
+                took = measure(lab, name, make, trait, label, moves)
                 medians = {variant: statistics.median(values) for variant, values in took.items()}
                 for variant, values in took.items():
                     table.add(
                         explorer=name,
-                        slider=EXPLORERS[name][2],
+                        slider=label,
                         variant=variant,
                         moves=len(values),
                         median_ms=round(medians[variant], 1),

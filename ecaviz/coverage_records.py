@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from . import bundle, gates, networks
-from .coverage_tables import BANDS, coverage_row, locality_rows, nullable
+from .coverage_tables import BANDS, coverage_row, has_j, influence_row, influenced, locality_rows, nullable
 from .interaction import interaction_matrices
 from .shapes import Shapes, normalise
 
@@ -29,7 +29,7 @@ IMAGES = 1200
 
 
 def measure(name: str, seed: int, net: nn.Module, images: Tensor) -> tuple[list[dict], list[dict]]:
-    """The rows of the two recorded tables for one trained network; none where it has no site with a J.
+    """The rows of the two recorded tables for one trained network; none where nothing was learnt of it.
 
     Args:
         name: Name of the model.
@@ -37,10 +37,10 @@ def measure(name: str, seed: int, net: nn.Module, images: Tensor) -> tuple[list[
         net: The network.
         images: Held-out images as the network wants them, float N×3×H×W.
     """
-    if not any(site.family in _RECORDED and site.per == "channel" for site in gates.find_sites(net)):
-        return [], []
-    found = interaction_matrices(net, images)
+    sites = [site.name for site in gates.find_sites(net) if has_j(site) and site.family not in _SAME]
+    found = interaction_matrices(net, images, sites) if sites else {}
     rows = [coverage_row(name, seed, matrix) for matrix in found.values()]
+    rows += [influence_row(name, seed, *pair) for pair in influenced(net, images)] if gates.find_sites(net) else []
     local = []
     for matrix in found.values():
         if matrix.pairs == matrix.channels**2:  # where the form itself is a band or blocks there is nothing to find
@@ -48,8 +48,8 @@ def measure(name: str, seed: int, net: nn.Module, images: Tensor) -> tuple[list[
     return rows, local
 
 
-_RECORDED = ("se", "se-var2", "se-var3", "se-gc", "eca", "eca-ns", "cbam", "ge-theta", "ge-theta-plus")
-"""Families with weights that training can move; the J of the others is the identity."""
+_SAME = ("se-var1", "ge-theta-minus")
+"""Families whose J is the identity, whatever training does."""
 
 
 def measure_runs(

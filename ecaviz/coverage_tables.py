@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import checks, gates, locality, measures
+from .excitations import COVERED
+from .influences import Influence, influence
 from .interaction import interaction_matrices
 from .matrices import InteractionMatrix
 
@@ -27,6 +29,7 @@ def coverage_table(
     level: float = 0.95,
     resamples: int = 200,
     at_most: int = 240,
+    influences: bool = False,
 ) -> pd.DataFrame:
     """Coverage of every site of one or several models that has a J: what its form allows beside what it realises.
 
@@ -38,6 +41,9 @@ def coverage_table(
         level: Of the bootstrap intervals over images.
         resamples: How often images are drawn for them.
         at_most: How many images to take where ``images`` is None.
+        influences: Whether to measure sites that have no J (GSoP, Gather-Excite with an extent) too, by
+            :func:`ecaviz.influence` over eight images. A site takes a backward pass a gate and patch: seconds for the
+            bundled models, hours for large maps.
 
     Returns:
         A frame with a row a site (of a CBAM, a row a squeeze): model, family, setting, seed (missing), site, squeeze,
@@ -45,7 +51,8 @@ def coverage_table(
         (median over the gates) with partners_low and partners_high, directness (mean over the gates) with
         directness_low and directness_high; of single images, as mean and standard deviation over images, image_rank,
         image_directness, image_partners (and _sd each), and silent, the share of images with J = 0; parameters,
-        multiply_adds. Where J is the same for every image, intervals have no width and spreads are 0.
+        multiply_adds. Where J is the same for every image, intervals have no width and spreads are 0. A row of kind
+        "influence" has no rank and no directness, which are undefined there.
 
     Raises:
         ValueError: A model has no site with a J, or the images cannot be used.
@@ -53,20 +60,67 @@ def coverage_table(
     import pandas as pd
 
     rows = []
-    for name, found in _matrices(models, images, sites, at_most):
-        rows += [coverage_row(name, None, matrix, level, resamples) for matrix in found.values()]
+    for one, chosen in _each(models, images, at_most):
+        measured = influenced(one, chosen, sites) if influences else []
+        picked = gates.select_sites(one, sites)
+        if not measured or any(has_j(site) for site in picked):
+            found = interaction_matrices(one, chosen, sites)
+            rows += [coverage_row(one.name, None, matrix, level, resamples) for matrix in found.values()]
+        rows += [influence_row(one.name, None, site, found) for site, found in measured]
     return nullable(pd.DataFrame(rows))
 
 
-def _matrices(models: Any, images: Any, sites: gates.Selection, at_most: int) -> Iterable[tuple[str, dict]]:
-    """J of every site, model by model."""
+def _each(models: Any, images: Any, at_most: int) -> Iterable[tuple[Any, Any]]:
+    """Every model, loaded, and the images to run it on."""
     from .images import suited
     from .readings import load_all
 
-    loaded = load_all(models)
-    for one in loaded:
-        chosen = suited(one, n=at_most) if images is None else images
-        yield one.name, interaction_matrices(one, chosen, sites)
+    for one in load_all(models):
+        yield one, suited(one, n=at_most) if images is None else images
+
+
+def has_j(site: gates.GateSite) -> bool:
+    """Whether a site has an interaction matrix."""
+    return site.family in COVERED and site.per == "channel"
+
+
+def influenced(model: Any, images: Any, sites: gates.Selection = None) -> list[tuple[gates.GateSite, Influence]]:
+    """The influence at the sites that gate channels and have no interaction matrix."""
+    chosen = [site for site in gates.select_sites(model, sites) if site.per != "position" and not has_j(site)]
+    return [(site, influence(model, site, images)) for site in chosen]
+
+
+def influence_row(name: str, seed: int | None, site: gates.GateSite, found: Influence) -> dict[str, Any]:
+    """One row of :func:`coverage_table` for a site without J; ``seed`` is that of the model."""
+    alone = site.extent is not None and site.hidden is None  # Gather-Excite without a bottleneck: channel by channel
+    pairs = found.channels if alone else found.channels**2
+    return {
+        "model": name,
+        "family": site.family,
+        "setting": site.setting,
+        "seed": seed,
+        "site": site.name,
+        "squeeze": "",
+        "channels": found.channels,
+        "kernel_size": None,
+        "reduction": site.reduction,
+        "kind": "influence",
+        "images": found.images,
+        "pairs": pairs,
+        "structural": pairs / found.channels**2,
+        **dict.fromkeys(("rank", "rank_share", "effective_rank"), math.nan),
+        "partners": float(found.participation.quantile(0.5)),
+        **dict.fromkeys(_SPREADS, math.nan),
+        "silent": 0.0,
+        "parameters": sum(p.numel() for p in site.module.parameters()),
+        "multiply_adds": None,
+    }
+
+
+_SPREADS = (
+    *("partners_low", "partners_high", "directness", "directness_low", "directness_high"),
+    *(f"image_{what}{end}" for what in ("rank", "directness", "partners") for end in ("", "_sd")),
+)
 
 
 def coverage_row(
@@ -159,9 +213,9 @@ def locality_table(
     import pandas as pd
 
     rows = []
-    for name, found in _matrices(models, images, sites, at_most):
-        for matrix in found.values():
-            rows += locality_rows(name, None, matrix, sizes, draws, seriated_draws, seed)
+    for one, chosen in _each(models, images, at_most):
+        for matrix in interaction_matrices(one, chosen, sites).values():
+            rows += locality_rows(one.name, None, matrix, sizes, draws, seriated_draws, seed)
     return pd.DataFrame(rows)
 
 
@@ -187,7 +241,7 @@ def locality_rows(
 
 def nullable(frame: pd.DataFrame) -> pd.DataFrame:
     """Columns of whole numbers that may be missing stay whole."""
-    for name in ("kernel_size", "multiply_adds"):
+    for name in ("kernel_size", "multiply_adds", *(["rank"] if "rank" in frame else [])):
         frame[name] = frame[name].astype("Int64")
     frame["reduction"] = frame["reduction"].astype("Float64")
     return frame

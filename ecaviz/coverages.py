@@ -222,7 +222,9 @@ def answers(
 
     columns = ["family", "channels", "knob", "partners", "low", "high", "sites", "seeds"]
     extra = pd.concat(found) if found else pd.DataFrame(columns=columns)
-    return table.merge(extra, how="left", on=["family", "channels", "knob"]).drop(columns="knob")
+    table = table.merge(extra, how="left", on=["family", "channels", "knob"]).drop(columns="knob")
+    table[["sites", "seeds"]] = table[["sites", "seeds"]].astype("Int64")
+    return table
 
 
 def _partners(rows: pd.DataFrame, family: str, level: float) -> pd.DataFrame:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import re
-from collections.abc import Callable, Sequence
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,10 +26,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from . import checks, kernels
+from .coverage_panels import CoveragePanels, TheoryPanels
+from .coverage_state import CoverageState, read_trained
 from .module_state import ModuleState
-from .panels import CoveragePanels, KernelPanels, LayerPanels, ModulePanels
+from .panels import KernelPanels, LayerPanels, ModulePanels
 from .readings import load_all, read_all
-from .states import CoverageState, KernelState, LayerState
+from .states import KernelState, LayerState
 from .survey import MODULES
 from .views import Picture
 
@@ -58,6 +61,8 @@ class _Canvas:
                 artist.set_animated(True)
             self._views[view.ax.get_figure(root=False)].append(view)
         self._backgrounds: dict[tuple, Any] = {}
+        self._titles: dict[tuple, Any] = {}
+        self._shown: dict[Any, tuple] = {}  # by panel: the key of its background; its picture without the light artists
 
     def png(self, scene: Any) -> bytes:
         """The picture of a scene."""
@@ -66,30 +71,69 @@ class _Canvas:
             for part, views in self._views.items():
                 self._draw(part, views)
         except BaseException:
-            self._backgrounds = {}  # an update that stopped half way leaves no trace in the next picture
+            self._backgrounds, self._titles, self._shown = {}, {}, {}  # what stopped half way leaves no trace
             raise
         return _png(np.asarray(self.canvas.buffer_rgba()))
 
     def _draw(self, part: Any, views: Sequence) -> None:
+        """Draw of a panel what changed: nothing, its light artists alone, or all that moves."""
         told = tuple(view.frame for view in views)
         known = None not in told
         key = part, told if known else None
-        if key in self._backgrounds and (known or not part.stale):
-            self.canvas.restore_region(self._backgrounds[key])
+        light = [artist for view in views for artist in view.light]
+        moving = sorted((one for view in views for one in view.moving if one not in light), key=lambda one: one.zorder)
+        stays, before = self._shown.get(part, (None, None))
+        if stays != key or not (known or not part.stale) or any(one.stale for one in moving):
+            if key in self._backgrounds and (known or not part.stale):
+                self.canvas.restore_region(self._backgrounds[key])
+            else:
+                part.draw(self.canvas.get_renderer())
+                self._keep(self._backgrounds, key, part.bbox)
+            titles = [view.heading for view in views]
+            _draw_each(one for one in moving if one not in titles)
+            for title in titles:
+                self._draw_title(title, key if known else None)
+            before = self.canvas.copy_from_bbox(part.bbox) if light else None
+        elif any(one.stale for one in light):
+            self.canvas.restore_region(before)
         else:
-            part.draw(self.canvas.get_renderer())
-            while len(self._backgrounds) >= self.most:
-                del self._backgrounds[next(iter(self._backgrounds))]
-            self._backgrounds[key] = self.canvas.copy_from_bbox(part.bbox)
-        for artist in sorted((one for view in views for one in view.moving), key=lambda one: one.zorder):
-            artist.axes.draw_artist(artist)
+            return
+        _draw_each(light)
+        self._shown[part] = key, before
+
+    def _draw_title(self, title: Any, key: tuple | None) -> None:
+        """A title lies on the plain panel: it is written once for each text and background, then copied."""
+        title.stale = False
+        text = key, title, title.get_text()
+        if text in self._titles:
+            self.canvas.restore_region(self._titles[text])
+            return
+        title.axes.draw_artist(title)
+        if key is not None and title.get_text():
+            self._keep(self._titles, text, title.get_window_extent(self.canvas.get_renderer()).padded(2))
+
+    def _keep(self, kept: dict, key: tuple, box: Any) -> None:
+        while len(kept) >= self.most:
+            del kept[next(iter(kept))]
+        kept[key] = self.canvas.copy_from_bbox(box)
+
+
+def _draw_each(artists: Iterable) -> None:
+    for artist in artists:
+        artist.axes.draw_artist(artist)
+        artist.stale = False  # one that is hidden, or empty, does not say so itself
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    """A PNG of opaque uint8 H×W×4, made in little time rather than small."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).convert("RGB").save(file, "png", compress_level=1)
-    return file.getvalue()
+    """A PNG of opaque uint8 H×W×4, made in little time rather than small: rows as they are, no filter."""
+    height, width = pixels.shape[:2]
+    rows = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # each begins with the number of its filter: 0, none
+    rows[:, 1:] = np.frombuffer(Image.fromarray(pixels).convert("RGB").tobytes(), np.uint8).reshape(height, 3 * width)
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
+    chunks = (b"IHDR", head), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
 
 
 class _Image(widgets.Image):
@@ -300,39 +344,72 @@ class KernelExplorer(Explorer):
 
 
 class CoverageExplorer(Explorer):
-    """Which pairs of channels an ECA of k and an SE of r let interact, with rank, parameters and multiply-adds.
+    """Which channels an ECA of k and an SE of r let interact, one gate of them, and what a trained site makes of it.
 
-    What is drawn follows from C, k and r alone: no weights, no model.
+    What is allowed follows from C, k and r alone. The trained site is from a model: its interaction matrix is realised
+    over images when the explorer is made, and no move runs a network.
 
     Args:
-        channels: The numbers of channels to choose from.
+        models: Names, or what :func:`ecaviz.load` returns; none for the theory alone.
+        images: Anything that ``images`` may be; None for what suits each model.
+        channels: The numbers of channels to choose from; those of the trained sites are added.
         sizes: The kernel sizes, odd.
         reductions: The reductions; one that leaves no hidden unit is an error line in the widget.
+        at_most: How many images of a larger set to run.
 
     Raises:
-        ValueError: An even kernel size, or a list that is empty.
+        ValueError: An even kernel size, a list that is empty, an unknown model, a model without an interaction matrix,
+            or images that cannot be used.
     """
 
     def __init__(
         self,
+        models: Any = ("shapes-se-r16", "shapes-eca-k3", "shapes-se-var3"),
+        images: Any = None,
+        *,
         channels: Sequence[int] = (16, 32, 64, 128, 256, 512, 1024, 2048),
         sizes: Sequence[int] = (1, 3, 5, 7, 9, 11, 13, 15, 31, 63),
         reductions: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
+        at_most: int = 120,
     ):
         if not (channels and sizes and reductions):
             raise ValueError("CoverageExplorer: channels, sizes and reductions must each hold at least one number.")
         sizes = [checks.kernel_size(k, "CoverageExplorer: sizes") for k in sizes]
-        state = CoverageState()
-        state.channels = 256 if 256 in channels else channels[len(channels) // 2]
-        state.k = 3 if 3 in sizes else sizes[0]
-        fitting = [r for r in reductions if r <= state.channels]
-        state.r = 16 if 16 in fitting else (fitting or list(reductions))[-1]
-        controls = {
-            "channels": _slider("channels C", list(channels), state.channels, "number of channels", width="320px"),
-            "k": _slider("kernel size k", sizes, state.k, "kernel size of the ECA", width="320px"),
-            "r": _slider("reduction r", list(reductions), state.r, "reduction of the SE", width="320px"),
+        none = models is None or (isinstance(models, Sequence) and not models)
+        trained = [] if none else read_trained(load_all(models), images, at_most=at_most)
+        state = CoverageState(channels, sizes, reductions, trained)
+        controls: dict[str, widgets.Widget] = {}
+        if trained:
+            controls |= {
+                "model": _dropdown("model", list(state.trained), state.model, "model of the trained site"),
+                "layer": _slider("layer", _numbered(state.names), state.layer, "layer of the trained site"),
+                "shown": _dropdown(
+                    "matrix",
+                    [("size |J|", "size"), ("signed J", "signed"), ("|J|, channels ordered", "ordered")],
+                    state.shown,
+                    "what is drawn of the trained matrix",
+                ),
+            }
+        controls |= {
+            "channels": _slider("channels C", list(state.choices), state.channels, "number of channels", width="300px"),
+            "k": _slider("kernel size k", sizes, state.k, "kernel size of the ECA", width="300px"),
+            "r": _slider("reduction r", list(reductions), state.r, "reduction of the SE", width="300px"),
+            "channel": widgets.IntSlider(
+                value=state.channel,
+                min=0,
+                max=state.channels - 1,
+                description="channel i",
+                tooltip="gate that is looked at; its number can be typed",
+                style=_WIDE,
+                layout=_layout("420px"),
+            ),
         }
-        super().__init__(state, CoveragePanels, controls)
+        super().__init__(state, CoveragePanels if trained else TheoryPanels, controls)
+
+    def sync(self) -> None:
+        """Make the controls say what the state says."""
+        self.controls["channel"].max = self.state.channels - 1
+        super().sync()
 
 
 class ModuleExplorer(Explorer):

@@ -296,12 +296,13 @@ class BottleneckShape(View):
             ax.add_patch(FancyArrowPatch((x, 0), (x + 0.5, 0), arrowstyle="-|>", mutation_scale=12, color=INK))
             for x in (0.28, 1.22)
         ]
-        self.weights = [ax.text(x, 0.06, "", ha="center", va="bottom", fontsize="small") for x in (0.53, 1.47)]
+        self.weights = [ax.text(x, -0.06, "", ha="center", va="top", fontsize="small") for x in (0.53, 1.47)]
         ax.set_xlim(-0.45, 2.45)
         ax.set_ylim(-0.62, 0.74)
         ax.set_axis_off()
         ax.spines[:].set_visible(False)
         self.frame = ()
+        self._size: tuple[int, int] | None = None
         self.moving += [*self.joins, *self.bars, *self.arrows, *self.texts, *self.weights]
 
     def update(self, channels: int, hidden: int, *, title: str = "") -> None:
@@ -312,6 +313,10 @@ class BottleneckShape(View):
             hidden: C/r.
             title: What is seen.
         """
+        self.title(title)
+        if self._size == (channels, hidden):
+            return
+        self._size = channels, hidden
         for bar, text, size, name in zip(
             self.bars, self.texts, (channels, hidden, channels), ("y", "hidden", "z"), strict=True
         ):
@@ -327,4 +332,3 @@ class BottleneckShape(View):
             self.weights, ("W1", "W2"), (f"{hidden}×{channels}", f"{channels}×{hidden}"), strict=True
         ):
             text.set_text(f"{name}\n{size}")
-        self.title(title)

@@ -151,8 +151,7 @@ def locality(frame: pd.DataFrame, k: int = 3, *, figure: Figure | None = None) -
             ax.set_xlabel("energy / mean of the null")
         ax.axvline(1, color=INK, lw=0.8, zorder=2)
         ax.set_xscale("log")
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+        _ratio_ticks(ax)
         finish(ax, "x")
     for ax in axes[:, 0]:
         ax.set_ylabel("site, from input to output")
@@ -164,3 +163,19 @@ def locality(frame: pd.DataFrame, k: int = 3, *, figure: Figure | None = None) -
     what = f"energy within k = {k} of the diagonal: above the null, in every seed, at\n{', '.join(said)} sites"
     figure.suptitle(what, x=0.01, ha="left", fontsize="medium")
     return figure
+
+
+def _ratio_ticks(ax: Axes) -> None:
+    """Ticks of a log axis of ratios about 1, so close that two neighbours have room for their names."""
+    low, high = ax.get_xlim()
+    steps = (
+        [0.9, 1, 1.1],
+        [0.8, 0.9, 1, 1.1, 1.2],
+        [0.7, 0.8, 1, 1.2, 1.4],
+        [0.5, 0.7, 1, 1.4, 2],
+        [0.25, 0.5, 1, 2, 4],
+    )
+    ticks = next((some for some in steps if some[0] <= low and high <= some[-1]), [0.1, 0.25, 0.5, 1, 2, 4, 10])
+    ax.set_xticks([tick for tick in ticks if low <= tick <= high], minor=False)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.xaxis.minorticks_off()

@@ -22,6 +22,7 @@ from torch import Tensor
 from . import checks
 from .forms import EPSILON, Band, Dense, LowRank
 from .matrices import InteractionMatrix
+from .threads import one_thread_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,10 +134,12 @@ class Coverage:
             images = self.matrix.images
             random = torch.Generator().manual_seed(seed)
             drawn = []
-            for _ in tqdm(range(resamples), desc="resampling images", delay=2, leave=False, disable=not progress):
-                counts = torch.bincount(torch.randint(images, (images,), generator=random), minlength=images)
-                form = realisation.mean(counts[realisation.image_of])
-                drawn.append([_STATISTIC[name](form) for name in statistics])
+            bar = tqdm(range(resamples), desc="resampling images", delay=2, leave=False, disable=not progress)
+            with one_thread_for(self.matrix.channels):
+                for _ in bar:
+                    counts = torch.bincount(torch.randint(images, (images,), generator=random), minlength=images)
+                    form = realisation.mean(counts[realisation.image_of])
+                    drawn.append([_STATISTIC[name](form) for name in statistics])
             ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
             low, high = torch.tensor(drawn, dtype=torch.float64).nanquantile(ends, dim=0)
         index = pd.Index(list(statistics), name="statistic")
@@ -304,12 +307,14 @@ def by_image(matrix: InteractionMatrix, *, progress: bool = True) -> ImageCovera
         matrix.of_image(0)  # says why
     rows, which = realisation.patterns()
     numbers = []
-    for row in tqdm(rows, desc="J image by image", unit="pattern", delay=2, leave=False, disable=not progress):
-        form = realisation.image(row)
-        rank, effective = ranks(form.singular_values(), form)
-        participation, directness = form.rows()
-        median = float(participation.quantile(0.5)) if effective > 0 else float("nan")
-        numbers.append((rank, effective, median, float(directness.nanmean())))
+    bar = tqdm(rows, desc="J image by image", unit="pattern", delay=2, leave=False, disable=not progress)
+    with one_thread_for(matrix.channels):
+        for row in bar:
+            form = realisation.image(row)
+            rank, effective = ranks(form.singular_values(), form)
+            participation, directness = form.rows()
+            median = float(participation.quantile(0.5)) if effective > 0 else float("nan")
+            numbers.append((rank, effective, median, float(directness.nanmean())))
     found = torch.tensor(numbers, dtype=torch.float64)[which]
     slopes = getattr(realisation, "slopes", None)
     return ImageCoverage(

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from .kernel_views import BottleneckShape, GatePairs, Interaction, KernelStems, KernelSweep, pool
-from .looks import family_name, family_style
+from .coverage_views import share_of_pairs
+from .kernel_views import GatePairs, Interaction, KernelStems, KernelSweep
+from .looks import family_style
 from .module_views import CostCurves, SeedDots
 from .views import (
     FULL,
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from .interaction import Structure
 
 __all__ = [
-    "CoveragePanels",
-    "CoverageScene",
     "KernelPanels",
     "KernelScene",
     "LayerPanels",
@@ -42,10 +41,6 @@ __all__ = [
     "ModuleScene",
     "ModuleSide",
 ]
-
-CORNER = 32
-"""Channels of the corner of a matrix that is drawn at full resolution."""
-
 
 # -------------------------------------------------------------------------------------------------------------- layers
 
@@ -206,64 +201,6 @@ class KernelPanels:
         )
 
 
-# ------------------------------------------------------------------------------------------------------------ coverage
-
-
-@dataclass(frozen=True)
-class CoverageScene:
-    """What :class:`CoveragePanels` draws: an ECA and an SE of one C."""
-
-    eca: Structure
-    se: Structure
-
-
-class CoveragePanels:
-    """Which pairs of channels can interact, for an ECA and an SE of one C; the ECA's corner; the SE's bottleneck."""
-
-    size = (10.4, 6.9)
-    cells = 128
-
-    def __init__(self, figure: Figure):
-        self.figure = figure
-        parts = figure.subfigures(2, 2, height_ratios=(1.12, 1), width_ratios=(1, 1), facecolor="white").ravel()
-        self.eca = Interaction(parts[0].add_axes((0.18, 0.13, 0.62, 0.74)), "share", label="share of pairs in a cell")
-        self.se = Interaction(parts[1].add_axes((0.18, 0.13, 0.62, 0.74)), "share", label="share of pairs in a cell")
-        self.corner = Interaction(parts[2].add_axes((0.18, 0.14, 0.62, 0.75)), "share", colorbar=False)
-        self.shape = BottleneckShape(parts[3].add_axes((0.06, 0.06, 0.88, 0.82)))
-        self._seen: dict[tuple, tuple[np.ndarray, int, np.ndarray]] = {}
-        self.views: list[View] = [self.eca, self.se, self.corner, self.shape]
-
-    def update(self, scene: CoverageScene) -> None:
-        """Show another scene."""
-        for structure, view in ((scene.eca, self.eca), (scene.se, self.se)):
-            shown, side, _ = self._matrix(structure)
-            pairs = f"{structure.pairs:,} of {structure.channels**2:,} pairs"
-            title = f"{_knob(structure)}: {pairs} ({structure.structural:.2%})"
-            how = f"each cell: {side}×{side} pairs" if side > 1 else "each cell: one pair"
-            view.update(shown, structure.channels, title=f"{title}\n{how}")
-        corner = self._matrix(scene.eca)[2]
-        self.corner.update(
-            corner, len(corner), title=f"{_knob(scene.eca)}: the first {len(corner)} channels, pair by pair"
-        )
-        se = scene.se
-        self.shape.update(
-            se.channels, se.hidden, title=f"{_knob(se)}: every pair, through C/r = {se.hidden}: rank ≤ {se.rank}"
-        )
-
-    def _matrix(self, structure: Structure) -> tuple[np.ndarray, int, np.ndarray]:
-        key = (structure.channels, structure.kernel_size)
-        if key not in self._seen:
-            matrix = structure.matrix.numpy()
-            shown, side = pool(matrix, self.cells, "mean")
-            self._seen[key] = shown.copy(), side, matrix[:CORNER, :CORNER].copy()
-        return self._seen[key]
-
-
-def _knob(structure: Structure) -> str:
-    knob = f"k = {structure.kernel_size}" if structure.family == "eca" else f"r = {structure.reduction}"
-    return f"{family_name(structure.family)}, {knob}"
-
-
 # ------------------------------------------------------------------------------------------------------------- modules
 
 
@@ -355,5 +292,5 @@ class ModulePanels:
     def _matrix(self, name: str, structure: Structure) -> tuple[np.ndarray, int]:
         key = (name, structure.channels)
         if key not in self._seen:
-            self._seen[key] = pool(structure.matrix.numpy(), self.cells, "mean")
+            self._seen[key] = share_of_pairs(structure, self.cells)
         return self._seen[key]

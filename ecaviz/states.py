@@ -18,19 +18,18 @@ import numpy as np
 import traitlets
 
 from . import checks, kernels
-from .interaction import eca_structure, se_structure
-from .looks import family_name, layer_labels
-from .panels import CoverageScene, KernelScene, LayerScene, LayerSide
+from .looks import layer_labels
+from .panels import KernelScene, LayerScene, LayerSide
 from .readings import ImageSet, Reading
 from .views import FULL, fitted, numbers, spread
 
-__all__ = ["CoverageState", "KernelState", "LayerState"]
+__all__ = ["KernelState", "LayerState"]
 
 FIT = 0.99
 """Share of the gates that a fitted scale holds; the others are drawn at its ends."""
 
 
-def _choice(proposal: dict, known: Sequence, what: str) -> Any:
+def choice(proposal: dict, known: Sequence, what: str) -> Any:
     if proposal["value"] not in known:
         raise traitlets.TraitError(
             f"{what}: {proposal['value']!r} is not among {', '.join(map(str, known)) or 'nothing (there are none)'}."
@@ -38,13 +37,13 @@ def _choice(proposal: dict, known: Sequence, what: str) -> Any:
     return proposal["value"]
 
 
-def _within(proposal: dict, count: int, what: str) -> int:
+def within(proposal: dict, count: int, what: str) -> int:
     if not 0 <= proposal["value"] < count:
         raise traitlets.TraitError(f"{what}: {proposal['value']} is not among 0 to {count - 1}.")
     return proposal["value"]
 
 
-def _match(i: int, count: int, other: int) -> int:
+def matched(i: int, count: int, other: int) -> int:
     """The layer of a network of ``other`` layers at the depth of layer i of ``count``: first to first, last to last."""
     return 0 if count <= 1 else round(i * (other - 1) / (count - 1))
 
@@ -95,16 +94,16 @@ class LayerState(traitlets.HasTraits):
         if left == right:
             return left
         count = max(len(left), len(right))
-        pairs = [(left[_match(i, count, len(left))], right[_match(i, count, len(right))]) for i in range(count)]
+        pairs = [(left[matched(i, count, len(left))], right[matched(i, count, len(right))]) for i in range(count)]
         return [f"{i + 1}: {a} | {b}" for i, (a, b) in enumerate(pairs)]
 
     @traitlets.validate("left", "right")
     def _known_model(self, proposal):
-        return _choice(proposal, list(self.readings), "model")
+        return choice(proposal, list(self.readings), "model")
 
     @traitlets.validate("of")
     def _known_class(self, proposal):
-        return _choice(proposal, self.images.present or ("",), "class")
+        return choice(proposal, self.images.present or ("",), "class")
 
     @traitlets.validate("shown")
     def _can_be_shown(self, proposal):
@@ -116,18 +115,18 @@ class LayerState(traitlets.HasTraits):
 
     @traitlets.validate("layer")
     def _known_layer(self, proposal):
-        return _within(proposal, len(self.names), "layer")
+        return within(proposal, len(self.names), "layer")
 
     @traitlets.validate("image")
     def _known_image(self, proposal):
-        return _within(proposal, len(self.images), "image")
+        return within(proposal, len(self.images), "image")
 
     @traitlets.observe("left", "right")
     def _keep_depth(self, change):
         before = {"left": self.left, "right": self.right, change["name"]: change["old"]}
         counts = [len(self.readings[name].sites) for name in before.values() if name in self.readings]
         if counts:
-            self.layer = _match(self.layer, max(counts), len(self.names))
+            self.layer = matched(self.layer, max(counts), len(self.names))
 
     def scene(self) -> LayerScene:
         """What is to be drawn."""
@@ -158,7 +157,7 @@ class LayerState(traitlets.HasTraits):
         )
 
     def _side(self, reading: Reading, rows: np.ndarray | None) -> LayerSide:
-        site = reading.names[_match(self.layer, len(self.names), len(reading.names))]
+        site = reading.names[matched(self.layer, len(self.names), len(reading.names))]
         mean, classes = self._means[reading.name][site], self._by_class[reading.name]
         if self.shown == "image":
             label = self.images.label(self.image)
@@ -223,11 +222,11 @@ class KernelState(traitlets.HasTraits):
 
     @traitlets.validate("model")
     def _known_model(self, proposal):
-        return _choice(proposal, list(self.readings), "model")
+        return choice(proposal, list(self.readings), "model")
 
     @traitlets.validate("layer")
     def _known_layer(self, proposal):
-        return _within(proposal, len(self.reading.names), "layer")
+        return within(proposal, len(self.reading.names), "layer")
 
     @traitlets.validate("k")
     def _known_size(self, proposal):
@@ -235,13 +234,13 @@ class KernelState(traitlets.HasTraits):
             checks.kernel_size(proposal["value"], "k")
         except ValueError as error:
             raise traitlets.TraitError(str(error)) from None
-        return _choice(proposal, self.sizes, "k")
+        return choice(proposal, self.sizes, "k")
 
     @traitlets.observe("model")
     def _keep_depth(self, change):
         before = self.readings.get(change["old"])
         if before is not None:
-            self.layer = _match(self.layer, len(before.names), len(self.names))
+            self.layer = matched(self.layer, len(before.names), len(self.names))
 
     def scene(self) -> KernelScene:
         """What is to be drawn."""
@@ -311,59 +310,3 @@ def _ranks(gates: np.ndarray) -> np.ndarray:
     ranks = np.empty_like(order)
     np.put_along_axis(ranks, order, np.arange(gates.shape[1])[None].repeat(len(gates), 0), axis=1)
     return ranks
-
-
-class CoverageState(traitlets.HasTraits):
-    """What a :class:`CoverageExplorer` shows.
-
-    Attributes:
-        channels: C.
-        k: Kernel size of the ECA.
-        r: Reduction of the SE.
-    """
-
-    channels = traitlets.Int(256)
-    k = traitlets.Int(3)
-    r = traitlets.Int(16)
-
-    def scene(self) -> CoverageScene:
-        """What is to be drawn.
-
-        Raises:
-            ValueError: An even k, or an r that leaves no hidden unit.
-        """
-        return CoverageScene(eca_structure(self.channels, self.k), se_structure(self.channels, self.r))
-
-    def describe(self, scene: CoverageScene | None = None) -> str:
-        """A table as HTML."""
-        scene = scene or self.scene()
-        cell = 'style="padding: 2px 12px; text-align: right"'
-        head = "".join(
-            f'<th scope="col" {cell}>{name}</th>'
-            for name in (
-                "",
-                "pairs that can interact",
-                "share of C²",
-                "rank",
-                "rank / C",
-                "parameters",
-                "multiply-adds",
-            )
-        )
-        rows = ""
-        for one in (scene.eca, scene.se):
-            knob = f"k = {one.kernel_size}" if one.family == "eca" else f"r = {one.reduction}"
-            numbers = (
-                f"{one.pairs:,}",
-                f"{one.structural:.2%}",
-                f"{one.rank:,}",
-                f"{one.rank_share:.2%}",
-                f"{one.parameters:,}",
-                f"{one.multiply_adds:,}",
-            )
-            cells = "".join(f"<td {cell}>{number}</td>" for number in numbers)
-            rows += f'<tr><th scope="row" {cell}>{family_name(one.family)}, {knob}</th>{cells}</tr>'
-        return (
-            f"<table><caption>What the forms allow at C = {scene.eca.channels}, before any weight is known; one module "
-            f"without biases. The rank is that of generic weights.</caption><tr>{head}</tr>{rows}</table>"
-        )

@@ -90,18 +90,21 @@ class View:
         ax: Where it draws.
         moving: The artists that a move changes; the rest (axes, ticks, labels, legend) stays for most moves, so that an
             explorer can keep it as a background and draw these alone.
+        heading: The title, one of them.
+        light: Those of them that are quick to draw and that some moves change alone; they are drawn last.
         frame: What that background depends on, all of it; None if it is not told.
     """
 
     def __init__(self, ax: Axes):
         self.ax = ax
-        self._title = ax.set_title("", loc="left", fontsize="medium")
+        self.heading = ax.set_title("", loc="left", fontsize="medium")
         self.frame: tuple | None = None
-        self.moving: list[Artist] = [self._title, *ax.spines.values()]  # spines: what moves must not hide them
+        self.moving: list[Artist] = [self.heading, *ax.spines.values()]  # spines: what moves must not hide them
+        self.light: list[Artist] = []
 
     def title(self, text: str) -> None:
         """Set the title, at the left."""
-        self._title.set_text(text)
+        self.heading.set_text(text)
 
     def legend(self, handles: Sequence[Artist], labels: Sequence[str], columns: int) -> None:
         """A legend between the title and the axes, where no data can be."""
@@ -120,7 +123,7 @@ class View:
             columnspacing=1.2,
             handlelength=2.2,
         )
-        self.ax.set_title(self._title.get_text(), loc="left", fontsize="medium", pad=8 + 12.5 * rows)
+        self.ax.set_title(self.heading.get_text(), loc="left", fontsize="medium", pad=8 + 12.5 * rows)
 
 
 class Picture(Figure):

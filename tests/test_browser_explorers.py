@@ -30,7 +30,7 @@ EXPLORERS = [
 HAS = {
     "LayerExplorer": ({"layer", "image"}, {"left", "right", "show", "class", "scale of ω"}),
     "KernelExplorer": ({"layer", "kernel size k"}, {"model"}),
-    "CoverageExplorer": ({"channels C", "kernel size k", "reduction r"}, set()),
+    "CoverageExplorer": ({"layer", "channels C", "kernel size k", "reduction r", "channel i"}, {"model", "matrix"}),
     "ModuleExplorer": ({"channels C"}, {"left", "right"}),
 }
 FIRST = {  # what has to be chosen before a control does something
@@ -159,7 +159,7 @@ def test_a_reduction_that_leaves_no_unit_is_said_in_words_and_the_words_go_away(
     lab.write(
         "coverage_error.ipynb",
         "import ecaviz",
-        "ecaviz.CoverageExplorer(channels=(8, 16, 32), sizes=(1, 3), reductions=(4, 8, 16, 32))",
+        "ecaviz.CoverageExplorer((), channels=(8, 16, 32), sizes=(1, 3), reductions=(4, 8, 16, 32))",
     )
     with lab.open("coverage_error.ipynb") as notebook:
         notebook.run_all()
@@ -178,6 +178,31 @@ def test_a_reduction_that_leaves_no_unit_is_said_in_words_and_the_words_go_away(
         shown.changes(before, "a good move after the error")
 
 
+def test_the_number_of_a_channel_can_be_typed(lab):
+    lab.write("typed.ipynb", "import ecaviz", 'ecaviz.CoverageExplorer(["shapes-se-r16"])')
+    with lab.open("typed.ipynb") as notebook:
+        notebook.run_all()
+        shown = Shown(notebook)
+        shown.prepare("channel i")
+        before = pixels(shown.picture)
+        readout = shown.control("slider", "channel i").locator(".widget-readout")
+        for typed, taken in (("17", "17"), ("9999", "127"), ("3", "3")):  # the end of the slider where it is beyond
+            readout.click()
+            readout.press("ControlOrMeta+a")
+            shown.page.keyboard.type(typed)
+            readout.press("Enter")
+            before = shown.changes(before, f"typing {typed}")
+            assert readout.inner_text() == taken
+            shown.page.wait_for_function(
+                "([image, text]) => image.title.includes(text)",
+                arg=[shown.picture.element_handle(), f"partners of gate {taken} "],
+                timeout=5_000,
+            )
+        notebook.screenshot("coverage_explorer-typed")
+        assert shown.page.locator('[role="alert"]').count() == 0
+        assert notebook.errors() == []
+
+
 def test_the_picture_has_words_for_those_who_do_not_see_it(lab):
     lab.write("words.ipynb", "import ecaviz", "ecaviz.CoverageExplorer()")
     with lab.open("words.ipynb") as notebook:
@@ -187,7 +212,7 @@ def test_the_picture_has_words_for_those_who_do_not_see_it(lab):
         saved = notebook.page.evaluate(
             """() => JSON.stringify(window.jupyterapp.shell.currentWidget.content.widgets[1].model.outputs.toJSON())"""
         )
-        data = json.loads(saved)[0]["data"]
+        data = json.loads(saved)[-1]["data"]  # before it comes the progress
         assert data["image/png"].startswith("iVBOR")
         assert "application/vnd.jupyter.widget-view+json" in data
 

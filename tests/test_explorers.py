@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import ecaviz
-from ecaviz import explorers, kernels, networks, readings, results, survey
+from ecaviz import coverage_views, explorers, kernel_views, kernels, networks, readings, results, structure, survey
 
 CLASSES = ("disc", "ring", "star")
 
@@ -69,14 +69,14 @@ def made(models):
     every = {
         "layers": ecaviz.LayerExplorer(models, Drawn()),
         "kernel": ecaviz.KernelExplorer(models[1:], Drawn()),
-        "coverage": ecaviz.CoverageExplorer(),
+        "coverage": ecaviz.CoverageExplorer(models, Drawn()),
         "modules": ecaviz.ModuleExplorer(),
     }
     return {name: (explorer, explorer.state.trait_values()) for name, explorer in every.items()}
 
 
 def as_at_first(explorer, start):
-    order = ("left", "right", "model")  # what the others depend on
+    order = ("left", "right", "model", "layer", "channels")  # what the others depend on
     for trait in (*(t for t in order if t in start), *(t for t in start if t not in order)):
         setattr(explorer.state, trait, start[trait])
     assert explorer.error.value == ""
@@ -125,9 +125,15 @@ MOVES = [
     ("kernel", {}, {"layer": 0}),
     ("kernel", {"model": "eca-5"}, {"k": 3}),
     ("kernel", {"model": "eca-5"}, {"k": 15}),
+    ("coverage", {}, {"model": "eca-5"}),
+    ("coverage", {}, {"layer": 1}),
+    ("coverage", {}, {"shown": "signed"}),
+    ("coverage", {"shown": "signed"}, {"shown": "ordered"}),
     ("coverage", {}, {"channels": 16}),
     ("coverage", {}, {"k": 9}),
     ("coverage", {}, {"r": 4}),
+    ("coverage", {"channels": 32}, {"channel": 20}),
+    ("coverage", {"channels": 64}, {"channel": 63}),  # more than the trained site has
     ("modules", {}, {"left": "gsop"}),
     ("modules", {}, {"right": "ge-theta-minus"}),
     ("modules", {}, {"channels": 32}),
@@ -165,6 +171,9 @@ ONCE = [
     ("layers", {"left": "short", "right": "short"}, {"right": "se-4"}),
     ("kernel", {"model": "short"}, {"model": "eca-5"}),
     ("kernel", {"model": "eca-5"}, {"model": "short"}),
+    ("coverage", {"layer": 7}, {"model": "short"}),
+    ("coverage", {"channel": 31}, {"layer": 0}),  # C and the channel follow
+    ("coverage", {"channel": 31}, {"channels": 16}),
 ]
 
 
@@ -420,6 +429,222 @@ def test_coverage_table_holds_the_numbers(coverage):
         assert f">{number}<" in coverage.caption.value, number
 
 
+SHAPES = [
+    *[("eca", c, {"kernel_size": k}) for c in (5, 16, 33, 100, 128) for k in (1, 3, 9, 63)],
+    ("eca", 300, {"kernel_size": 7}),
+    ("eca", 100, {"kernel_size": 9, "padding": "circular"}),
+    ("eca", 33, {"kernel_size": 33, "padding": "circular"}),
+    ("se", 100, {}),
+    ("se-var1", 37, {}),
+    ("se-gc1", 96, {}),
+    ("se-gc3", 104, {}),
+    ("gsop", 40, {}),
+]
+
+
+@pytest.mark.parametrize("cells", [7, 16, 128])
+@pytest.mark.parametrize(("family", "channels", "options"), SHAPES, ids=[f"{f}-{c}" for f, c, _ in SHAPES])
+def test_shares_of_pairs_are_those_of_the_whole_matrix(family, channels, options, cells):
+    one = structure.structure(family, channels, **options)
+    expected, side = kernel_views.pool(one.matrix.double().numpy(), cells, "mean")
+    found, found_side = coverage_views.share_of_pairs(one, cells)
+    assert found_side == side
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_a_row_is_reduced_to_its_largest_entries_with_their_signs():
+    row = np.array([1.0, -3, 2, 0.5, -0.5, 0.25, 4])
+    values, side = coverage_views.pool_row(row, 3)
+    assert (values.tolist(), side) == ([-3.0, 0.5, 4.0], 3)
+    assert coverage_views.pool_row(row, 7)[0] is row
+    wide = np.random.default_rng(0).normal(size=2048)
+    values, side = coverage_views.pool_row(wide, 512)
+    blocks = wide.reshape(512, 4)
+    assert side == 4
+    assert (values == blocks[np.arange(512), np.abs(blocks).argmax(1)]).all()
+
+
+def test_whom_a_gate_listens_to(coverage, models):
+    coverage.state.channel, coverage.state.k = 20, 5
+    J = ecaviz.interaction_matrix(models[0], "layer3.0.se", Drawn()).matrix.numpy()
+    row = J[20]
+    share = row**2 / (row**2).sum()
+    partners = np.exp(-(share * np.log(share)).sum())
+    first, second, third = np.argsort(-np.abs(row))[:3]
+    site = coverage.state.scene().trained
+    np.testing.assert_allclose(site.row, row, atol=1e-12)
+    assert site.partners[20] == pytest.approx(partners)
+    assert site.directness == pytest.approx(share[20])
+    assert site.strongest == [(j, pytest.approx(row[j])) for j in (first, second, third)]
+    view = coverage._canvas.panels.row
+    values, edges, _ = view.bars.get_data()
+    np.testing.assert_allclose(values, row, atol=1e-12)
+    assert edges.tolist() == [i - 0.5 for i in range(33)]
+    assert (view.span.get_x(), view.span.get_width()) == (17.5, 5)
+    assert view.own.get_data()[0] == [20]
+    text = f"{partners:,.1f} partners, directness {share[20]:.3f}"
+    assert text in view.ax.get_title(loc="left")
+    assert "may listen to channels 18 to 22; SE to all 32" in view.ax.get_title(loc="left")
+    assert f"listens most to {first} ({row[first]:+.2g})".replace("-", "−") in view.ax.get_title(loc="left")
+    assert text in coverage.caption.value
+    found = ecaviz.coverage(ecaviz.interaction_matrix(models[0], "layer3.0.se", Drawn()))
+    numbers = f"{found.rank:,}", f"{found.effective_rank:.1f}", f"{partners:.1f}", f"{found.participation_median:.1f}"
+    for number in (*numbers, f"{found.directness_mean:.3f}", f"{found.parameters:,}"):
+        assert f">{number}<" in coverage.caption.value, number
+    assert ">5<" in coverage.caption.value, "partners that the ECA allows"
+    curve = coverage._canvas.panels.curves
+    assert 2 ** curve.rings["trained"].get_ydata()[0] == pytest.approx(partners)
+    assert 2 ** curve.rings["eca"].get_ydata()[0] == pytest.approx(5)
+    assert 2 ** curve.lines["trained"].get_ydata() == pytest.approx(np.sort(site.partners))
+
+
+@pytest.mark.parametrize("model", ["se-4", "eca-5"])
+def test_the_trained_matrix_in_three_ways(coverage, models, model):
+    from ecaviz import locality
+
+    coverage.state.model, coverage.state.channel = model, 9
+    view = coverage._canvas.panels.third
+    matrix = ecaviz.interaction_matrix(models[model == "eca-5"], "layer3.0.se", Drawn())
+    J, order = matrix.matrix.numpy(), locality.seriate(matrix).order.numpy()
+    expected = {"size": np.abs(J), "signed": J, "ordered": np.abs(J)[order][:, order]}
+    kind = "exact" if model == "eca-5" else "realised over 12 images"
+    words = {"size": f"|J|, {kind}", "signed": f"J, {kind}", "ordered": "channels ordered spectrally"}
+    for shown, values in expected.items():
+        coverage.state.shown = shown
+        assert coverage.error.value == ""
+        np.testing.assert_allclose(view.image.get_array(), values, atol=1e-12)
+        top = np.abs(J).max()
+        assert view.image.get_clim() == pytest.approx((-top if shown == "signed" else 0, top))
+        assert view.image.get_cmap().name == ("RdBu_r" if shown == "signed" else "Greys")
+        assert words[shown] in view.ax.get_title(loc="left")
+        assert "(C = 32)" in view.ax.get_title(loc="left")
+        place = list(order).index(9) if shown == "ordered" else 9
+        assert [list(mark.get_ydata()) for mark in view.marks[:2]] == [[place], [place]]
+        assert [list(mark.get_xdata()) for mark in view.marks[2:]] == [[place], [place]]
+        assert ("by position" in view.ax.get_xlabel()) == (shown == "ordered")
+        assert_inside(coverage)
+
+
+def test_channels_follow_the_site_and_may_leave_it(coverage):
+    state = coverage.state
+    assert (state.channels, coverage.controls["channel"].max) == (32, 31)
+    state.channel = 31
+    state.layer = 1
+    assert (state.channels, state.channel, coverage.controls["channel"].max) == (8, 7, 7)
+    assert state.r == 8, "16 leaves no hidden unit for C = 8"
+    state.layer = 7
+    assert (state.channels, state.channel) == (64, 7)
+    coverage.controls["model"].value = "short"
+    assert (state.layer, state.channels) == (3, 64)
+    state.channels = 2048
+    scene = state.scene()
+    assert (scene.eca.channels, scene.trained.channels, len(scene.trained.row)) == (2048, 64, 64)
+    state.channel = 2000
+    scene = state.scene()
+    assert (scene.channel, scene.trained.channel) == (2000, 63)
+    panels = coverage._canvas.panels
+    assert "C = 64, its last gate, 63" in panels.row.ax.get_title(loc="left")
+    assert "(C = 2,048)" in panels.eca.ax.get_title(loc="left")
+    assert "(C = 64)" in panels.third.ax.get_title(loc="left")
+    assert "Gate 63 (the last; there is no gate 2000)" in coverage.caption.value
+    assert list(panels.eca.marks[0].get_ydata()) == [2000]
+    assert list(panels.third.marks[0].get_ydata()) == [63]
+    assert_inside(coverage)
+
+
+@pytest.mark.parametrize(
+    ("trait", "value", "message"),
+    [
+        ("channel", 32, "channel: 32 is not among 0 to 31"),
+        ("channels", 48, "channels: 48 is not among 8, 16, 32"),
+        ("k", 4, "k: 4 is not among 1, 3"),
+        ("r", 3, "r: 3 is not among 1, 2"),
+        ("layer", 8, "layer: 8 is not among 0 to 7"),
+        ("model", "nobody", "model: 'nobody' is not among se-4, eca-5, short"),
+        ("shown", "loud", "shown"),
+    ],
+)
+def test_a_coverage_state_refuses_what_is_not_there(coverage, trait, value, message):
+    with pytest.raises(traitlets.TraitError, match=message):
+        setattr(coverage.state, trait, value)
+
+
+@pytest.mark.parametrize("none", [None, ()])
+def test_coverage_without_a_trained_site(none):
+    explorer = ecaviz.CoverageExplorer(none, channels=(16, 2048))
+    assert set(explorer.controls) == {"channels", "k", "r", "channel"}
+    for trait, value in (("channels", 16), ("k", 9), ("r", 1), ("channel", 3), ("channels", 2048), ("k", 1)):
+        before = explorer.picture.value
+        setattr(explorer.state, trait, value)
+        assert explorer.error.value == ""
+        assert explorer.picture.value != before
+        assert_inside(explorer)
+    assert "trained" not in explorer.caption.value
+    assert "partners of gate 3" in explorer.caption.value
+    with pytest.raises(traitlets.TraitError, match="there are none"):
+        explorer.state.model = "se-4"
+
+
+def test_trained_sites_are_read_in_one_pass_and_never_again(models):
+    runs = []
+    hook = models[0].net.register_forward_pre_hook(lambda _net, args: runs.append(len(args[0])))
+    try:
+        explorer = ecaviz.CoverageExplorer([models[0]], Drawn(), at_most=5)
+        assert sum(runs) == 5
+        for trait, value in (("layer", 2), ("channel", 3), ("shown", "ordered"), ("k", 7), ("layer", 6)):
+            setattr(explorer.state, trait, value)
+        assert explorer.error.value == ""
+        assert sum(runs) == 5
+    finally:
+        hook.remove()
+    assert "realised over 5 images" in explorer.caption.value
+
+
+def test_a_model_that_can_take_no_images_shows_its_structure(models):
+    explorer = ecaviz.CoverageExplorer([dataclasses.replace(models[0], transform=None)])
+    assert "|J|, structure" in explorer._canvas.panels.third.ax.get_title(loc="left")
+    with pytest.raises(ValueError, match="needs a transform"):
+        ecaviz.CoverageExplorer([dataclasses.replace(models[0], transform=None)], Drawn())
+
+
+def test_what_coverage_cannot_show_is_said_at_once(models):
+    plain = ecaviz.load(networks.build(networks.Architecture("none", classes=3, planes=(2, 2, 2, 2), stem=4)).eval())
+    for net, gates in ((plain, "none"), (make("gsop", "second order", reduced=4), "gsop")):
+        with pytest.raises(ValueError, match=rf"no site with an interaction matrix \(its gates: {gates}\)"):
+            ecaviz.CoverageExplorer([net], Drawn(2))
+    with pytest.raises(ValueError, match="images: got a int"):
+        ecaviz.CoverageExplorer(models[:1], 3)
+    with pytest.raises(ValueError, match="at_most"):
+        ecaviz.CoverageExplorer(models[:1], Drawn(2), at_most=0)
+    with pytest.raises(ValueError, match="must each hold at least one number"):
+        ecaviz.CoverageExplorer((), channels=())
+    with pytest.raises(ValueError, match="CoverageExplorer: sizes must be an odd whole number"):
+        ecaviz.CoverageExplorer((), sizes=(2,))
+
+
+def test_a_move_of_the_channel_draws_only_what_it_changes(coverage, monkeypatch):
+    for channel in (20, 21):
+        coverage.state.channel = channel
+    drawn = []
+    each = explorers._draw_each
+    monkeypatch.setattr(explorers, "_draw_each", lambda artists: each([drawn.append(one) or one for one in artists]))
+    coverage.state.channel = 22
+    panels = coverage._canvas.panels
+    assert set(panels.eca.marks) | set(panels.third.marks) | {panels.row.bars} <= set(drawn)
+    assert not {panels.eca.image, panels.third.image, *panels.shape.moving, *panels.curves.lines.values()} & set(drawn)
+    drawn.clear()
+    coverage.state.r = 4
+    assert set(drawn) == set(panels.shape.moving) - {panels.shape.heading}
+
+
+def test_pictures_are_the_pixels_of_the_canvas(coverage):
+    shown = np.asarray(coverage._canvas.canvas.buffer_rgba())
+    assert (pixels(coverage.picture.value) == shown[..., :3]).all()
+    noise = np.random.default_rng(0).integers(0, 256, (37, 51, 4), dtype=np.uint8)
+    noise[..., 3] = 255
+    assert (pixels(explorers._png(noise)) == noise[..., :3]).all()
+
+
 # ------------------------------------------------------------------------------------------------------- what is given
 
 
@@ -512,8 +737,6 @@ def test_what_cannot_be_shown_is_said_at_once(models):
         ecaviz.LayerExplorer([], Drawn(2))
     with pytest.raises(ValueError, match="images must be a dataset, a folder, a tensor or a DataLoader, got int"):
         ecaviz.LayerExplorer(models[:1], 3)
-    with pytest.raises(ValueError, match="must each hold at least one number"):
-        ecaviz.CoverageExplorer(channels=())
     with pytest.raises(ValueError, match="ModuleExplorer: channels must hold at least one number"):
         ecaviz.ModuleExplorer(())
     with pytest.raises(ValueError, match=r"C = 40 channels cannot be divided evenly into 16 groups \(se-gc1\)"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ecaviz import attention, interaction, locality
+from ecaviz import attention, interaction, locality, seriation
 from ecaviz.forms import Band, Dense, LowRank
 from ecaviz.locality import band_test, seriate, seriated_test
 
@@ -151,7 +151,7 @@ def test_ways_through_the_draws_agree(monkeypatch):
             patch.setattr(locality, "_PAIRS", 50)
             found.append(band_test(form, draws=99, seed=4))
         with monkeypatch.context() as patch:
-            patch.setattr(locality, "_ROWS", 16)
+            patch.setattr(seriation, "_ROWS", 16)
             found.append(band_test(form, draws=99, seed=4))
         for other in found[1:]:
             assert other.sizes == found[0].sizes == (3, 5, 9, 17, 33)

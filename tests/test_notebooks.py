@@ -15,18 +15,20 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import ecaviz
-from ecaviz import results, survey
+from ecaviz import coverages, results, survey
 
 nbformat = pytest.importorskip("nbformat", reason="the extra `lab` is not installed")
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Pictures there are at least; of the others at least three.
-FIGURES = {"00_tour": 6, "01_weight_distributions": 9, "04_attention_survey": 14}
+FIGURES = {"00_tour": 6, "01_weight_distributions": 9, "03_coverage": 9, "04_attention_survey": 14}
 PHOTOS = Path(os.environ.get("ECAVIZ_PHOTOS", ROOT.parent / "shared" / "photos"))
 KNOWN_STDERR = re.compile(r"^\s*$")
 
@@ -196,6 +198,12 @@ PROBES = {
         "chance": chance,
         "saturated": gates.groupby(["model", "site"], sort=False)[columns].mean().reset_index().to_dict("list"),
         "stds": {model: [float(v.min()) for (m, _), v in stds.items() if m == model] for model, _ in stds},
+    }""",
+    "03_coverage": """{
+        "table": json.loads(table.to_json(orient="records")),
+        "random": [[one.channels, one.hidden] for one in random],
+        "here": json.loads(here.to_json(orient="records")),
+        "images": len(images),
     }""",
     "04_attention_survey": """{
         "influences": {title: found.matrix.tolist() for title, found in influences.items()},
@@ -403,6 +411,87 @@ def test_saturation_is_as_described(weights):
     assert min(map(min, weights["stds"].values())) > 0.005  # "no gate is a constant"
 
 
+# ----------------------------------------------------------------------------------------------------- 03: what it says
+
+COVERAGE = ROOT / "notebooks" / "03_coverage.ipynb"
+
+
+@pytest.mark.notebook
+def test_coverage_counts_what_the_formula_says(ran):
+    said = ran(COVERAGE).said
+    rows = re.findall(r"^\d +(\d+) +(\d+) +(\d+) +(\d+)$", said, re.M)
+    assert len(rows) == 5
+    for channels, k, counted, formula in (map(int, row) for row in rows):
+        assert counted == formula == k * channels - (k * k - 1) // 4
+    assert re.search(r"ECA-Net +25557112 +80 +80", said)
+    assert re.search(r"SENet +28071976 +2514944 +2514944", said)
+
+
+@pytest.mark.notebook
+def test_coverage_table_is_that_of_the_two_models(ran):
+    table = pd.DataFrame(ran(COVERAGE).probed["table"])
+    kept = coverages.recorded()
+    for name in ("shapes-se-r16", "shapes-eca-k3"):
+        here, whole = table[table["model"] == name], kept[(kept["model"] == name) & (kept["seed"] == 0)]
+        np.testing.assert_allclose(here["partners"], whole["partners"], rtol=0.05)  # 240 images, not 1,200
+        np.testing.assert_allclose(here["directness"], whole["directness"], rtol=0.1)
+    local = ran(COVERAGE).probed["here"]
+    assert [(row["ordering"], row["k"]) for row in local] == 8 * [("given", 9), ("seriated", 9)]
+
+
+def test_coverage_says_what_the_recorded_tables_say():
+    """The sentences of 03, against data/results."""
+    table, near = coverages.recorded(), coverages.recorded_locality()
+    se, eca = (table[(table["family"] == family) & (table["partners"] > 0)] for family in ("se", "eca"))
+    share = se["partners"] / se["channels"]
+    for r in (2, 4, 8, 16, 32):  # "about half of the channels whatever r is"
+        assert 0.5 < share[se["reduction"] == r].median() < 0.6
+    assert (eca["partners"] < eca["kernel_size"]).sum() > 0.7 * len(eca)  # "fewer than k"
+    assert (eca["partners"] <= eca["kernel_size"]).all()
+
+    # "SE's directness is what equal entries give. That of SE-Var3 … is a few per cent above it"
+    table = table.assign(relative=table["directness"] * table["pairs"] / table["channels"])
+    relative = coverages.summary(table, "relative", []).set_index("model")
+    se, full, eca = (relative.loc[f"shapes-{name}"] for name in ("se-r16", "se-var3", "eca-k3"))
+    assert se["low"] < 1 < se["high"]
+    assert 1 < full["low"] < full["mean"] < 1.1
+    found = coverages.difference(table, "directness", "shapes-se-r16", "shapes-se-var3").iloc[0]
+    assert not found["significant"]  # "the difference of the two is not significant"
+    for other in ("shapes-eca-k3", "shapes-se-var2"):
+        found = coverages.difference(table, "directness", "shapes-se-r16", other).iloc[0]
+        assert found["significant"]
+        assert found["difference"] < 0
+    by_site = coverages.summary(table[table["model"] == "shapes-eca-k3"], "directness")
+    assert (by_site["low"] > by_site["equal"]).sum() <= 2  # "with few exceptions no higher than equal weights"
+
+    # "SE's energy is at most about two per cent above chance … SE-Var3's nowhere above it"
+    near = near.assign(ratio=near["energy"] / near["expected"], rejected=near["p"] <= 0.05)
+    ratio = coverages.summary(near, "ratio", ["ordering", "k"]).set_index(["model", "ordering", "k"])
+    given = ratio.xs("given", level="ordering")
+    assert (given.loc["shapes-se-r16", "mean"] < 1.02).all()
+    above = given.loc["shapes-se-r16", "low"] > 1
+    assert above.to_dict() == {3: False, 9: True, 33: False}
+    assert not (given.loc["shapes-se-var3", "low"] > 1).any()
+    seriated = ratio.xs("seriated", level="ordering")
+    assert 1.03 < seriated.loc[("shapes-se-r16", 33), "low"] < seriated.loc[("shapes-se-r16", 33), "mean"] < 1.06
+    assert not (seriated.loc["shapes-se-var3", "low"] > 1).any()
+    # "at C = 256 a band of k = 9 holds about 3.5 % of the energy as given and 4 % in the order found"
+    wide = near[(near["model"] == "shapes-se-r16") & (near["k"] == 9) & (near["channels"] == 256)]
+    energy = wide.groupby("ordering")[["energy", "pairs"]].mean()
+    assert energy.loc["given", "energy"] == pytest.approx(0.035, abs=0.001)
+    assert energy.loc["seriated", "energy"] == pytest.approx(0.04, abs=0.002)
+    assert energy.loc["given", "pairs"] == pytest.approx(0.035, abs=0.001)
+
+
+@pytest.mark.notebook
+def test_coverage_random_bottlenecks_stay_near_chance(ran):
+    said = re.findall(
+        r"BandTest\(seriated order, C=128, 99 draws: k=33 [\d.]+% \(chance [\d.]+%, p=([\d.]+)", ran(COVERAGE).said
+    )
+    assert len(said) == 5
+    assert statistics.median(map(float, said)) > 0.1
+
+
 # ----------------------------------------------------------------------------------------------------- 04: what it says
 
 SURVEY = ROOT / "notebooks" / "04_attention_survey.ipynb"
@@ -524,6 +613,26 @@ def test_weights_of_an_imagenet_model_on_photographs(photos, tmp_path, monkeypat
     if probed["n"] == probed["classes"]:  # one image a class: the share says nothing, and the notebook says so
         assert probed["chance"] == pytest.approx(1)
         assert probed["spread"]["share between classes"] == pytest.approx([1] * 16, abs=1e-6)
+
+
+@pytest.mark.notebook
+def test_coverage_of_imagenet_models(tmp_path, monkeypatch, request):
+    """With random weights: the intervals, the image by image numbers and the explorer of widths up to 2048."""
+    pair = [RANDOM.format("legacy_seresnet18", ""), RANDOM.format("ecaresnet26t", ", zero_init_last=False")]
+    constants = f"MODELS = [{', '.join(pair)}]\nPHOTOS = None\nSITE = -1\nDRAWS = 9"
+    run = run_notebook(COVERAGE, tmp_path, monkeypatch, constants=constants, probe=PROBES["03_coverage"])
+    report(request, "03_coverage, legacy_seresnet18 and ecaresnet26t", run)
+    assert_clean(run)
+    assert len(run.pictures) >= FIGURES["03_coverage"]
+    table = pd.DataFrame(run.probed["table"])
+    se = table[table["family"] == "se"]
+    assert se["channels"].tolist() == [64, 64, 128, 128, 256, 256, 512, 512]
+    assert run.probed["images"] == 8
+    assert (se["rank"] <= se["channels"] / 16).all()
+    assert table["channels"].max() == 2048
+    assert (se["partners_low"] <= se["partners_high"]).all()
+    local = pd.DataFrame(run.probed["here"])
+    assert set(local["channels"]) == {64, 128, 256, 512}
 
 
 @pytest.mark.long
