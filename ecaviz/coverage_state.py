@@ -22,9 +22,7 @@ from .coverage_panels import CoveragePanels, CoverageScene, SiteScene, in_words
 from .images import batches, folder, suited
 from .interaction import (
     COVERED,
-    Band,
     InteractionMatrix,
-    LowRank,
     coverage,
     eca_structure,
     interaction_matrices,
@@ -33,7 +31,7 @@ from .interaction import (
 from .kernel_views import pool
 from .looks import layer_labels, setting
 from .models import LoadedModel
-from .readings import _Some, _unique
+from .readings import Some, unique_names
 from .states import choice, matched, within
 
 __all__ = ["CoverageState", "TrainedModel", "TrainedSite", "read_trained"]
@@ -87,20 +85,8 @@ class TrainedSite:
     def row(self, channel: int) -> np.ndarray:
         """J_ij of one channel i, C numbers."""
         if self._row is None or self._row[0] != channel:
-            self._row = channel, _row(self.matrix.form, channel).numpy()
+            self._row = channel, self.matrix.form.row(channel).numpy()
         return self._row[1]
-
-
-def _row(form: Any, i: int) -> Tensor:
-    """One row of J, without forming J where it has a form."""
-    if isinstance(form, LowRank):
-        return form.left[i] @ form.right
-    if isinstance(form, Band) and form.padding == "zeros":
-        row = form.kernel.new_zeros(form.channels)
-        low, high = max(i - form.reach, 0), min(i + form.reach + 1, form.channels)
-        row[low:high] = form.kernel[low - i + form.reach : high - i + form.reach]
-        return row
-    return form.dense()[i]
 
 
 class TrainedModel:
@@ -137,7 +123,7 @@ def read_trained(loaded: Sequence[LoadedModel], images: Any = None, *, at_most: 
     images = _some(images, at_most)
     read = []
     with tqdm(total=len(loaded), desc="reading interactions", unit="model", delay=1, leave=False) as bar:
-        for one, name in zip(loaded, _unique([one.name for one in loaded]), strict=True):
+        for one, name in zip(loaded, unique_names([one.name for one in loaded]), strict=True):
             own = images
             if own is None and one.transform is not None:
                 own = _some(suited(one, n=at_most), at_most)
@@ -151,7 +137,7 @@ def _some(images: Any, at_most: int) -> Any:
     if not (hasattr(images, "__getitem__") and hasattr(images, "__len__")) or len(images) <= at_most:
         return images
     positions = np.linspace(0, len(images) - 1, at_most).round().astype(int).tolist()
-    return images[positions] if isinstance(images, Tensor) else _Some(images, positions)
+    return images[positions] if isinstance(images, Tensor) else Some(images, positions)
 
 
 def _matrices(one: LoadedModel, images: Any) -> dict[str, InteractionMatrix]:

@@ -77,8 +77,12 @@ class Band:
         inside = offset.abs() <= self.reach
         return torch.where(inside, self.kernel[offset.add_(self.reach).clamp_(0, len(self.kernel) - 1)], 0.0)
 
+    def row(self, i: int) -> Tensor:
+        """J_i·, C numbers: whom gate i listens to."""
+        return self.entries(torch.tensor(i), torch.arange(self.channels))
+
     def rows(self) -> tuple[Tensor, Tensor]:
-        """Participation and directness of every row, C and C numbers; see :class:`Coverage`."""
+        """Participation and directness of every row, C and C numbers; see :class:`~ecaviz.measures.Coverage`."""
         if self.padding == "circular":
             square = self._wrapped.square()[None]
             partners, direct = _partners(square), _directness(square[:, 0], square)
@@ -186,6 +190,10 @@ class Dense(_Rows):
         """J_ij for every pair of a row i and a column j, int64 in 0 … C−1; float64, of the shape they broadcast to."""
         return self.whole[rows, columns]
 
+    def row(self, i: int) -> Tensor:
+        """J_i·, C numbers: whom gate i listens to."""
+        return self.whole[i]
+
     def _blocks(self) -> Iterator[tuple[int, Tensor]]:
         for start in range(0, len(self.whole), _ROWS):
             yield start, self.whole[start : start + _ROWS].square()
@@ -228,6 +236,10 @@ class LowRank(_Rows):
         right = self.right.T.contiguous()  # what belongs to one channel stands together
         pairs = zip(rows.flatten().split(at_once), columns.flatten().split(at_once), strict=True)
         return torch.cat([(self.left[i] * right[j]).sum(dim=1) for i, j in pairs]).view(rows.shape)
+
+    def row(self, i: int) -> Tensor:
+        """J_i·, C numbers: whom gate i listens to."""
+        return self.left[i] @ self.right
 
     def _blocks(self) -> Iterator[tuple[int, Tensor]]:
         for start in range(0, len(self.left), _ROWS):

@@ -121,7 +121,7 @@ def load_all(chosen: Any) -> list[LoadedModel]:
     return loaded
 
 
-class _Some:
+class Some:
     """Some of the items of a dataset."""
 
     def __init__(self, images: Any, positions: Sequence[int]):
@@ -174,8 +174,8 @@ def read_all(
     whole = len(images) if hasattr(images, "__getitem__") else None
     if whole is not None and whole > at_most:
         positions = np.linspace(0, whole - 1, at_most).round().astype(int).tolist()
-        images = images[positions] if isinstance(images, Tensor) else _Some(images, positions)
-    names = _unique([one.name for one in loaded])
+        images = images[positions] if isinstance(images, Tensor) else Some(images, positions)
+    names = unique_names([one.name for one in loaded])
     total = None if whole is None else min(whole, at_most) * len(loaded)
     readings, first = [], None
     with tqdm(total=total, desc="reading gates", unit="image", delay=1, leave=False) as bar:
@@ -233,7 +233,7 @@ def _said(output: Any, classes: Sequence[str], n: int) -> list[str]:
     return [classes[i] for i in output.argmax(1).tolist()]
 
 
-def _unique(names: Sequence[str]) -> list[str]:
+def unique_names(names: Sequence[str]) -> list[str]:
     seen: dict[str, int] = {}
     out = []
     for name in names:

@@ -152,3 +152,14 @@ def test_factored_and_dense_answers_agree(made):
         inside, whole = factored.form.energy_within(2)
         assert np.isclose(inside, float(energy[:3].sum()), rtol=1e-6)
         assert np.isclose(whole, float(energy.sum()), rtol=1e-6)
+
+
+@QUICK
+@given(modules(("se", "eca", "se-var3", "cbam")), st.data())
+def test_rows_and_entries_are_those_of_the_matrix(made, data):
+    _, module, _ = made
+    found = interaction.module_interaction(module)
+    i = data.draw(st.integers(0, found.channels - 1))
+    close(found.form.row(i), found.matrix[i])
+    rows, columns = torch.randint(found.channels, (2, 7), generator=torch.Generator().manual_seed(i))
+    close(found.form.entries(rows, columns), found.matrix[rows, columns])
