@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -174,6 +174,9 @@ def coverage(
     ] = None,
     sites: Annotated[str | None, typer.Option(help="A glob of sites, such as 'layer4.*'.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of coverage.csv and locality.csv.")] = Path("build/coverage"),
+    influences: Annotated[
+        bool, typer.Option("--influences", help="Also sites without a J: GSoP, local Gather-Excite.")
+    ] = False,
     locality: Annotated[bool, typer.Option("--locality", help="Also: is the interaction local? (minutes)")] = False,
     recorded: Annotated[
         bool, typer.Option("--record", help="Measure the bundled networks, and those in build/training, anew.")
@@ -185,8 +188,14 @@ def coverage(
     from .images import folder
     from .models import load
 
-    if recorded == bool(models):
+    if recorded == bool(models) or (recorded and (images or sites or locality or influences)):
         raise typer.BadParameter("give the names of models, or --record alone (one of the two).")
+    written: list[str] = []
+
+    def keep(name: str, table: Any) -> None:
+        table.to_csv(out / f"{name}.csv", index=False)
+        written.append(str(out / f"{name}.csv"))
+
     try:
         if recorded:
             found = coverage_records.measure_runs()
@@ -195,19 +204,22 @@ def coverage(
         _writable(out / "coverage.csv", "coverage")
         loaded = [load(name, device=device) for name in models]
         chosen = None if images is None else folder(images)
-        tables = {"coverage": coverages.coverage_table(loaded, chosen, sites)}
+        table = coverages.coverage_table(loaded, chosen, sites, influences=influences)
+        keep("coverage", table)
+        columns = ["model", "site", "family", "channels", "structural", "rank"]
+        columns += ["effective_rank", "partners", "directness"]
+        typer.echo(table[columns].round(4).to_string(index=False))
         if locality:
-            tables["locality"] = coverages.locality_table(loaded, chosen, sites)
-        for name, table in tables.items():
-            table.to_csv(out / f"{name}.csv", index=False)
+            keep("locality", coverages.locality_table(loaded, chosen, sites))
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         raise _fail(error) from None
     except KeyboardInterrupt:
-        typer.secho("Interrupted; nothing was written.", err=True)
+        kept = (
+            "what was measured so far is in data/results" if recorded else ", ".join(written) or "nothing was written"
+        )
+        typer.secho(f"Interrupted; {kept}.", err=True)
         raise typer.Exit(130) from None
-    columns = ["model", "site", "family", "channels", "structural", "rank", "effective_rank", "partners", "directness"]
-    typer.echo(tables["coverage"][columns].round(4).to_string(index=False))
-    typer.echo("written to " + ", ".join(str(out / f"{name}.csv") for name in tables))
+    typer.echo(f"written to {', '.join(written)}")
 
 
 @app.command()

@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 import traitlets
-from torch import Tensor
 
 from . import checks, gates
 from .coverage_panels import CoveragePanels, CoverageScene, SiteScene, in_words
-from .images import batches, folder, suited
+from .images import folder, suited
 from .interaction import (
     COVERED,
     InteractionMatrix,
@@ -31,7 +30,7 @@ from .interaction import (
 from .kernel_views import pool
 from .looks import layer_labels, setting
 from .models import LoadedModel
-from .readings import Some, unique_names
+from .readings import some_of, unique_names
 from .states import choice, matched, within
 
 __all__ = ["CoverageState", "TrainedModel", "TrainedSite", "read_trained"]
@@ -120,24 +119,16 @@ def read_trained(loaded: Sequence[LoadedModel], images: Any = None, *, at_most: 
     at_most = checks.at_least_one(at_most, "CoverageExplorer: at_most")
     if isinstance(images, str | os.PathLike):
         images = folder(images)
-    images = _some(images, at_most)
+    images = some_of(images, at_most)
     read = []
     with tqdm(total=len(loaded), desc="reading interactions", unit="model", delay=1, leave=False) as bar:
         for one, name in zip(loaded, unique_names([one.name for one in loaded]), strict=True):
             own = images
             if own is None and one.transform is not None:
-                own = _some(suited(one, n=at_most), at_most)
+                own = some_of(suited(one, n=at_most), at_most)
             read.append(TrainedModel(name, {site: TrainedSite(J) for site, J in _matrices(one, own).items()}))
             bar.update()
     return read
-
-
-def _some(images: Any, at_most: int) -> Any:
-    """At most so many of the images, evenly spaced."""
-    if not (hasattr(images, "__getitem__") and hasattr(images, "__len__")) or len(images) <= at_most:
-        return images
-    positions = np.linspace(0, len(images) - 1, at_most).round().astype(int).tolist()
-    return images[positions] if isinstance(images, Tensor) else Some(images, positions)
 
 
 def _matrices(one: LoadedModel, images: Any) -> dict[str, InteractionMatrix]:
@@ -148,12 +139,6 @@ def _matrices(one: LoadedModel, images: Any) -> dict[str, InteractionMatrix]:
             f"CoverageExplorer: {one.name} has no site with an interaction matrix (its gates: {found}). Families that "
             f"have one: {', '.join(COVERED)}. Leave the model out; models=() shows the theory alone."
         )
-    if images is not None:
-        first = next(one.net.parameters())
-        stream = batches(images, one.transform, 1, first)  # says what is wrong with them
-        if any(site.channels is None for site in gates.find_sites(one)):
-            with gates.evaluating(one.net), gates.capture(one):  # an ECA learns its C from its first batch
-                one.net(next(iter(stream))[0])
     return interaction_matrices(one, images)
 
 

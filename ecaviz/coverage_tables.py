@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BANDS", "coverage_table", "locality_table"]
 
+SINGLES = 2000
+"""Images that are looked at one by one."""
 BANDS = (3, 9, 33)
 """Kernel sizes whose bands are looked at if none are named."""
 
@@ -35,8 +37,9 @@ def coverage_table(
 
     Args:
         models: Names, loaded models or modules, one or several.
-        images: Over which bottlenecks are realised, in any form that ``images`` may have; None for the procedural set
-            (bundled models) or the photographs inside scikit-image.
+        images: Over which bottlenecks are realised, in any form that ``images`` may have, all of them; None for the
+            procedural set (bundled models) or the photographs inside scikit-image. A network of your own without a
+            transform is then taken as it is built: the structure.
         sites: Which sites, as for :func:`ecaviz.capture`.
         level: Of the bootstrap intervals over images.
         resamples: How often images are drawn for them.
@@ -49,8 +52,9 @@ def coverage_table(
         A frame with a row a site (of a CBAM, a row a squeeze): model, family, setting, seed (missing), site, squeeze,
         channels, kernel_size, reduction, kind, images, pairs, structural, rank, rank_share, effective_rank, partners
         (median over the gates) with partners_low and partners_high, directness (mean over the gates) with
-        directness_low and directness_high; of single images, as mean and standard deviation over images, image_rank,
-        image_directness, image_partners (and _sd each), and silent, the share of images with J = 0; parameters,
+        directness_low and directness_high; of single images (of more than 2,000, so many, evenly spread), as mean and
+        standard deviation over images, image_rank, image_directness, image_partners (and _sd each), and silent, the
+        share of images with J = 0; parameters,
         multiply_adds. Where J is the same for every image, intervals have no width and spreads are 0. A row of kind
         "influence" has no rank and no directness, which are undefined there.
 
@@ -61,7 +65,7 @@ def coverage_table(
 
     rows = []
     for one, chosen in _each(models, images, at_most):
-        measured = influenced(one, chosen, sites) if influences else []
+        measured = influenced(one, chosen, sites) if influences and chosen is not None else []
         picked = gates.select_sites(one, sites)
         if not measured or any(has_j(site) for site in picked):
             found = interaction_matrices(one, chosen, sites)
@@ -75,8 +79,10 @@ def _each(models: Any, images: Any, at_most: int) -> Iterable[tuple[Any, Any]]:
     from .images import suited
     from .readings import load_all
 
-    for one in load_all(models):
-        yield one, suited(one, n=at_most) if images is None else images
+    at_most = checks.at_least_one(at_most, "coverages: at_most")
+    for one in load_all(models, "coverages"):
+        known = images is not None or one.transform is not None
+        yield one, images if images is not None else suited(one, n=at_most) if known else None
 
 
 def has_j(site: gates.GateSite) -> bool:
@@ -137,7 +143,7 @@ def coverage_row(
     }
     silent = 0.0
     if matrix.realisation is not None:
-        each = measures.by_image(matrix)
+        each = measures.by_image(matrix, at_most=SINGLES)
         silent = each.silent
         for key, values in zip(single, (each.rank.double(), each.directness, each.participation), strict=True):
             values = values[~values.isnan()]
@@ -147,7 +153,7 @@ def coverage_row(
     return {
         "model": name,
         "family": matrix.family,
-        "setting": _setting(matrix),
+        "setting": matrix.setting,
         "seed": seed,
         "site": matrix.site,
         "squeeze": matrix.squeeze,
@@ -174,11 +180,6 @@ def coverage_row(
     }
 
 
-def _setting(matrix: InteractionMatrix) -> str:
-    numbers = {"k": matrix.kernel_size, "G": matrix.groups, "r": matrix.reduction}
-    return next((f"{letter}={value:g}" for letter, value in numbers.items() if value is not None), "")
-
-
 def locality_table(
     models: Any,
     images: Any = None,
@@ -189,6 +190,7 @@ def locality_table(
     seriated_draws: int = 99,
     at_most: int = 240,
     seed: int = 0,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Whether the interaction is local: energy of J in bands, channels as given and seriated, against the nulls.
 
@@ -198,24 +200,33 @@ def locality_table(
         sites: As for :func:`coverage_table`.
         sizes: Kernel sizes whose bands are looked at; at a site those below C.
         draws: Of the null of the given order.
-        seriated_draws: Of the null of the seriated order, each seriated anew (seconds each at C = 2048); 0 to leave it.
+        seriated_draws: Of each of the two nulls of the seriated order; 0 to leave it. At C = 2048 a draw takes one to
+            two seconds, at C = 512 a twentieth of one.
         at_most: As for :func:`coverage_table`.
         seed: Of the draws.
+        progress: Whether to show a progress bar.
 
     Returns:
-        A frame with a row a site, ordering ("given", "seriated") and k: model, family, setting, seed (missing), site,
-        squeeze, channels, ordering, k, pairs (share of them in the band), energy, expected, low, high (mean and 95 % of
-        the null), p, draws.
+        A frame with a row a site, ordering, null and k: model, family, setting, seed (missing), site, squeeze,
+        channels, ordering ("given", "seriated"), null ("renumbered"; "entries", "matching": see
+        :func:`ecaviz.locality.seriated_test`), k, pairs (share of them in the band), energy, expected, low, high (mean
+        and 95 % of the null), p, draws.
 
     Raises:
-        ValueError: As for :func:`coverage_table`, or an even k.
+        ValueError: As for :func:`coverage_table`; an even k; no k that is below the C of some site.
     """
     import pandas as pd
+    from tqdm.auto import tqdm
 
+    sizes = [sizes] if isinstance(sizes, int) else list(sizes)
+    sizes = sorted({checks.kernel_size(k, "locality_table: sizes") for k in sizes})
     rows = []
     for one, chosen in _each(models, images, at_most):
-        for matrix in interaction_matrices(one, chosen, sites).values():
+        found = interaction_matrices(one, chosen, sites).values()
+        for matrix in tqdm(found, desc=f"locality of {one.name}", unit="site", delay=2, disable=not progress):
             rows += locality_rows(one.name, None, matrix, sizes, draws, seriated_draws, seed)
+    if not rows:
+        raise ValueError(f"locality_table: no site has more channels than a band of k = {sizes or 'none'}.")
     return pd.DataFrame(rows)
 
 
@@ -226,11 +237,14 @@ def locality_rows(
     sizes = tuple(k for k in sizes if checks.kernel_size(k, "locality: sizes") < matrix.channels)
     tests = [locality.band_test(matrix, sizes, draws=draws, seed=seed)] if sizes else []
     if sizes and seriated_draws:
-        tests.append(locality.seriated_test(matrix, sizes, draws=seriated_draws, seed=seed))
+        tests += [
+            locality.seriated_test(matrix, sizes, null=null, draws=seriated_draws, seed=seed, progress=False)
+            for null in locality.NULLS
+        ]
     about = {
         "model": name,
         "family": matrix.family,
-        "setting": _setting(matrix),
+        "setting": matrix.setting,
         "seed": model_seed,
         "site": matrix.site,
         "squeeze": matrix.squeeze,

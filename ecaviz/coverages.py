@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from . import checks
 from .coverage_records import recorded, recorded_locality
 from .coverage_tables import coverage_table, locality_table, nullable
+from .intervals import FEWEST, t_half_width, t_interval
 from .structure import Structure, eca_structure, se_structure
 
 if TYPE_CHECKING:
@@ -61,15 +62,22 @@ def allowed(
         parameters, multiply_adds. Modules without biases, as in the papers.
 
     Raises:
-        ValueError: An even k, or a number below 1.
+        ValueError: An even k, a number below 1, or nothing to say.
     """
     import pandas as pd
 
+    channels, sizes, reductions = map(_several, (channels, sizes, reductions))
     forms = []
     for c in channels:
         forms += [eca_structure(c, k) for k in sizes]
-        forms += [se_structure(c, r) for r in reductions if r <= c]
+        forms += [se_structure(c, r) for r in reductions if checks.at_least_one(r, "allowed: reductions") <= c]
+    if not forms:
+        raise ValueError(f"allowed: no k and no r for channels {channels}, sizes {sizes}, reductions {reductions}.")
     return nullable(pd.DataFrame([_of_form(form) for form in forms]))
+
+
+def _several(numbers: Any) -> list[int]:
+    return [numbers] if isinstance(numbers, int) else list(numbers)
 
 
 def _of_form(form: Structure) -> dict[str, Any]:
@@ -103,18 +111,18 @@ def summary(
 
     Returns:
         A frame with a row for each model and value of ``by``: model, family, setting, the columns of ``by``, seeds
-        (their number), mean, std (over seeds), low, high (missing below three seeds), and for partners and directness
-        equal: what equal entries in every row of J would give (pairs/C, C/pairs).
+        (their number), mean, std (over seeds), low, high (:func:`ecaviz.intervals.t_interval`: missing below three
+        seeds, and of shares between 0 and 1), and for partners and directness equal: what equal entries in every row of
+        J would give (pairs/C, C/pairs).
 
     Raises:
-        ValueError: There is no such column, or the level is no share.
+        ValueError: There is no such column, it holds no numbers, or the level is no share.
     """
     import pandas as pd
 
-    checks.share(level, "summary: level")
+    by = [by] if isinstance(by, str) else list(by)
     known = ["model", "family", "setting", *by]
-    if missing := [name for name in (*known, value) if name not in table]:
-        raise ValueError(f"summary: the table has no {', '.join(missing)}; it has {', '.join(table.columns)}.")
+    _check(table, [*known, "seed", value], value, "summary")
     table = table.assign(seed=table["seed"].fillna(0))
     if value.endswith(("partners", "directness")) and "pairs" in table:
         share = table["pairs"] / table["channels"]
@@ -122,7 +130,7 @@ def summary(
     rows = []
     for key, group in table.groupby(known, sort=False, dropna=False):
         values = group.groupby("seed")[value].mean().dropna()
-        low, high = _t_interval(values, level)
+        low, high = t_interval(values, level)
         row = dict(zip(known, key, strict=True))
         row |= {"seeds": len(values), "mean": values.mean(), "std": values.std(), "low": low, "high": high}
         if "equal" in group:
@@ -131,14 +139,14 @@ def summary(
     return pd.DataFrame(rows)
 
 
-def _t_interval(values: Any, level: float) -> tuple[float, float]:
-    from scipy.stats import t
+def _check(table: pd.DataFrame, columns: Sequence[str], value: str, what: str) -> None:
+    """Raise a ValueError where a table lacks columns, or one of them holds no numbers."""
+    from pandas.api.types import is_numeric_dtype
 
-    n = len(values)
-    if n < 3:
-        return math.nan, math.nan  # of two it would be twelve standard deviations wide
-    half = t.ppf(0.5 + level / 2, n - 1) * values.std(ddof=1) / math.sqrt(n)
-    return values.mean() - half, values.mean() + half
+    if missing := [name for name in columns if name not in table]:
+        raise ValueError(f"{what}: the table has no {', '.join(missing)}; it has {', '.join(table.columns)}.")
+    if value and not is_numeric_dtype(table[value]):
+        raise ValueError(f"{what}: numbers were expected in the column {value!r}; it has {table[value].dtype}.")
 
 
 def difference(
@@ -159,11 +167,13 @@ def difference(
         (whether the interval leaves 0 out; never below three seeds).
 
     Raises:
-        ValueError: A model without rows, or no seed that both have.
+        ValueError: A model without rows, no seed that both have, or a column that is not there or holds no numbers.
     """
     import pandas as pd
 
-    checks.share(level, "difference: level")
+    by = [by] if isinstance(by, str) else list(by)
+    _check(table, ["model", "seed", value, *by], value, "difference")
+    table = table.assign(seed=table["seed"].fillna(0))
     parts = {}
     for name in (first, second):
         rows = table[table["model"] == name]
@@ -174,12 +184,13 @@ def difference(
     both = pd.concat(parts, axis=1, join="inner").dropna()
     if both.empty:
         raise ValueError(f"difference: {first} and {second} have no seed (and {', '.join(by) or 'value'}) in common.")
-    groups = both.groupby(list(by), sort=False) if by else [((), both)]
+    groups = both.groupby(by, sort=False) if by else [((), both)]
     rows = []
     for key, group in groups:
         d = group[first] - group[second]
-        low, high = _t_interval(d, level)
-        row = dict(zip(by, key, strict=True))
+        half = t_half_width(d.std(ddof=1) / math.sqrt(len(d)), len(d), level) if len(d) >= FEWEST else math.nan
+        low, high = d.mean() - half, d.mean() + half
+        row = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
         row |= {"seeds": len(d), "first": group[first].mean(), "second": group[second].mean()}
         row |= {"difference": d.mean(), "low": low, "high": high, "significant": bool(low > 0 or high < 0)}
         rows.append(row)
@@ -202,14 +213,19 @@ def answers(
         reductions: Reductions r.
         trained: What :func:`recorded` or :func:`coverage_table` gives, or both, one below the other; None for what was
             recorded.
-        level: Of the intervals over seeds, 0…1.
+        level: Of the intervals over runs, 0…1.
 
     Returns:
         The columns of :func:`allowed`, and partners (median over the gates of a site, mean over the trained sites of
-        that C and k or r, and over seeds), low and high (t interval over seeds), sites and seeds. These are missing
-        where no trained site of that C and k or r is at hand.
+        that C and k or r, and over runs), low and high (t interval over runs), sites and runs: the seeds of all models
+        that have such sites. These are missing where none is at hand; sites where nothing moves a gate are left out.
+
+    Raises:
+        ValueError: As for :func:`allowed`, or ``trained`` is no such table.
     """
     trained = recorded() if trained is None else trained
+    columns = ["model", "family", "seed", "site", "channels", "kernel_size", "reduction", "kind", "partners"]
+    _check(trained, columns, "", "answers")
     table = allowed(channels, sizes, reductions)
     found = []
     for family, knob in (("eca", "kernel_size"), ("se", "reduction")):
@@ -220,10 +236,10 @@ def answers(
     table["knob"] = table["kernel_size"].astype(float).fillna(table["reduction"].astype(float))
     import pandas as pd
 
-    columns = ["family", "channels", "knob", "partners", "low", "high", "sites", "seeds"]
+    columns = ["family", "channels", "knob", "partners", "low", "high", "sites", "runs"]
     extra = pd.concat(found) if found else pd.DataFrame(columns=columns)
     table = table.merge(extra, how="left", on=["family", "channels", "knob"]).drop(columns="knob")
-    table[["sites", "seeds"]] = table[["sites", "seeds"]].astype("Int64")
+    table[["sites", "runs"]] = table[["sites", "runs"]].astype("Int64")
     return table
 
 
@@ -234,6 +250,6 @@ def _partners(rows: pd.DataFrame, family: str, level: float) -> pd.DataFrame:
     for (channels, knob), group in rows.groupby(["channels", "knob"]):
         # Several models can have the same k or r at a site of C channels: each of their runs is one.
         by_run = group.groupby(["model", "seed"])["partners"].mean()
-        low, high = _t_interval(by_run, level)
+        low, high = t_interval(by_run, level)
         out.append((family, channels, knob, by_run.mean(), low, high, group["site"].nunique(), len(by_run)))
-    return pd.DataFrame(out, columns=["family", "channels", "knob", "partners", "low", "high", "sites", "seeds"])
+    return pd.DataFrame(out, columns=["family", "channels", "knob", "partners", "low", "high", "sites", "runs"])

@@ -7,8 +7,10 @@ compared with the module itself on random descriptors before it is believed.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from . import gates
 from .forms import Band, Dense, LowRank
 from .gates import evaluating
 from .matrices import InteractionMatrix
-from .realised import Bottleneck, MatricesByImage, SlopesByImage, jacobians
+from .realised import Bottleneck, MatricesByImage, SlopesByImage, check_descriptors, jacobians
 from .sites import network
 from .structure import multiply_adds, structural_pairs
 
@@ -27,6 +29,13 @@ LINEAR = ("eca", "se-var1", "se-var2", "se-var3", "se-gc", "eca-ns", "ge-theta-m
 BOTTLENECKS = ("se", "cbam", "ge-theta-plus")
 COVERED: tuple[str, ...] = ("eca", "se", *LINEAR[1:], *BOTTLENECKS[1:])
 """Families whose interaction matrix has a closed form here."""
+
+
+def not_finite(site: str) -> ValueError:
+    """The error for weights that are no numbers."""
+    return ValueError(
+        f"interaction: the weights of {site!r} hold NaN or infinite values, so there is no J; did training diverge?"
+    )
 
 
 def not_covered(family: str, site: str = "") -> ValueError:
@@ -179,15 +188,16 @@ class Foreign(Plan):
 
     def structure(self) -> InteractionMatrix:
         """There is none: raise a ValueError that says why."""
-        raise ValueError(f"interaction: {self.why} Pass images= for the realised J, by autograd.")
+        raise ValueError(f"interaction: {self.why} Pass images= to interaction_matrix for the realised J, by autograd.")
 
     def take(self, y: Tensor, image_of: Tensor) -> None:
         """Take J of each row by autograd."""
-        size = (sum(map(len, self._matrices)) + len(y)) * y[0].numel() ** 2
+        check_descriptors(y, f"what goes into {self.name or 'the excitation'!r}")
+        size = (sum(map(len, self._matrices)) + len(y)) * y.shape[1] ** 2
         if size > self.most:
             raise ValueError(
                 f"interaction: J of {self.name!r} is taken by autograd and kept image by image; {size:,} numbers are "
-                f"more than the {self.most:,} that fit. Pass at most {self.most // y[0].numel() ** 2} images."
+                f"more than the {self.most:,} that fit. Pass at most {self.most // y.shape[1] ** 2} images."
             )
         y = y if self.like is None else y.to(self.like)
         self.epsilon = torch.finfo(y.dtype).eps
@@ -234,13 +244,26 @@ def plan_of(model, site) -> Plan:
     return plan_of_site(own if site.channels is None else site)  # found before the first batch told
 
 
+def widened(module: nn.Module) -> nn.Module:
+    """The module, or a copy in float32 of one in half precision: its J would be too coarse to have a rank."""
+    half = any(part.dtype in (torch.float16, torch.bfloat16) for part in module.parameters())
+    return copy.deepcopy(module).float() if half else module
+
+
+def _check_finite(name: str, module: nn.Module) -> None:
+    if not all(bool(part.isfinite().all()) for part in module.parameters()):
+        raise not_finite(name)
+
+
 def _submodule(name: str, module: nn.Module) -> Plan:
     """A submodule that is an excitation; of a Sequential what comes before a sigmoid at its end."""
-    excite = module
+    _check_finite(name, module)
+    excite = widened(module)
     if isinstance(module, nn.Sequential) and len(module) > 1 and type(module[-1]).__name__.lower() in gates.ACTIVATIONS:
-        excite = module[:-1]
+        excite = excite[:-1]
     why = f"{name!r} ({type(module).__name__}) is no gate that is known here, so it has no structure."
-    plan = Foreign(name, type(module).__name__, excite, module, why)
+    plan = Foreign(name, type(module).__name__, excite, excite if excite is not module else module, why)
+    plan.parameters = sum(part.numel() for part in module.parameters())
     plan.hooked = module
     return plan
 
@@ -253,12 +276,13 @@ def plan_of_site(site: gates.GateSite) -> Plan:
     """
     if site.family not in COVERED or site.per != "channel":
         raise not_covered(site.family, site.name)
+    _check_finite(site.name or site.family, site.module)
     if site.family not in BOTTLENECKS:
         return Exact(site)
     bottleneck = _bottleneck(site)
     if not bottleneck.elementwise():
         why = f"the hidden activation {bottleneck.activation} of the site {site.name!r} mixes the units."
-        return Foreign(site.name, site.family, site.excite, site.module, why)
+        return _by_autograd(site, why)
     error, scale, tolerance = _off(site, bottleneck)
     if not error <= tolerance:
         why = (
@@ -266,8 +290,13 @@ def plan_of_site(site: gates.GateSite) -> Plan:
             f"a norm in between): off by {error:.2g} on random descriptors, with logits up to {scale:.2g}. So there is "
             f"no structure W2·W1."
         )
-        return Foreign(site.name, site.family, site.excite, site.module, why)
+        return _by_autograd(site, why)
     return Hidden(site, bottleneck)
+
+
+def _by_autograd(site: gates.GateSite, why: str) -> Plan:
+    site = replace(site, module=widened(site.module))
+    return Foreign(site.name, site.family, site.excite, site.module, why)
 
 
 def _bottleneck(site: gates.GateSite) -> Bottleneck:

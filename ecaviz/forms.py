@@ -174,6 +174,11 @@ class Dense(_Rows):
     whole: Tensor
     epsilon: float = EPSILON
 
+    @property
+    def channels(self) -> int:
+        """C."""
+        return len(self.whole)
+
     def __post_init__(self):
         if self.whole.ndim != 2 or self.whole.shape[0] != self.whole.shape[1]:
             raise ValueError(f"Dense: expected a matrix C×C, got shape {tuple(self.whole.shape)}.")
@@ -214,6 +219,11 @@ class LowRank(_Rows):
 
     left: Tensor
     right: Tensor
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return len(self.left)
 
     def __post_init__(self):
         if self.left.shape != self.right.T.shape:

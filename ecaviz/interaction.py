@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from . import attention, gates
 from .batches import batches
-from .excitations import COVERED, Foreign, Plan, not_covered, plan_of, plan_of_site
+from .excitations import COVERED, Foreign, Plan, not_covered, plan_of, plan_of_site, widened
 from .forms import Band, Dense, LowRank
 from .gates import evaluating
 from .matrices import InteractionMatrix
@@ -110,6 +110,8 @@ def excitation_interaction(
         ValueError: z has another shape than y, or does not depend on it.
     """
     module = excite if isinstance(excite, nn.Module) else None
+    if module is not None:
+        excite = module = widened(module)
     plan = Foreign(name, getattr(excite, "__name__", type(excite).__name__), excite, module, "")
     with nullcontext() if module is None else evaluating(module):
         plan.take(descriptors, torch.arange(len(descriptors)))
@@ -138,6 +140,7 @@ def interaction_matrix(
         ValueError: No site of that name; its family has no J; its excitation has no structure and no images were given;
             its C is not known yet; ``images`` are none or of the wrong kind.
     """
+    site = _knowing_its_width(model, site, images)
     plan = plan_of(model, site)
     if squeeze is not None and plan.squeezes != ("avg", "max"):
         raise ValueError(f"interaction: squeeze={squeeze!r} is for CBAM, which has two; {plan.name} has one.")
@@ -168,7 +171,7 @@ def interaction_matrices(
     Raises:
         ValueError: As for :func:`interaction_matrix`, or no site has a J.
     """
-    chosen = gates.select_sites(model, sites)
+    chosen = [_knowing_its_width(model, one, images) for one in gates.select_sites(model, sites)]
     plans = [plan_of(model, one) for one in chosen if one.family in COVERED and one.per == "channel"]
     if not plans:
         raise not_covered(", ".join(dict.fromkeys(one.family for one in chosen)))
@@ -182,6 +185,20 @@ def interaction_matrices(
         for squeeze in plan.squeezes:
             found[f"{plan.name}:{squeeze}" if squeeze else plan.name] = plan.realised(count, squeeze)
     return found
+
+
+def _knowing_its_width(model, site, images):
+    """The site itself; one that does not hold its C (timm's ECA) after one image has told it."""
+    one = next((one for one in gates.find_sites(model) if one.name == site), None) if isinstance(site, str) else site
+    if one is None or one.channels is not None or images is None:
+        return site
+    net = network(model)
+    transform = None if isinstance(model, nn.Module) else model.transform
+    with evaluating(net), gates.capture(net, [one.name]):
+        for x, _ in batches(images, transform, 1, next(net.parameters(), torch.zeros(()))):
+            net(x)
+            break
+    return gates.site(model, one.name)
 
 
 def _run(model, plans: Sequence[Plan], images, batch_size: int) -> int:
@@ -202,12 +219,13 @@ def _run(model, plans: Sequence[Plan], images, batch_size: int) -> int:
     ]
     try:
         with evaluating(net), gates.capture(net, sites) if sites else nullcontext({}) as captured:
-            for x, _ in batches(images, transform, batch_size, next(net.parameters())):
+            like = next(net.parameters(), torch.zeros(()))
+            for x, _ in batches(images, transform, batch_size, like):
                 read.clear()
                 net(x)
                 parts = [(record.site.name, record.descriptor) for record in captured.values()] + read
                 for name, y in parts:
-                    by_name[name].take(y, count + torch.arange(len(y)) % len(x))
+                    by_name[name].take(y, count + _images_of(y, len(x), name))
                     called.add(name)
                 count += len(x)
                 if sites:
@@ -218,3 +236,13 @@ def _run(model, plans: Sequence[Plan], images, batch_size: int) -> int:
     for name in by_name.keys() - called:
         raise ValueError(f"interaction: the network ran on {count} images without calling the site {name!r}.")
     return count
+
+
+def _images_of(y: Tensor, images: int, name: str) -> Tensor:
+    """Number of the image in its batch of every descriptor: one an image, or several where frames were flattened."""
+    if len(y) % images:
+        raise ValueError(
+            f"interaction: the site {name!r} saw {len(y)} descriptors of {images} images; as many for each image were "
+            f"expected."
+        )
+    return torch.arange(images).repeat_interleave(len(y) // images)

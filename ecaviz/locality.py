@@ -13,8 +13,10 @@ are two questions:
   the channels renumbered (:func:`band_test`).
 - *Seriated.* Is there an order in which they are near each other? The order is looked for by spectral ordering
   (:func:`seriate`). An order that is looked for gathers energy near the diagonal of any matrix, random ones too. So the
-  null has no structure to find, and is looked through in the same way: the off-diagonal entries of J are shuffled, and
-  each draw is seriated anew (:func:`seriated_test`).
+  null is looked through in the same way (:func:`seriated_test`). Either it has no structure at all: the off-diagonal
+  entries of J are shuffled. Or it keeps what rows and columns weigh and how many patterns there are, and loses only
+  which gate belongs to which channel: rows and columns are permuted independently. The first is beaten by any
+  structure, a bottleneck for one; the second by channels that can be put beside those they listen to.
 
 p-values are (1 + #{null ≥ observed})/(1 + draws): the observed matrix is one of the draws, and no p is ever zero.
 
@@ -24,7 +26,7 @@ Czechoslovak Math. J. 25(4), 1975. The p-values: Phipson & Smyth, Stat. Appl. Ge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,7 +38,6 @@ from . import checks
 from .forms import Band, Dense, LowRank
 from .seriation import (
     Seriation,
-    channels_of,
     energy_by_distance,
     form_of,
     reaches_of,
@@ -58,6 +59,8 @@ __all__ = ["BandTest", "Seriation", "band_test", "seriate", "seriated_test"]
 
 _PAIRS = 2**21  # pairs of channels looked up at once, over several draws (16 MiB of indices)
 _FORMED = 2**24  # C² up to which the squares of J are formed (128 MiB)
+NULLS = ("entries", "matching")
+"""The nulls of :func:`seriated_test`."""
 _ROUNDING = 1e-9  # relative; sums of the same numbers in another order differ by less
 
 
@@ -67,6 +70,7 @@ class BandTest:
 
     Attributes:
         ordering: "given": the channels as they are numbered. "seriated": the better of that order and the one found.
+        null: What the draws are: "renumbered" (given), "entries" or "matching" (seriated; see :func:`seriated_test`).
         sizes: The k, ascending.
         energy: Share of ‖J‖²_F within the band, 0…1; NaN for J = 0.
         expected: Mean of the null: exact for "given", over the draws for "seriated".
@@ -80,6 +84,7 @@ class BandTest:
     """
 
     ordering: str
+    null: str
     sizes: tuple[int, ...]
     energy: Tensor
     expected: Tensor
@@ -100,7 +105,7 @@ class BandTest:
         return float((len(self.sizes) * self.p.min()).clamp(max=1))
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a k: ordering, k, pairs, energy, expected, low, high, p, draws.
+        """A row a k: ordering, null, k, pairs, energy, expected, low, high, p, draws.
 
         ``pairs`` is the share of the C² pairs that the band holds (zero padding): what the energy would be if J were
         the same everywhere.
@@ -110,9 +115,8 @@ class BandTest:
         C = self.channels
         columns = {name: getattr(self, name).tolist() for name in ("energy", "expected", "low", "high", "p")}
         pairs = [structural_pairs("eca", C, kernel_size=k) / C**2 for k in self.sizes]
-        return pd.DataFrame(
-            {"ordering": self.ordering, "k": list(self.sizes), "pairs": pairs, **columns, "draws": self.draws}
-        )
+        about = {"ordering": self.ordering, "null": self.null}
+        return pd.DataFrame({**about, "k": list(self.sizes), "pairs": pairs, **columns, "draws": self.draws})
 
     def __repr__(self) -> str:
         each = "; ".join(
@@ -121,21 +125,26 @@ class BandTest:
                 self.sizes, self.energy.tolist(), self.expected.tolist(), self.p.tolist(), strict=True
             )
         )
-        return (
-            f"BandTest({self.ordering} order, C={self.channels}, {self.draws} draws: {each}; any k: p={self.p_any:.3g})"
-        )
+        order = f"{self.ordering} order" + (f", null: {self.null}" if self.ordering == "seriated" else "")
+        return f"BandTest({order}, C={self.channels}, {self.draws} draws: {each}; any k: p={self.p_any:.3g})"
 
 
 def _tested(
-    ordering: str, sizes: tuple[int, ...], channels: int, energy: Tensor, null: Tensor, expected: Tensor | None
+    ordering: str,
+    name: str,
+    sizes: tuple[int, ...],
+    channels: int,
+    energy: Tensor,
+    null: Tensor,
+    expected: Tensor | None,
 ) -> BandTest:
-    """What was observed, against draws×sizes energies of the null."""
+    """What was observed, against draws×sizes energies of the null of that name."""
     draws = len(null)
     reached = null >= energy - _ROUNDING * energy.abs() - 1e-14  # the absolute one: next to a giant, all the rest is 0
     p = torch.where(energy.isnan(), torch.nan, (1 + reached.sum(dim=0)).double() / (1 + draws))
     low, high = torch.from_numpy(np.quantile(null.numpy(), [0.025, 0.975], axis=0))
     mean = null.mean(dim=0) if expected is None else expected
-    return BandTest(ordering, sizes, energy, mean, low, high, p, draws, channels)
+    return BandTest(ordering, name, sizes, energy, mean, low, high, p, draws, channels)
 
 
 def band_test(
@@ -161,7 +170,7 @@ def band_test(
         ValueError: The matrix is not square, empty, or has NaN or infinite entries; an even k; no sizes; no draws.
     """
     form = form_of(matrix, "band_test")
-    C = channels_of(form)
+    C = form.channels
     sizes = sizes_of(sizes, C, "band_test")
     draws = checks.at_least_one(draws, "band_test: draws")
     reaches = reaches_of(sizes, C)
@@ -183,7 +192,7 @@ def band_test(
     share = (reaches * (2 * C - reaches - 1)).double() / max(1, C * (C - 1))
     expected = (diagonal + (total - diagonal) * share) / total
     energy = observed.cumsum(dim=0)[reaches] / total
-    return _tested("given", sizes, C, energy, null, expected)
+    return _tested("given", "renumbered", sizes, C, energy, null, expected)
 
 
 def _look(form: Band | Dense | LowRank, reach: int, draws: int) -> Callable[[Tensor, Tensor], Tensor]:
@@ -191,7 +200,7 @@ def _look(form: Band | Dense | LowRank, reach: int, draws: int) -> Callable[[Ten
 
     The squares are formed once, unless fewer entries than they have are ever asked for, or they are too many to hold.
     """
-    C = channels_of(form)
+    C = form.channels
     if C * C > _FORMED or 8 * draws * C * reach < C * C:
         return lambda i, j: form.entries(i, j).square_().add_(form.entries(j, i).square_())
     squares = symmetric(squares_of(form))
@@ -225,25 +234,28 @@ def seriated_test(
     matrix: InteractionMatrix | Tensor,
     sizes: Iterable[int] | None = None,
     *,
+    null: str = "entries",
     draws: int = 99,
     seed: int = 0,
     progress: bool = True,
 ) -> BandTest:
-    """Is there an order in which more of J lies near the diagonal than an order found for chance entries gives?
+    """Is there an order in which more of J lies near the diagonal than an order found for chance matrices gives?
 
-    The statistic is :meth:`Seriation.energy`: the better of the order found and the order given. The null shuffles the
-    C² − C off-diagonal entries of J among each other, leaves the diagonal, and seriates every draw anew.
+    The statistic is :meth:`Seriation.energy`: the better of the order found and the order given. Chance is one of two
+    nulls, each draw of which is seriated anew (an eigenvalue problem of C×C):
 
-    That null has nothing at all: no rows that weigh more than others, no low rank, no blocks. A small p says that J is
-    not made of exchangeable entries, and ``excess`` says how much nearer the diagonal it can be brought; the structure
-    behind it need not be a line of neighbours. Random factors of few hidden units are such a J: of C = 64 and two
-    hidden units a third have p ≤ 0.05 at k = 33, none at k = 3; of eight hidden units no more than chance.
-    Each draw takes an eigenvalue problem of C×C.
+    - "entries" shuffles the C² − C off-diagonal entries of J among each other and leaves the diagonal. It has nothing
+      at all: no rows that weigh more than others, no low rank. A small p says that the entries of J are not
+      exchangeable; what lies behind it need not be neighbours. A bottleneck alone has small p in wide bands.
+    - "matching" permutes the rows and the columns of J independently. Singular values and what rows and columns weigh
+      stay as they are; which gate belongs to which channel is lost. A small p says that channels that listen to each
+      other can be put side by side better than that: the question of locality.
 
     Args:
         matrix: What :func:`ecaviz.interaction_matrix` returns, or J itself, C×C.
         sizes: Odd k; None takes 3, 5, 9, 17, 33 … below C (and 3 in any case). They come out sorted, each once.
-        draws: Shuffled matrices drawn.
+        null: "entries" or "matching".
+        draws: Matrices drawn from the null.
         seed: Seed of the draws.
         progress: Show a bar if it takes more than two seconds.
 
@@ -252,12 +264,15 @@ def seriated_test(
 
     Raises:
         TypeError: ``matrix`` is neither of the two, or ``sizes`` are not several numbers.
-        ValueError: The matrix is not square, empty, or has NaN or infinite entries; an even k; no sizes; no draws.
+        ValueError: The matrix is not square, empty, or has NaN or infinite entries; an even k; no sizes; no draws; an
+            unknown null.
     """
     from tqdm.auto import tqdm
 
+    if null not in NULLS:
+        raise ValueError(f"seriated_test: null must be one of {', '.join(NULLS)}, got {null!r}.")
     form = form_of(matrix, "seriated_test")
-    C = channels_of(form)
+    C = form.channels
     sizes = sizes_of(sizes, C, "seriated_test")
     draws = checks.at_least_one(draws, "seriated_test: draws")
     reaches = reaches_of(sizes, C)
@@ -265,17 +280,29 @@ def seriated_test(
     energy = _better(squares, reaches)
 
     rng = np.random.default_rng(seed)
+    drawn = torch.empty(draws, len(sizes), dtype=torch.float64)
+    bar = tqdm(drawn, desc="seriating draws", unit="draw", delay=2, leave=False, disable=not progress)
+    with one_thread_for(C):
+        for row, chance in zip(bar, _chance(squares, null, rng), strict=False):
+            row.copy_(_better(chance, reaches))
+    return _tested("seriated", null, sizes, C, energy, drawn, None)
+
+
+def _chance(squares: Tensor, null: str, rng: np.random.Generator) -> Iterator[Tensor]:
+    """Squares drawn from a null, without end; each is to be used before the next is asked for."""
+    C = len(squares)
+    if null == "matching":
+        while True:
+            rows, columns = (torch.from_numpy(rng.permutation(C)) for _ in range(2))
+            yield squares[rows][:, columns]
     # Row by row, C off-diagonal entries stand between one diagonal entry and the next.
+    squares = squares.clone()
     off = squares.view(-1)[1:].view(C - 1, C + 1)[:, :C] if C > 1 else squares[:0]
     entries = off.flatten().numpy()  # a copy: ``off`` is no flat part of the squares
-    null = torch.empty(draws, len(sizes), dtype=torch.float64)
-    bar = tqdm(null, desc="seriating draws", unit="draw", delay=2, leave=False, disable=not progress)
-    with one_thread_for(C):
-        for drawn in bar:
-            rng.shuffle(entries)
-            off.copy_(torch.from_numpy(entries).view(off.shape))
-            drawn.copy_(_better(squares, reaches))
-    return _tested("seriated", sizes, C, energy, null, None)
+    while True:
+        rng.shuffle(entries)
+        off.copy_(torch.from_numpy(entries).view(off.shape))
+        yield squares
 
 
 def _better(squares: Tensor, reaches: Tensor) -> Tensor:

@@ -51,6 +51,8 @@ def band_energy(
         raise ValueError("band_energy: there is no test to draw; ecaviz.locality.band_test makes one.")
     if labels is None:
         labels = [f"{ORDERS.get(test.ordering, [test.ordering])[0]}, C = {test.channels}" for test in tests]
+        if len(set(labels)) < len(labels):  # one ordering against two nulls
+            labels = [f"{label}, null: {test.null}" for label, test in zip(labels, tests, strict=True)]
     if len(labels) != len(tests):
         raise ValueError(f"band_energy: one label a test was expected, got {len(labels)} for {len(tests)} tests.")
     ax = axes_or_current(ax)
@@ -98,7 +100,7 @@ def _seen(sure: np.ndarray, test: BandTest) -> str:
     return f"energy above the null at k = {which}"
 
 
-def locality(frame: pd.DataFrame, k: int = 3, *, figure: Figure | None = None) -> Figure:
+def locality(frame: pd.DataFrame, k: int = 3, null: str = "matching", *, figure: Figure | None = None) -> Figure:
     """How much more of ‖J‖² lies within k of the diagonal than chance would put there, by model and site.
 
     Axes for each model, a row for each site: the order as given, and below it the seriated one. A dot a seed: energy
@@ -108,14 +110,17 @@ def locality(frame: pd.DataFrame, k: int = 3, *, figure: Figure | None = None) -
     Args:
         frame: What :func:`ecaviz.coverages.locality_table` gives.
         k: Which band.
+        null: Which null of the seriated order, "matching" or "entries"; see :func:`ecaviz.locality.seriated_test`.
         figure: Where to draw; None for a new one.
 
     Raises:
-        ValueError: The frame has no rows, lacks columns, or has no such k.
+        ValueError: The frame has no rows, lacks columns, or has no such k or null.
     """
-    columns = "model family setting site ordering k energy expected low high"
+    columns = "model family setting site ordering null k energy expected low high"
     check_frame(frame, columns, "locality", "ecaviz.coverages.locality_table")
-    shown = frame[(frame["k"] == k) & frame["ordering"].isin(ORDERS)].reset_index(drop=True)
+    if null not in (known := frame.loc[frame["ordering"] == "seriated", "null"].unique().tolist() or [null]):
+        raise ValueError(f"locality: the frame has no null {null!r} of the seriated order; it has: {known}.")
+    shown = frame[(frame["k"] == k) & ((frame["ordering"] == "given") | (frame["null"] == null))].reset_index(drop=True)
     if not len(shown):
         raise ValueError(f"locality: the frame has no k = {k}; it has: {sorted(frame['k'].unique().tolist())}.")
     (sites, at), series = places_of(shown), series_of(shown)

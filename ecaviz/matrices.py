@@ -58,6 +58,12 @@ class InteractionMatrix:
         """Of a realised bottleneck, the mean slope of each hidden unit: for a ReLU the share p of images, 0…1."""
         return None if self.realisation is None else self.realisation.active
 
+    @property
+    def setting(self) -> str:
+        """``k=3``, ``G=16`` or ``r=16``: the one number of the module, for labels; empty where there is none."""
+        numbers = {"k": self.kernel_size, "G": self.groups, "r": self.reduction}
+        return next((f"{letter}={value:g}" for letter, value in numbers.items() if value is not None), "")
+
     @cached_property
     def matrix(self) -> Tensor:
         """J, C×C float64 on the CPU: row i is the gate that is moved, column j the channel that moves it.
@@ -78,11 +84,14 @@ class InteractionMatrix:
             row: Its number; of a site that is called twice a forward, the number of the call.
 
         Raises:
-            ValueError: J is the same for every image, or no image was run.
+            ValueError: J is the same for every image, no image was run, or there is none of that number.
         """
         if self.realisation is None:
             why = "is the same for every image" if self.kind == "exact" else f"is of kind {self.kind!r}"
             raise ValueError(f"interaction: this J {why}; pass images= to interaction_matrix for J image by image.")
+        if not 0 <= row < len(self.realisation):
+            last = len(self.realisation) - 1
+            raise ValueError(f"interaction: there is no image {row}; J was realised over those from 0 to {last}.")
         return replace(self, kind="image", form=self.realisation.image(row), realisation=None, images=1)
 
     def __repr__(self) -> str:

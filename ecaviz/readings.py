@@ -107,8 +107,8 @@ class ImageSet:
         return sheet
 
 
-def load_all(chosen: Any) -> list[LoadedModel]:
-    """Models from names, loaded models or modules, one or several.
+def load_all(chosen: Any, what: str = "explorer") -> list[LoadedModel]:
+    """Models from names, loaded models or modules, one or several; ``what`` begins the message of an error.
 
     Raises:
         ValueError: There is none.
@@ -117,11 +117,19 @@ def load_all(chosen: Any) -> list[LoadedModel]:
         chosen = [chosen]
     loaded = [models.load(one) for one in chosen]
     if not loaded:
-        raise ValueError("explorer: at least one model is needed, by name or as ecaviz.load() returns it.")
+        raise ValueError(f"{what}: at least one model is needed, by name or as ecaviz.load() returns it.")
     return loaded
 
 
-class Some:
+def some_of(images: Any, at_most: int) -> Any:
+    """At most so many of the images, evenly spaced; of what cannot be counted, all."""
+    if not (hasattr(images, "__getitem__") and hasattr(images, "__len__")) or len(images) <= at_most:
+        return images
+    positions = np.linspace(0, len(images) - 1, at_most).round().astype(int).tolist()
+    return images[positions] if isinstance(images, Tensor) else _Some(images, positions)
+
+
+class _Some:
     """Some of the items of a dataset."""
 
     def __init__(self, images: Any, positions: Sequence[int]):
@@ -172,9 +180,7 @@ def read_all(
             f"explorer: images must be a dataset, a folder, a tensor or a DataLoader, got {type(images).__name__}."
         )
     whole = len(images) if hasattr(images, "__getitem__") else None
-    if whole is not None and whole > at_most:
-        positions = np.linspace(0, whole - 1, at_most).round().astype(int).tolist()
-        images = images[positions] if isinstance(images, Tensor) else Some(images, positions)
+    images = some_of(images, at_most)
     names = unique_names([one.name for one in loaded])
     total = None if whole is None else min(whole, at_most) * len(loaded)
     readings, first = [], None

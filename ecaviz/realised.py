@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .forms import EPSILON, Dense, LowRank
 
-__all__ = ["Bottleneck", "MatricesByImage", "SlopesByImage", "jacobians"]
+__all__ = ["Bottleneck", "MatricesByImage", "SlopesByImage", "check_descriptors", "jacobians"]
 
 STEPS = ("ReLU", "ReLU6", "Identity")
 """Hidden activations whose slope is 0 or 1, so that "every unit active" says something."""
@@ -69,6 +69,11 @@ class SlopesByImage:
         together = (self.slopes.double() * weights[:, None]).T @ self.opens.double()  # E[s·oᵀ], hidden×C
         return LowRank(self.structure.left, self.structure.right * together)
 
+    def some(self, rows: Tensor) -> SlopesByImage:
+        """Some of the rows."""
+        opens = None if self.opens is None else self.opens[rows]
+        return SlopesByImage(self.structure, self.slopes[rows], opens, self.image_of[rows])
+
     def patterns(self) -> tuple[list[int], Tensor]:
         """A row of every pattern of slopes there is, and for each row the number of its pattern."""
         whole = self.slopes if self.opens is None else torch.cat([self.slopes, self.opens.to(self.slopes.dtype)], dim=1)
@@ -106,6 +111,10 @@ class MatricesByImage:
         if weights is None:
             return Dense(self.matrices.mean(dim=0), self.epsilon)
         return Dense(torch.tensordot(weights.double() / weights.sum(), self.matrices, 1), self.epsilon)
+
+    def some(self, rows: Tensor) -> MatricesByImage:
+        """Some of the rows."""
+        return MatricesByImage(self.matrices[rows], self.image_of[rows], self.epsilon)
 
     def patterns(self) -> tuple[list[int], Tensor]:
         """Every row, and for each row its number."""
@@ -152,8 +161,8 @@ class Bottleneck:
         """Whether the activation maps each unit by itself."""
         if self.steps:
             return True
-        h = torch.linspace(-1, 1, len(self.w1), dtype=torch.float64)
         with torch.inference_mode(False):
+            h = torch.linspace(-1, 1, len(self.w1), dtype=torch.float64)
             J = torch.autograd.functional.jacobian(lambda one: self.act(one[None].clone())[0], h)
         return bool((J - torch.diag(J.diagonal())).abs().max() == 0)
 
@@ -173,6 +182,14 @@ class Bottleneck:
         return LowRank(self.w2, self.w1)
 
 
+def check_descriptors(y: object, what: str = "descriptors") -> None:
+    """Raise a ValueError where y is not floats N×C or N×C×1×1."""
+    good = isinstance(y, Tensor) and y.ndim in (2, 4) and y.numel() and y.shape[2:].numel() == 1
+    if not good or not y.is_floating_point():
+        found = f"{y.dtype} {'×'.join(map(str, y.shape))}" if isinstance(y, Tensor) else type(y).__name__
+        raise ValueError(f"interaction: {what}: floats N×C (or N×C×1×1), N ≥ 1, were expected; got {found}.")
+
+
 def jacobians(excite: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
     """∂z/∂y by autograd, row by row of the descriptors; they are taken not to mix. N×C → N×C×C, float64 on the CPU.
 
@@ -181,8 +198,9 @@ def jacobians(excite: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
         y: Descriptors, N×C, of the dtype and on the device that ``excite`` wants.
 
     Raises:
-        ValueError: z has another shape than y, or does not depend on it.
+        ValueError: y is no N×C; z has another shape than y, or does not depend on it.
     """
+    check_descriptors(y)
     with torch.inference_mode(False), torch.enable_grad():
         y = y.detach().clone().requires_grad_()
         z = excite(y)

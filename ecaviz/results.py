@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import bundle, checks
+from .intervals import t_half_width
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -231,7 +232,8 @@ def summary(names: Sequence[str] | None = None, *, level: float = 0.95, folder: 
             raise ValueError(f"results: no run of {name!r} was recorded. Recorded: {', '.join(groups)}.")
         group = groups[name]
         values = group["accuracy"].to_numpy()
-        half = _half_width(values.std(ddof=1) / math.sqrt(len(values)), len(values), level) if len(values) > 1 else None
+        count = len(values)
+        half = t_half_width(values.std(ddof=1) / math.sqrt(count), count, level) if count > 1 else None
         first = group.iloc[0]
         rows.append(
             {
@@ -324,15 +326,8 @@ def paired_difference(first: str, second: str, *, level: float = 0.95, folder: P
         unexplained = np.square(rest).sum() / ((count - 1) * max(images - 1, 1))
         of_images = max(by_image.var(ddof=1) - unexplained / count, 0.0) if images > 1 else 0.0
         variance = by_seed.var(ddof=1) / count + of_images / images
-        half = _half_width(math.sqrt(variance), len(seeds), level)
+        half = t_half_width(math.sqrt(variance), len(seeds), level)
     mean = float(d.mean())
     return Difference(
         first, second, seeds, d.shape[1], tuple(map(float, by_seed)), mean, mean - half, mean + half, level
     )
-
-
-def _half_width(error: float, count: int, level: float) -> float:
-    """Half of a t interval of a mean of ``count`` numbers with that standard error."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.5 + level / 2, count - 1) * error)

@@ -51,7 +51,7 @@ def form_of(matrix: object, what: str) -> Band | Dense | LowRank:
             f"{what}: got a {type(matrix).__name__}; expected an InteractionMatrix, as interaction_matrix(model, site) "
             f"returns it, or a square torch.Tensor."
         )
-    if channels_of(scaled) == 0:
+    if scaled.channels == 0:
         raise ValueError(f"{what}: got a matrix of no channels; expected C×C with C of at least 1.")
     return scaled
 
@@ -78,12 +78,6 @@ def _unit(numbers: Tensor, what: str) -> Tensor:
         )
     largest = float(numbers.abs().max()) if numbers.numel() else 0.0
     return numbers / largest if largest > 0 else numbers
-
-
-def channels_of(form: Band | Dense | LowRank) -> int:
-    if isinstance(form, Band):
-        return form.channels
-    return len(form.whole if isinstance(form, Dense) else form.left)
 
 
 def squares_of(form: Band | Dense | LowRank) -> Tensor:

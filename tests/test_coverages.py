@@ -99,12 +99,14 @@ def test_any_network_of_ones_own_and_a_site_that_is_never_active():
 def test_locality_table_is_the_tests_site_by_site():
     images = ecaviz.images.shapes("test", 40)
     table = coverages.locality_table("shapes-se-r16", images, "layer1.*", draws=99, seriated_draws=9, sizes=(3, 33))
-    assert table[["site", "ordering", "k"]].values.tolist() == [
-        [site, ordering, 3] for site in ("layer1.0.se", "layer1.1.se") for ordering in ("given", "seriated")
+    assert table[["site", "ordering", "null", "k"]].values.tolist() == [
+        [site, *which, 3]
+        for site in ("layer1.0.se", "layer1.1.se")
+        for which in (("given", "renumbered"), ("seriated", "entries"), ("seriated", "matching"))
     ]  # C = 32: a band of 33 would hold all but a few pairs
     matrix = ecaviz.interaction_matrix(ecaviz.load("shapes-se-r16"), "layer1.1.se", images)
     given = locality.band_test(matrix, (3,), draws=99)
-    row = table.iloc[2]
+    row = table.iloc[3]
     assert (row["energy"], row["p"]) == (float(given.energy[0]), float(given.p[0]))
     assert row["pairs"] == (3 * 32 - 2) / 32**2
     given_alone = coverages.locality_table("shapes-se-r16", images, "layer1.0.se", draws=9, seriated_draws=0)
@@ -117,18 +119,25 @@ def test_locality_table_is_the_tests_site_by_site():
 def test_every_run_with_a_j_was_recorded():
     table, runs = coverages.recorded(), ecaviz.results.runs()
     found = set(map(tuple, table[["model", "seed"]].drop_duplicates().values))
-    without = {"shapes-none", "shapes-se-var1", "shapes-ge-theta-minus", "shapes-gsop", "shapes-ge-theta-e2"}
+    without = {"shapes-none", "shapes-se-var1", "shapes-ge-theta-minus"}  # nothing of their J is learnt
     expected = {(row.name, row.seed) for row in runs.itertuples(index=False) if row.name not in without}
     assert found == expected
     assert table.groupby(["model", "seed", "squeeze"]).size().unique().tolist() == [8]
     local = coverages.recorded_locality()
     assert set(local["family"]) == {"se", "se-var3", "cbam", "ge-theta-plus"}
-    full = set(map(tuple, table[table["structural"] == 1][["model", "seed"]].drop_duplicates().values))
+    full = set(
+        map(
+            tuple,
+            table[(table["structural"] == 1) & (table["kind"] != "influence")][["model", "seed"]]
+            .drop_duplicates()
+            .values,
+        )
+    )
     assert set(map(tuple, local[["model", "seed"]].drop_duplicates().values)) == full
 
 
 CHECKED = ["shapes-se-r16", "shapes-eca-k3", "shapes-cbam"]
-REST = sorted(set(bundle.BUNDLE) - {*CHECKED, "shapes-none", "shapes-gsop", "shapes-ge-theta-e2"})
+REST = sorted(set(bundle.BUNDLE) - {*CHECKED, "shapes-none"})
 
 
 @pytest.mark.parametrize("name", [*CHECKED, *(pytest.param(name, marks=pytest.mark.long) for name in REST)])
@@ -144,7 +153,8 @@ def test_recorded_rows_come_out_again(name, held_out):
     table = coverages.recorded()
     table = table[(table["model"] == name) & (table["seed"] == 0)]
     for column in ("pairs", "rank", "parameters", "images"):
-        assert table[column].tolist() == [row[column] for row in rows]
+        found = [row[column] for row in rows]
+        assert table[column].astype(float).fillna(-1).tolist() == [-1 if math.isnan(one) else one for one in found]
     # A unit that is all but zero on some image can be on the other side of it on another machine.
     for column in ("partners", "directness", "effective_rank", "image_rank", "image_directness", "silent"):
         np.testing.assert_allclose(table[column], [row[column] for row in rows], rtol=2e-3, atol=2e-3, err_msg=column)
@@ -154,6 +164,33 @@ def test_recorded_rows_come_out_again(name, held_out):
         assert kept["k"].tolist() == [row["k"] for row in local]
         np.testing.assert_allclose(kept["energy"], [row["energy"] for row in local], rtol=2e-2)
         np.testing.assert_allclose(kept["p"], [row["p"] for row in local], atol=0.1)
+
+
+def test_recorded_energies_are_those_of_the_matrix():
+    """Of one site of the bundled SE, by numpy alone: W2·diag(p)·W1 from weights and hooks, entry by entry."""
+    name, site = "shapes-se-r16", "layer3.1.se"
+    model = ecaviz.load(name)
+    se, seen = model.net.get_submodule(site), []
+    hook = se.excite.fc1.register_forward_hook(lambda _module, _inputs, output: seen.append(output.detach() > 0))
+    images = normalise(Shapes("test", coverage_records.IMAGES).tensors()[0])
+    with torch.no_grad():
+        for batch in images.split(200):
+            model.net(batch)
+    hook.remove()
+    p = torch.cat(seen).double().mean(dim=0).numpy()
+    J = (se.excite.fc2.weight.detach().double().numpy() * p) @ se.excite.fc1.weight.detach().double().numpy()
+    square, distance = J**2, np.abs(np.subtract.outer(np.arange(128), np.arange(128)))
+    kept = coverages.recorded_locality()
+    kept = kept[(kept["model"] == name) & (kept["seed"] == 0) & (kept["site"] == site) & (kept["ordering"] == "given")]
+    assert kept["k"].tolist() == [3, 9, 33]
+    for row in kept.itertuples():
+        assert row.energy == pytest.approx(square[distance <= row.k // 2].sum() / square.sum(), rel=1e-3)
+        share = ((distance <= row.k // 2).sum() - 128) / (128**2 - 128)
+        trace = square.diagonal().sum() / square.sum()
+        assert row.expected == pytest.approx(trace + (1 - trace) * share, rel=1e-3)
+    table = coverages.recorded()
+    row = table[(table["model"] == name) & (table["seed"] == 0) & (table["site"] == site)].iloc[0]
+    assert row["directness"] == pytest.approx((square.diagonal() / square.sum(axis=1)).mean(), rel=1e-3)
 
 
 def test_rows_of_a_run_replace_those_of_the_same_run(tmp_path):
@@ -205,6 +242,7 @@ def test_summary_is_a_t_interval_over_seeds():
     table = made_table()
     found = coverages.summary(table, "directness", ["site", "channels"])
     assert len(found) == 4
+    assert coverages.summary(table, "directness", "site")["site"].tolist() == 2 * ["one", "two"]
     row = found[(found["model"] == "b") & (found["site"] == "two")].iloc[0]
     values = np.array([1.3, 1.4, 1.5, 1.6])
     low, high = stats.t.interval(0.95, 3, values.mean(), stats.sem(values))
@@ -214,8 +252,10 @@ def test_summary_is_a_t_interval_over_seeds():
     assert pooled["mean"].tolist() == pytest.approx([0.65, 0.95])
     few = coverages.summary(table[table["seed"] < 2], "directness", [])
     assert few["low"].isna().all()
-    with pytest.raises(ValueError, match="the table has no partners; it has model, family"):
+    with pytest.raises(ValueError, match="summary: the table has no partners; it has model, family"):
         coverages.summary(table, "partners")
+    with pytest.raises(ValueError, match="summary: numbers were expected in the column 'setting'"):
+        coverages.summary(table, "setting")
 
 
 def test_difference_is_paired_by_seed():
@@ -234,6 +274,13 @@ def test_difference_is_paired_by_seed():
     with pytest.raises(ValueError, match=r"the table has no rows of 'c'\. It has a, b"):
         coverages.difference(table, "directness", "a", "c")
     other = table.assign(seed=table["seed"] + 10 * (table["model"] == "b"))
+    for wrong in ({"value": "directnes"}, {"value": "directness", "by": "sites"}):
+        with pytest.raises(ValueError, match=r"difference: the table has no (directnes|sites); it has model"):
+            coverages.difference(table, first="a", second="b", **wrong)
+    alone = table[table["seed"] == 0].drop(columns="seed").assign(seed=None)  # as coverage_table gives it
+    assert coverages.difference(alone, "directness", "b", "a", "site")["difference"].tolist() == pytest.approx(
+        [0.3, 0.3]
+    )
     with pytest.raises(ValueError, match=r"a and b have no seed \(and value\) in common"):
         coverages.difference(other, "directness", "a", "b")
 
@@ -245,7 +292,7 @@ def test_answers_join_what_is_allowed_with_what_is_realised():
     row = table[(table["family"] == "se") & (table["channels"] == 128) & (table["reduction"] == 16)].iloc[0]
     rows = trained[(trained["model"] == "shapes-se-r16") & (trained["channels"] == 128)]
     assert row["partners"] == pytest.approx(rows["partners"].mean())
-    assert (row["sites"], row["seeds"]) == (2, 5)
+    assert (row["sites"], row["runs"]) == (2, 5)
     assert row["low"] < row["partners"] < row["high"] < 128
     assert row["pairs"] == 128**2
     at_2048 = table[table["channels"] == 2048]
@@ -253,10 +300,48 @@ def test_answers_join_what_is_allowed_with_what_is_realised():
     # k = 3 at C = 32 is what the fixed and the adaptive model have.
     row = table[(table["family"] == "eca") & (table["channels"] == 32) & (table["kernel_size"] == 3)].iloc[0]
     runs = trained[(trained["kernel_size"] == 3) & (trained["family"] == "eca") & (trained["channels"] == 32)]
-    assert row["seeds"] == len(runs[["model", "seed"]].drop_duplicates()) > 5
+    assert row["runs"] == len(runs[["model", "seed"]].drop_duplicates()) > 5
     # A unit that never opens has no partners to count.
     dead = trained[(trained["partners"] == 0)]
     assert len(dead)
     assert (table["partners"].dropna() >= 1).all()
-    nothing = coverages.answers((16,), (3,), (2,), trained=trained[:0])
+    nothing = coverages.answers(16, 3, 2, trained=trained[:0])
     assert nothing["partners"].isna().all()
+    with pytest.raises(ValueError, match="answers: the table has no model, family"):
+        coverages.answers(trained=pd.DataFrame({"a": [1]}))
+
+
+def test_a_network_of_ones_own_without_images_is_its_structure():
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), attention.build("se", 8, reduction=2), attention.build("eca", 8)).eval()
+    table = coverages.coverage_table(net)
+    assert table["kind"].tolist() == ["structure", "exact"]
+    assert table["image_directness"].isna().tolist() == [True, False]
+
+
+def test_sites_without_a_j_by_their_influence():
+    images = ecaviz.images.shapes("test", 8)
+    model = ecaviz.load("shapes-gsop")
+    (row,) = coverages.coverage_table(model, images, "layer1.0.se", influences=True).to_dict("records")
+    expected = ecaviz.influence(model, "layer1.0.se", images)
+    assert row["kind"] == "influence"
+    assert row["partners"] == float(expected.participation.quantile(0.5))
+    assert math.isnan(row["directness"])
+    assert pd.isna(row["rank"])
+    with pytest.raises(ValueError, match="no closed form for the family 'gsop'"):
+        coverages.coverage_table(model, images, "layer1.0.se")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: coverages.allowed(()), "allowed: no k and no r for channels"),
+        (lambda: coverages.allowed(64, 3, 0), "allowed: reductions must be a whole number of at least 1"),
+        (lambda: coverages.coverage_table([]), "coverages: at least one model is needed"),
+        (lambda: coverages.coverage_table("shapes-se-r16", at_most=0), "coverages: at_most must be a whole number"),
+        (lambda: coverages.locality_table("shapes-se-r16", sizes=4), "locality_table: sizes must be an odd whole"),
+        (lambda: coverages.locality_table("shapes-se-r16", sites="layer1.*", sizes=99), r"no site has more .* \[99\]"),
+    ],
+)
+def test_bad_requests_are_explained(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -672,7 +672,89 @@ def test_an_excitation_that_nobody_here_wrote(convolutions):
         assert alone.site == "mine"
 
 
+def test_half_precision_keeps_its_rank():
+    torch.manual_seed(0)
+    for dtype in (torch.bfloat16, torch.float16):
+        module = nn.Linear(64, 64).to(dtype)
+        found = interaction.excitation_interaction(module, torch.randn(3, 64).to(dtype))
+        assert interaction.coverage(found).rank == np.linalg.matrix_rank(module.weight.detach().double().numpy()) == 64
+        assert module.weight.dtype == dtype
+        net = nn.Sequential(nn.Conv2d(3, 20, 3), Students(20)).to(dtype)
+        images = torch.randn(5, 3, 6, 6).to(dtype)
+        assert interaction.coverage(interaction.interaction_matrix(net, "1.fc", images)).rank <= 6
+
+
+@pytest.mark.parametrize("hidden", [nn.SiLU(), nn.Softmax(dim=-1)])
+def test_under_inference_mode(hidden, images):
+    torch.manual_seed(0)
+    net = build(Architecture("se", {"reduction": 4})).eval()
+    net.get_submodule("layer2.0.se").excite.relu = hidden
+    plain = interaction.interaction_matrix(net, "layer2.0.se", images)
+    with torch.inference_mode():
+        again = interaction.interaction_matrix(net, "layer2.0.se", images)
+    torch.testing.assert_close(plain.matrix, again.matrix)
+
+
+def test_frames_of_one_image_stay_together():
+    """A network that looks at the frames of a clip one by one, as images."""
+
+    class Clips(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.se = attention.build("se", 3, reduction=1)
+
+        def forward(self, x):
+            frames = torch.stack([x, -x], dim=1)  # N×2×3×H×W
+            return self.se(frames.flatten(0, 1))
+
+    found = interaction.interaction_matrix(Clips(), "se", torch.randn(5, 3, 4, 4), batch_size=3)
+    assert found.realisation.image_of.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert found.images == 5
+
+
+def test_weights_that_are_no_numbers(images):
+    for family, options in (("se", {"reduction": 4}), ("eca", {"kernel_size": 3}), ("se-var3", {})):
+        net = build(Architecture(family, options)).eval()
+        with torch.no_grad():
+            next(net.get_submodule("layer1.0.se").parameters()).fill_(math.nan)
+        with pytest.raises(ValueError, match=r"the weights of 'layer1.0.se' hold NaN or infinite values"):
+            interaction.interaction_matrix(net, "layer1.0.se", images)
+    broken = nn.Linear(4, 4)
+    with torch.no_grad():
+        broken.weight[0, 0] = math.inf
+    with pytest.raises(ValueError, match=r"the weights of '1' hold NaN"):
+        interaction.interaction_matrix(nn.Sequential(nn.Flatten(), broken), "1", torch.randn(2, 4))
+
+
+def test_a_network_without_parameters(images):
+    net = nn.Sequential(attention.build("se-var1", 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Identity())
+    found = interaction.interaction_matrix(net, "3", images)
+    torch.testing.assert_close(found.matrix, torch.eye(3, dtype=torch.float64))
+
+
+def test_an_eca_that_learns_its_width_from_the_images():
+    from timm.layers import EcaModule
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 12, 1), EcaModule(kernel_size=3))
+    with pytest.raises(ValueError, match="does not hold its number of channels"):
+        interaction.interaction_matrix(net, "1")
+    images = torch.randn(2, 3, 4, 4)
+    assert interaction.interaction_matrix(net, "1", images).channels == 12
+    net = nn.Sequential(nn.Conv2d(3, 12, 1), EcaModule(kernel_size=3))
+    assert interaction.interaction_matrices(net, images)["1"].channels == 12
+
+
 def test_what_is_no_excitation_says_so():
+    for given, named in (
+        (torch.randn(0, 5), r"torch.float32 0×5"),
+        (torch.randn(5), r"torch.float32 5"),
+        (torch.ones(2, 5).long(), r"torch.int64 2×5"),
+        (torch.randn(2, 5, 3, 3), r"torch.float32 2×5×3×3"),
+        ([1.0], "list"),
+    ):
+        with pytest.raises(ValueError, match=rf"floats N×C \(or N×C×1×1\), N ≥ 1, were expected; got {named}"):
+            interaction.excitation_interaction(nn.Identity(), given)
     with pytest.raises(ValueError, match=r"maps C descriptors to C logits; this one made \(4, 3\) of \(4, 5\)"):
         interaction.excitation_interaction(nn.Linear(5, 3), torch.randn(4, 5))
     with pytest.raises(ValueError, match=r"without autograd being able to follow"):

@@ -368,6 +368,49 @@ def test_seriated_null_keeps_the_diagonal_and_seriates_each_draw():
     assert float(found.expected[1]) > float(band_test(J, (3,)).expected) + spread[1]
 
 
+def uneven(channels: int, hidden: int, seed: int) -> torch.Tensor:
+    """A bottleneck whose patterns are of unequal strength, and no channel is nearer to one than to another."""
+    strength = torch.linspace(2, 0.5, hidden, dtype=torch.float64)
+    return (normal(channels, hidden, seed=seed) * strength) @ normal(hidden, channels, seed=seed + 300)
+
+
+def test_an_uneven_bottleneck_beats_shuffled_entries_and_not_broken_matches():
+    """Why there are two nulls: the first has small p here, though no channel is near another."""
+    small = {"entries": 0, "matching": 0}
+    p = []
+    for seed in range(40):
+        J = uneven(64, 2, seed)
+        for null in small:
+            found = seriated_test(J, (33,), null=null, draws=19, seed=seed, progress=False)
+            small[null] += float(found.p) <= 0.05 + 1e-9
+            p += [float(found.p)] if null == "matching" else []
+    assert small["entries"] > 10
+    assert small["matching"] <= 40 / 20 + 4 * math.sqrt(40 * 0.05 * 0.95)
+    assert kolmogorov(p, 19) < 1.63 / math.sqrt(40)
+
+
+@pytest.mark.parametrize("null", ["entries", "matching"])
+def test_a_hidden_band_is_found_against_either_null(null):
+    J, _ = permuted(decaying(40, 3.0, noise=0.05), seed=3)
+    found = seriated_test(J, (3, 9), null=null, draws=99, progress=False)
+    assert found.null == null
+    assert found.p.tolist() == [0.01, 0.01]
+    assert float(found.energy[1]) > 1.5 * float(found.expected[1])
+
+
+def test_matching_null_permutes_rows_and_columns_by_themselves():
+    J = normal(14, 14, seed=8) * (1 + torch.arange(14.0))[:, None]
+    found = seriated_test(J, (3, 5), null="matching", draws=400, progress=False)
+    rng, drawn = np.random.default_rng(9), []
+    for _ in range(400):
+        one = seriate(J[rng.permutation(14)][:, rng.permutation(14)])
+        drawn.append([one.energy(k) for k in found.sizes])
+    spread = np.std(drawn, axis=0)
+    np.testing.assert_allclose(found.expected, np.mean(drawn, axis=0), atol=5 * spread.max() * math.sqrt(2 / 400))
+    with pytest.raises(ValueError, match="null must be one of entries, matching, got 'rows'"):
+        seriated_test(J, null="rows")
+
+
 def test_seriated_answers_do_not_depend_on_the_form():
     for form in (LowRank(normal(20, 3), normal(3, 20, seed=1)), Band(normal(5), 20), Band(normal(5), 20, "circular")):
         one = seriated_test(form, draws=19, seed=3, progress=False)
@@ -436,17 +479,18 @@ def test_sizes_are_sorted_and_double():
 def test_table_and_words():
     test = band_test(normal(20, 20), (3, 5), draws=99)
     table = test.to_frame()
-    assert list(table) == ["ordering", "k", "pairs", "energy", "expected", "low", "high", "p", "draws"]
+    assert list(table) == ["ordering", "null", "k", "pairs", "energy", "expected", "low", "high", "p", "draws"]
     assert table["k"].tolist() == [3, 5]
     assert table["pairs"].tolist() == [(3 * 20 - 2) / 400, (5 * 20 - 6) / 400]
     assert table["energy"].tolist() == test.energy.tolist()
     assert set(table["ordering"]) == {"given"}
+    assert set(table["null"]) == {"renumbered"}
     assert set(table["draws"]) == {99}
     assert test.p_any == pytest.approx(min(1, 2 * min(test.p.tolist())))
     assert f"given order, C=20, 99 draws: k=3 {float(test.energy[0]):.1%}" in repr(test)
     seriated = seriated_test(normal(6, 6), (3,), draws=9, progress=False)
     assert seriated.ordering == "seriated"
-    assert "seriated order" in repr(seriated)
+    assert "seriated order, null: entries" in repr(seriated)
 
 
 def test_the_same_seed_gives_the_same_answer():

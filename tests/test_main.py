@@ -69,6 +69,7 @@ def test_coverage_writes_what_the_library_gives(tmp_path):
         (("shapes-none",), "no channel gates"),
         (("shapes-gsop",), "no closed form for the family 'gsop'"),
         (("shapes-eca-k3", "--images", "no/such/folder"), "no/such/folder"),
+        (("--record", "--locality"), "give the names of models, or --record alone"),
     ],
 )
 def test_coverage_fails_with_a_clear_error(tmp_path, arguments, message):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from ecaviz import attention, interaction, measures
+from ecaviz import attention, interaction, intervals, measures
 from ecaviz.networks import Architecture, build
 
 
@@ -149,8 +149,8 @@ def test_calls_of_one_image_are_drawn_together(images):
     both = [found.of_image(n).matrix for n in range(20) if found.realisation.image_of[n] == 3]
     torch.testing.assert_close(found.realisation.mean(weights).dense(), sum(both) / 2)
     values = torch.arange(20.0)
-    low, high = measures.bootstrap_mean(values, found.realisation.image_of, resamples=200)
-    alone = measures.bootstrap_mean(values, resamples=200)
+    low, high = intervals.bootstrap_mean(values, found.realisation.image_of, resamples=200)
+    alone = intervals.bootstrap_mean(values, resamples=200)
     assert low < 9.5 < high
     assert (low, high) != alone
 
@@ -168,8 +168,28 @@ def test_what_is_the_same_for_every_image_has_no_width(se):
 
 
 def test_a_mean_of_one_has_no_interval():
-    assert all(math.isnan(end) for end in measures.bootstrap_mean(torch.tensor([1.0])))
-    assert all(math.isnan(end) for end in measures.bootstrap_mean(torch.tensor([1.0, 2.0]), torch.tensor([4, 4])))
+    assert all(math.isnan(end) for end in intervals.bootstrap_mean(torch.tensor([1.0])))
+    assert all(math.isnan(end) for end in intervals.bootstrap_mean(torch.tensor([1.0, 2.0]), torch.tensor([4, 4])))
+    assert all(math.isnan(end) for end in intervals.t_interval([0.2, 0.3]))
+
+
+def test_t_interval_of_shares_stays_between_0_and_1():
+    from scipy import stats
+
+    shares = np.array([0.02, 0.3, 0.6, 0.5])
+    logits = np.log(shares / (1 - shares))
+    ends = np.array(stats.t.interval(0.9, 3, logits.mean(), stats.sem(logits)))
+    assert intervals.t_interval(shares, 0.9) == pytest.approx(tuple(1 / (1 + np.exp(-ends))))
+    others = shares + 1
+    assert intervals.t_interval(others) == pytest.approx(stats.t.interval(0.95, 3, others.mean(), stats.sem(others)))
+    assert intervals.t_interval([1.0, 1.0, 1.0]) == (1, 1)
+
+
+def test_some_images_stand_for_many(realised):
+    few = measures.by_image(realised, at_most=4)
+    assert few.image.tolist() == [0, 3, 6, 9]
+    whole = measures.by_image(realised)
+    assert few.directness.tolist() == whole.directness[[0, 3, 6, 9]].tolist()
 
 
 @pytest.mark.parametrize(
@@ -179,7 +199,10 @@ def test_a_mean_of_one_has_no_interval():
         (lambda c: c.intervals([]), "no interval for nothing"),
         (lambda c: c.intervals(level=95), "level must lie between 0 and 1, such as 0.95; got 95"),
         (lambda c: c.intervals(resamples=0), "resamples must be a whole number of at least 1, got 0"),
-        (lambda _: measures.bootstrap_mean(torch.ones(3), level=0.0), "level must lie between 0 and 1"),
+        (lambda _: intervals.bootstrap_mean(torch.ones(3), level=0.0), "level must lie between 0 and 1"),
+        (lambda _: intervals.bootstrap_mean(torch.ones(3, 2)), r"N numbers and their N groups were expected.*\(3, 2\)"),
+        (lambda _: intervals.t_interval([1, 2, 3], 2), "level must lie between 0 and 1"),
+        (lambda c: c.matrix.of_image(10), "there is no image 10; J was realised over those from 0 to 9"),
     ],
 )
 def test_bad_requests_are_explained(realised, call, message):

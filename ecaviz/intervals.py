@@ -1,0 +1,86 @@
+"""Intervals of means: t over a few runs, bootstrap over many images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import checks
+
+__all__ = ["bootstrap_mean", "t_half_width", "t_interval"]
+
+FEWEST = 3
+"""Runs below which there is no t interval: of two it would be twelve standard deviations wide."""
+
+
+def t_half_width(error: float, count: int, level: float) -> float:
+    """Half of a t interval of a mean of ``count`` numbers with that standard error."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.5 + level / 2, count - 1) * error)
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """The t interval of a mean; NaN, NaN for fewer than three numbers.
+
+    Of shares, all of them between 0 and 1, it is computed on the scale of log(p/(1−p)) and taken back, so that it stays
+    between 0 and 1; it is then about the typical share rather than the arithmetic mean.
+
+    Args:
+        values: The numbers, one a run.
+        level: Of the interval, 0…1.
+
+    Raises:
+        ValueError: A level that is no share.
+    """
+    checks.share(level, "interval: level")
+    x = np.asarray(values, dtype=float)
+    if len(x) < FEWEST:
+        return math.nan, math.nan
+    shares = bool(((x > 0) & (x < 1)).all())
+    x = np.log(x / (1 - x)) if shares else x
+    half = t_half_width(x.std(ddof=1) / math.sqrt(len(x)), len(x), level)
+    ends = np.array([x.mean() - half, x.mean() + half])
+    low, high = 1 / (1 + np.exp(-ends)) if shares else ends
+    return float(low), float(high)
+
+
+def bootstrap_mean(
+    values: Tensor, group: Tensor | None = None, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of a mean; NaN, NaN for fewer than two groups.
+
+    Args:
+        values: N numbers.
+        group: N: what is drawn together, such as the image; None for each by itself.
+        level: Of the interval, 0…1.
+        resamples: How often is drawn.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: Not N numbers, a level that is no share, or no resample.
+    """
+    level = checks.share(level, "bootstrap: level")
+    resamples = checks.at_least_one(resamples, "bootstrap: resamples")
+    values = torch.as_tensor(values).double()
+    if values.ndim != 1 or (group is not None and len(group) != len(values)):
+        shapes = tuple(values.shape), None if group is None else tuple(group.shape)
+        raise ValueError(f"bootstrap: N numbers and their N groups were expected, got shapes {shapes}.")
+    sums, counts = values, torch.ones_like(values)
+    if group is not None:
+        _, group = torch.unique(group, return_inverse=True)
+        counts = torch.bincount(group).double()
+        sums = torch.zeros_like(counts).index_add(0, group, values)
+    if len(sums) < 2:
+        return math.nan, math.nan
+    random = torch.Generator().manual_seed(seed)
+    means = torch.empty(resamples, dtype=torch.float64)
+    for i in range(resamples):
+        drawn = torch.randint(len(sums), (len(sums),), generator=random)
+        means[i] = sums[drawn].sum() / counts[drawn].sum()
+    low, high = means.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64))
+    return float(low), float(high)
