@@ -112,8 +112,8 @@ def summary(
     Returns:
         A frame with a row for each model and value of ``by``: model, family, setting, the columns of ``by``, seeds
         (their number), mean, std (over seeds), low, high (:func:`ecaviz.intervals.t_interval`: missing below three
-        seeds, and of shares between 0 and 1), and for partners and directness equal: what equal entries in every row of
-        J would give (pairs/C, C/pairs).
+        seeds; of the directness, a share, between 0 and 1), and for partners and directness equal: what equal entries
+        in every row of J would give (pairs/C, C/pairs).
 
     Raises:
         ValueError: There is no such column, it holds no numbers, or the level is no share.
@@ -130,7 +130,7 @@ def summary(
     rows = []
     for key, group in table.groupby(known, sort=False, dropna=False):
         values = group.groupby("seed")[value].mean().dropna()
-        low, high = t_interval(values, level)
+        low, high = t_interval(values, level, share=value.endswith("directness"))
         row = dict(zip(known, key, strict=True))
         row |= {"seeds": len(values), "mean": values.mean(), "std": values.std(), "low": low, "high": high}
         if "equal" in group:

@@ -24,15 +24,15 @@ def t_half_width(error: float, count: int, level: float) -> float:
     return float(t.ppf(0.5 + level / 2, count - 1) * error)
 
 
-def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+def t_interval(values: Sequence[float], level: float = 0.95, *, share: bool = False) -> tuple[float, float]:
     """The t interval of a mean; NaN, NaN for fewer than three numbers.
-
-    Of shares, all of them between 0 and 1, it is computed on the scale of log(p/(1−p)) and taken back, so that it stays
-    between 0 and 1; it is then about the typical share rather than the arithmetic mean.
 
     Args:
         values: The numbers, one a run.
         level: Of the interval, 0…1.
+        share: Whether they are shares. If all lie between 0 and 1, the interval is computed on the scale of
+            log(p/(1−p)) and taken back, so that it stays there; it is then about the typical share rather than the
+            arithmetic mean.
 
     Raises:
         ValueError: A level that is no share.
@@ -41,11 +41,11 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
     x = np.asarray(values, dtype=float)
     if len(x) < FEWEST:
         return math.nan, math.nan
-    shares = bool(((x > 0) & (x < 1)).all())
-    x = np.log(x / (1 - x)) if shares else x
+    share = share and bool(((x > 0) & (x < 1)).all())
+    x = np.log(x / (1 - x)) if share else x
     half = t_half_width(x.std(ddof=1) / math.sqrt(len(x)), len(x), level)
     ends = np.array([x.mean() - half, x.mean() + half])
-    low, high = 1 / (1 + np.exp(-ends)) if shares else ends
+    low, high = 1 / (1 + np.exp(-ends)) if share else ends
     return float(low), float(high)
 
 

@@ -94,7 +94,14 @@ def locality(models=("toy-se-r2", "toy-se-r16", "toy-eca-k3"), seeds=3, ks=(3, 9
                     for k in ks:
                         row = {"family": MODELS[model][0], "setting": MODELS[model][1], "model": model, "seed": seed}
                         expected = 0.1 + rng.random() / 10
-                        row |= {"site": site, "channels": 32, "ordering": ordering, "null": {"given": "renumbered"}.get(ordering, "matching"), "k": k, "expected": expected}
+                        row |= {
+                            "site": site,
+                            "channels": 32,
+                            "ordering": ordering,
+                            "null": {"given": "renumbered"}.get(ordering, "matching"),
+                            "k": k,
+                            "expected": expected,
+                        }
                         row |= {"low": 0.8 * expected, "high": 1.3 * expected, "energy": expected * (1 + rng.random())}
                         rows.append(row | {"pairs": 0.1, "p": 0.5})
     return pd.DataFrame(rows)

@@ -179,10 +179,14 @@ def test_t_interval_of_shares_stays_between_0_and_1():
     shares = np.array([0.02, 0.3, 0.6, 0.5])
     logits = np.log(shares / (1 - shares))
     ends = np.array(stats.t.interval(0.9, 3, logits.mean(), stats.sem(logits)))
-    assert intervals.t_interval(shares, 0.9) == pytest.approx(tuple(1 / (1 + np.exp(-ends))))
+    assert intervals.t_interval(shares, 0.9, share=True) == pytest.approx(tuple(1 / (1 + np.exp(-ends))))
+    plain = stats.t.interval(0.9, 3, shares.mean(), stats.sem(shares))
+    assert intervals.t_interval(shares, 0.9) == pytest.approx(plain)
+    assert plain[0] < 0
     others = shares + 1
-    assert intervals.t_interval(others) == pytest.approx(stats.t.interval(0.95, 3, others.mean(), stats.sem(others)))
-    assert intervals.t_interval([1.0, 1.0, 1.0]) == (1, 1)
+    expected = stats.t.interval(0.95, 3, others.mean(), stats.sem(others))
+    assert intervals.t_interval(others, share=True) == pytest.approx(expected)
+    assert intervals.t_interval([1.0, 1.0, 1.0], share=True) == (1, 1)
 
 
 def test_some_images_stand_for_many(realised):
