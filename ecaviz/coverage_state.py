@@ -284,20 +284,21 @@ class CoverageState(traitlets.HasTraits):
     def describe(self, scene: CoverageScene | None = None) -> str:
         """A table as HTML, what is allowed above what was learned, and a line on the chosen gate."""
         scene = scene or self.scene()
-        cell = 'style="padding: 2px 9px; text-align: right"'
+        cell = 'style="padding: 2px 6px; text-align: right"'
+        named = 'style="padding: 2px 7px 2px 0; text-align: left; white-space: nowrap"'
         names = (
             "",
             "C",
-            "pairs that can interact",
-            "share of C²",
+            "pairs",
+            "of C²",
             "rank",
             "rank / C",
             "effective rank",
-            f"partners of gate {scene.channel}",
-            "partners of a gate",
+            f"partners, gate {scene.channel}",
+            "partners, all",
             "directness",
             "parameters",
-            "multiply-adds",
+            "multiply-<br>adds",
         )
         lines = [
             self._allowed(f"ECA, k = {scene.eca.kernel_size}, allowed", scene.eca, int(scene.partners[scene.channel])),
@@ -319,15 +320,16 @@ class CoverageState(traitlets.HasTraits):
         head = "".join(f'<th scope="col" {cell}>{names[i]}</th>' for i in shown)
         lines = [[line[i] for i in shown] for line in lines]
         rows = "".join(
-            f'<tr><th scope="row" {cell}>{html.escape(line[0])}</th>'
+            f'<tr><th scope="row" {named}>{html.escape(line[0])}</th>'
             + "".join(f"<td {cell}>{number}</td>" for number in line[1:])
             + "</tr>"
             for line in lines
         )
         return (
             f'<table><caption style="caption-side: bottom; text-align: left">Allowed: what the forms let interact, '
-            f"before any weight is known; one module without biases; the rank of generic weights, the mean of the "
-            f"partners.{learned} k moves the pairs and r the rank: these are separate axes.</caption>"
+            f"before any weight is known; one module without biases; pairs that can interact, the rank of generic "
+            f"weights, the mean of the partners.{learned} k moves the pairs and r the rank: these are separate axes."
+            f"</caption>"
             f"<tr>{head}</tr>{rows}</table>{gate}"
         )
 
@@ -355,7 +357,7 @@ class CoverageState(traitlets.HasTraits):
     def _learned(site: SiteScene) -> tuple[str, ...]:
         found = site.coverage
         return (
-            f"{site.setting} of {site.model}, {site.layer}: {site.of}",
+            f"{site.model}, {site.layer}",
             f"{site.channels:,}",
             f"{found.pairs:,}",
             f"{found.structural:.2%}",

@@ -580,7 +580,7 @@ def test_coverage_without_a_trained_site(none):
         assert explorer.picture.value != before
         assert_inside(explorer)
     assert "trained" not in explorer.caption.value
-    assert "partners of gate 3" in explorer.caption.value
+    assert "partners, gate 3" in explorer.caption.value
     with pytest.raises(traitlets.TraitError, match="there are none"):
         explorer.state.model = "se-4"
 
