@@ -171,8 +171,9 @@ def interaction_matrices(
     Raises:
         ValueError: As for :func:`interaction_matrix`, or no site has a J.
     """
-    chosen = [_knowing_its_width(model, one, images) for one in gates.select_sites(model, sites)]
-    plans = [plan_of(model, one) for one in chosen if one.family in COVERED and one.per == "channel"]
+    chosen = gates.select_sites(model, sites)
+    having = [one for one in chosen if one.family in COVERED and one.per == "channel"]
+    plans = [plan_of(model, _knowing_its_width(model, one, images)) for one in having]
     if not plans:
         raise not_covered(", ".join(dict.fromkeys(one.family for one in chosen)))
     to_run = [] if images is None else [plan for plan in plans if not plan.exact]

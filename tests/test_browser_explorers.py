@@ -195,7 +195,7 @@ def test_the_number_of_a_channel_can_be_typed(lab):
             assert readout.inner_text() == taken
             shown.page.wait_for_function(
                 "([image, text]) => image.title.includes(text)",
-                arg=[shown.picture.element_handle(), f"partners of gate {taken} "],
+                arg=[shown.picture.element_handle(), f"partners, gate {taken} "],
                 timeout=5_000,
             )
         notebook.screenshot("coverage_explorer-typed")

@@ -176,7 +176,7 @@ def test_a_mean_of_one_has_no_interval():
 def test_t_interval_of_shares_stays_between_0_and_1():
     from scipy import stats
 
-    shares = np.array([0.02, 0.3, 0.6, 0.5])
+    shares = np.array([0.001, 0.3, 0.9, 0.1])
     logits = np.log(shares / (1 - shares))
     ends = np.array(stats.t.interval(0.9, 3, logits.mean(), stats.sem(logits)))
     assert intervals.t_interval(shares, 0.9, share=True) == pytest.approx(tuple(1 / (1 + np.exp(-ends))))
