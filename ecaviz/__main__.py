@@ -83,9 +83,13 @@ def profile(
     by_class: Annotated[bool, typer.Option("--by-class", help="Statistics for each class, not pooled.")] = False,
     sites: Annotated[str | None, typer.Option(help="A glob of sites, such as 'layer4.*'; all if not given.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images a batch.", min=1)] = 64,
+    every: Annotated[int, typer.Option(help="Batches between two writings of what was found so far.", min=1)] = 100,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Statistics of a model's gates over a set of images, in one pass, written to one file."""
+    """Statistics of a model's gates over a set of images, in one pass, written to one file.
+
+    Interrupt at will: the same command goes on from FILE.partial.
+    """
     from . import images as sets
     from .models import load
     from .profiles import profile as run
@@ -103,12 +107,22 @@ def profile(
         else:
             chosen = sets.folder(images)
         loaded = load(model, device=device)
-        result = run(loaded, chosen, by="class" if by_class else None, sites=sites, batch_size=batch_size)
+        partial = out.with_name(f"{out.name}.partial")
+        result = run(
+            loaded,
+            chosen,
+            by="class" if by_class else None,
+            sites=sites,
+            batch_size=batch_size,
+            checkpoint=partial,
+            every=every,
+        )
         path = result.save(out)
+        partial.unlink(missing_ok=True)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         raise _fail(error) from None
     except KeyboardInterrupt:
-        typer.secho("Interrupted; nothing was written.", err=True)
+        typer.secho(f"Interrupted; the same command goes on from {out.name}.partial, if a batch was through.", err=True)
         raise typer.Exit(130) from None
     typer.echo(f"{result}\nwritten to {path}")
 

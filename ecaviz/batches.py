@@ -7,6 +7,7 @@ float tensor already is used as it is.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import warnings
@@ -74,8 +75,16 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         return ((x, labels) for x, labels, _ in self.indexed())
 
-    def indexed(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+    @property
+    def shuffled(self) -> bool:
+        """Whether another pass takes the images in another order."""
+        return isinstance(getattr(self._images, "sampler", None), torch.utils.data.RandomSampler)
+
+    def indexed(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
         """The same with a third: int64 N on the CPU, the position of each image in the set (files left out count).
+
+        Args:
+            start: Position of the first image to take; those before it are passed by, unread where they can be.
 
         Raises:
             ValueError: An item is none of what :func:`batches` takes, or no image could be read.
@@ -83,10 +92,10 @@ class Batches:
         Warns:
             UserWarning: Once, at the end of the pass: how many files were skipped, which, and why.
         """
-        self.skipped, self.passed = list(getattr(self._images, "_left_out", ())), 0
+        self.skipped, self.passed = list(getattr(self._images, "_left_out", ())), start
         go = {"loader": self._from_loader, "dataset": self._from_dataset}.get(self._kind, self._from_tensor)
-        seen = 0
-        for x, labels, positions in go():
+        seen = start
+        for x, labels, positions in go(start):
             seen += len(x)
             self.passed = max(self.passed, int(positions[-1]) + 1)
             yield x.to(self._device, self._dtype), None if labels is None else labels.to(self._device), positions
@@ -102,14 +111,14 @@ class Batches:
         if not seen:
             raise ValueError(f"images: {_what(self._images)} gave no image. {_EXPECTED}")
 
-    def _from_tensor(self):
-        for start in range(0, len(self._images), self._batch_size):
+    def _from_tensor(self, first: int):
+        for start in range(first, len(self._images), self._batch_size):
             x = self._images[start : start + self._batch_size]
             if self._kind == "uint8 tensor":
                 x = self._stack(self._transformed(list(x)))
             yield x, None, torch.arange(start, start + len(x))
 
-    def _from_loader(self):
+    def _from_loader(self, first: int):
         start = 0
         for batch in self._images:
             x, labels = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
@@ -117,17 +126,19 @@ class Batches:
                 x = x[0]
             if not _is_batch(x) or not x.is_floating_point():
                 raise ValueError(f"images: a DataLoader that yields {_what(x)}. {_EXPECTED}{_hint(x, loader=True)}")
-            if len(x):
-                yield x, _whole(labels, len(x)), torch.arange(start, start + len(x))
+            if start + len(x) > first:
+                cut = max(first - start, 0)
+                labels = _whole(labels, len(x))
+                yield x[cut:], None if labels is None else labels[cut:], torch.arange(start + cut, start + len(x))
             start += len(x)
 
-    def _from_dataset(self):
+    def _from_dataset(self, first: int):
         """Read, transform at once or in runs of equal size, hand over when a batch is full."""
         done: list[Tensor] = []  # transformed
         held: list[Tensor] = []  # uint8, of one size, waiting to be transformed together
         labels: list[int | None] = []
         positions: list[int] = []
-        for position, image, label in self._items():
+        for position, image, label in self._items(first):
             alike = bool(held) and isinstance(image, Tensor) and image.shape == held[0].shape
             if held and not (alike and sum(other.numel() for other in held) < _HELD_BYTES):
                 done += self._transformed(held)
@@ -144,12 +155,12 @@ class Batches:
         if labels:
             yield self._batch(done + self._transformed(held), labels, positions)
 
-    def _items(self) -> Iterator[tuple[int, Any, int | None]]:
-        """(position, image, label) of each item that can be read."""
+    def _items(self, first: int) -> Iterator[tuple[int, Any, int | None]]:
+        """(position, image, label) of each item that can be read, from a position on."""
         if isinstance(self._images, torch.utils.data.IterableDataset):
-            items = enumerate(self._images)
+            items = itertools.islice(enumerate(self._images), first, None)
         else:
-            items = ((i, _get(self._images, i)) for i in range(len(self._images)))
+            items = ((i, _get(self._images, i)) for i in range(first, len(self._images)))
         for position, item in items:
             self.passed = position + 1
             if isinstance(item, ImageReadError):

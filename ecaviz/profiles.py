@@ -13,15 +13,18 @@ One streaming pass, with memory that does not depend on the number of images::
 from __future__ import annotations
 
 import hashlib
+import os
+import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from . import gates
+from . import checks, gates
 from .attention_profile import BINS, HIGH, LOW, AttentionProfile, SiteProfile, accumulators
-from .images import batches
+from .images import Batches, batches
 
 if TYPE_CHECKING:
     from .models import LoadedModel
@@ -40,6 +43,8 @@ def profile(
     sites: gates.Selection = None,
     batch_size: int = 64,
     top: int = 4,
+    checkpoint: str | os.PathLike | None = None,
+    every: int = 100,
     progress: bool = True,
 ) -> AttentionProfile:
     """Run a model over images once and keep the statistics of its gates.
@@ -47,6 +52,10 @@ def profile(
     Where a site gates patches of a channel (Gather-Excite with an extent), the statistics are of the mean over the
     patches, one number an image and channel. Gates of positions (CBAM's spatial stage) tell no channels apart and are
     left out.
+
+    With ``checkpoint``, what was found so far is written there every so many batches, whole or not at all, and also
+    when the pass is interrupted or fails; a pass that finds the file goes on from it, to the same profile. The file is
+    itself a profile. Where memory runs out, the batch is halved and the pass goes on.
 
     The network runs in eval mode and without gradients; its training flags are left as found, whatever happens. Class
     names come with the images (``images.classes``); images whose labels have no names are taken to be numbered like the
@@ -59,6 +68,8 @@ def profile(
         sites: A glob, a list of names or globs, a callable of a site, or None for all.
         batch_size: Images a step; a DataLoader keeps its own.
         top: How many of the largest and the smallest gates to keep a channel, with the positions of their images.
+        checkpoint: File for resuming; None for none.
+        every: Batches between two writings of it.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -67,7 +78,8 @@ def profile(
     Raises:
         TypeError: ``model`` is no loaded model.
         ValueError: The model has no gates, no site matches, the images are none that can be used, ``by`` is neither
-            "class" nor None, or ``by="class"`` and the images have no labels or a label without a class.
+            "class" nor None, or ``by="class"`` and the images have no labels or a label without a class; ``checkpoint``
+            is of another run or no profile, or the images come in another order each time.
     """
     from tqdm.auto import tqdm
 
@@ -78,38 +90,44 @@ def profile(
         )
     if by not in (None, "class"):
         raise ValueError(f'profile: by must be "class" or None, got {by!r}.')
+    every = checks.at_least_one(every, "profile: every")
     chosen = gates.select_channel_sites(model, sites)  # a model without gates is told before the images are touched
     stream = batches(images, model.transform, batch_size, next(model.net.parameters(), model.device))
-    pass_ = _Pass(model, stream.classes, by, top)
-    bar = tqdm(total=stream.total, desc=f"profiling {model.name}", unit="image", disable=not progress)
-    with bar, gates.evaluating(model.net), gates.capture(model, [site.name for site in chosen]) as captured:
-        for x, labels, positions in stream.indexed():
-            output = model.net(x)
-            pass_.take(captured, output, labels, positions)
-            captured.clear()
-            bar.update(int(positions[-1]) + 1 - bar.n)
-    return AttentionProfile(
-        model=model.name,
-        source=str(model.source),
-        fingerprint=_fingerprint(model.net),
-        images=stream.description,
-        by=by,
-        classes=pass_.classes,
-        n=int(pass_.counts.sum()),
-        positions=stream.passed,
-        counts=pass_.counts.cpu(),
-        correct=None if pass_.correct is None else pass_.correct.cpu(),
-        skipped=tuple((path.name, reason) for path, reason in stream.skipped),
-        sites=pass_.finish(),
+    pass_ = _Pass(model, stream, by, top)
+    if checkpoint is not None:
+        pass_.resume(Path(checkpoint), {site.name for site in chosen})
+    bar = tqdm(
+        total=stream.total, initial=pass_.start, desc=f"profiling {model.name}", unit="image", disable=not progress
     )
+    try:
+        with bar, gates.evaluating(model.net), gates.capture(model, [site.name for site in chosen]) as captured:
+            for count, (x, labels, positions) in enumerate(stream.indexed(pass_.start), 1):
+                pass_.run(captured, x, labels, positions)
+                bar.update(int(positions[-1]) + 1 - bar.n)
+                if checkpoint is not None and count % every == 0:
+                    pass_.built().save(checkpoint)
+    except BaseException:
+        if checkpoint is not None and pass_.sites and pass_.whole:
+            pass_.built().save(checkpoint)
+        raise
+    pass_.passed = stream.passed
+    found = pass_.built()
+    if checkpoint is not None:
+        found.save(checkpoint)
+    return found
 
 
 class _Pass:
     """What one pass over the images collects."""
 
-    def __init__(self, model: LoadedModel, names: tuple[str, ...] | None, by: str | None, top: int):
-        own = tuple(model.classes or ())
-        self.by, self.top = by, top
+    def __init__(self, model: LoadedModel, stream: Batches, by: str | None, top: int):
+        own, names = tuple(model.classes or ()), stream.classes
+        self.model, self.stream, self.by, self.top = model, stream, by, top
+        self.fingerprint = _fingerprint(model.net)
+        self.start = self.passed = 0
+        self.skipped: tuple[tuple[str, str], ...] = ()
+        self.at_most: int | None = None  # images that fit into memory at once, once they did not
+        self.whole = True  # whether no batch is half taken in
         self.device = torch.device("cpu") if model.device.type == "mps" else model.device
         self.classes: tuple[str, ...] = (ALL,) if by is None else names or own
         if not self.classes:
@@ -122,7 +140,106 @@ class _Pass:
         self.own_class = None if names is None else _match(names, own)
         if names is not None and self.own_class is None:
             self.correct = None
-        self.sites: dict[str, tuple[gates.GateSite, dict[str, Any]]] = {}
+        self.sites: dict[str, tuple[gates.GateSite | SiteProfile, dict[str, Any]]] = {}
+
+    def resume(self, path: Path, sites: set[str]) -> None:
+        """Take up what a file holds of an earlier pass; nothing where there is none.
+
+        Raises:
+            ValueError: It is of another run, or the images come in another order each time.
+        """
+        if self.stream.shuffled:
+            raise ValueError(
+                "profile: a DataLoader that shuffles cannot be resumed from a checkpoint: each pass takes the images "
+                "in another order. Make it with shuffle=False."
+            )
+        if not path.exists():
+            return
+        found = AttentionProfile.load(path)
+        wanted = {
+            "weights": self.fingerprint,
+            "images": self.stream.description,
+            "by": self.by,
+            "classes": self.classes,
+            "sites": sorted(sites),
+            "top": self.top,
+        }
+        there = {
+            "weights": found.fingerprint,
+            "images": found.images,
+            "by": found.by,
+            "classes": found.classes,
+            "sites": sorted({name.partition("#")[0] for name in found}),
+            "top": next(iter(found.sites.values())).largest.values.shape[2],
+        }
+        differ = [what for what in wanted if wanted[what] != there[what]]
+        if differ:
+            raise ValueError(
+                f"profile: {path} is of another run: it differs in {', '.join(differ)}. Delete it to start afresh, or "
+                f"name another file."
+            )
+        self.start = self.passed = found.positions
+        self.counts, self.skipped = found.counts.clone(), found.skipped
+        self.correct = None if found.correct is None or self.correct is None else found.correct.clone()
+        for name, site in found.sites.items():
+            statistics = self._accumulators(site.channels, self.device)
+            for what, statistic in statistics.items():
+                statistic.load_state_dict(getattr(site, what).state_dict())
+            self.sites[name] = site, statistics
+
+    def run(self, captured: gates.Captured, x: Tensor, labels: Tensor | None, positions: Tensor) -> None:
+        """Run one batch and take in its gates; in parts where it does not fit into memory.
+
+        Raises:
+            torch.OutOfMemoryError: A single image does not fit.
+        """
+        parts = [(x, labels, positions)]
+        while parts:
+            x, labels, positions = parts.pop(0)
+            size = len(x) if self.at_most is None else min(len(x), self.at_most)
+            if size < len(x):
+                cut = [None] * -(-len(x) // size) if labels is None else labels.split(size)
+                parts = [*zip(x.split(size), cut, positions.split(size), strict=True), *parts]
+                continue
+            try:
+                output = self.model.net(x)
+            except torch.OutOfMemoryError as error:
+                if len(x) == 1:
+                    error.add_note("profile: a single image does not fit into memory. Use smaller images, or the CPU.")
+                    raise
+                self.at_most = len(x) // 2
+                warnings.warn(
+                    f"profile: memory ran out with {len(x)} images at once; going on with {self.at_most}.",
+                    stacklevel=4,
+                )
+                captured.clear()
+                if x.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                parts.insert(0, (x, labels, positions))
+                continue
+            self.whole = False
+            self.take(captured, output, labels, positions)
+            self.passed = int(positions[-1]) + 1
+            self.whole = True
+            captured.clear()
+
+    def built(self) -> AttentionProfile:
+        """The profile of what was taken in so far."""
+        skipped = tuple((path.name, reason) for path, reason in self.stream.skipped)
+        return AttentionProfile(
+            model=self.model.name,
+            source=str(self.model.source),
+            fingerprint=self.fingerprint,
+            images=self.stream.description,
+            by=self.by,
+            classes=self.classes,
+            n=int(self.counts.sum()),
+            positions=self.passed,
+            counts=self.counts.cpu(),
+            correct=None if self.correct is None else self.correct.cpu(),
+            skipped=(*self.skipped, *(one for one in skipped if one not in self.skipped)),
+            sites=self.finish(),
+        )
 
     def take(
         self, captured: Mapping[str, gates.GateRecord], output: Any, labels: Tensor | None, positions: Tensor

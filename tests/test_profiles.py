@@ -583,3 +583,126 @@ def test_profiles_can_be_pickled_and_copied(drawn):
 def test_labels_without_a_class_give_no_accuracy(label):
     loader = DataLoader(TensorDataset(torch.randn(4, 3, 64, 64), torch.full((4,), label)))
     assert profile(model(), loader, progress=False).accuracy is None
+
+
+# Interrupted, resumed, out of memory.
+
+
+class Stopping:
+    """A dataset that is interrupted at one of its items, once."""
+
+    def __init__(self, inner, at, error=KeyboardInterrupt):
+        self.inner, self.at, self.error, self.read = inner, at, error, []
+        self.classes = inner.classes
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getitem__(self, i):
+        if i == self.at:
+            self.at = None
+            raise self.error("stop")
+        self.read.append(i)
+        return self.inner[i]
+
+
+@pytest.mark.parametrize("every", [1, 3, 100])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_pass_goes_on_to_the_same_profile(drawn, by_class, tmp_path, every, error):
+    path = tmp_path / "half.profile"
+    one = Stopping(drawn, 30, error)
+    options = {"by": "class", "batch_size": 7, "progress": False, "checkpoint": path, "every": every}
+    with pytest.raises(error):
+        profile(model(), one, **options)
+    half = AttentionProfile.load(path)  # what was computed is there
+    assert half.n == half.positions == 28
+    one.read.clear()
+    found = profile(model(), one, **options)
+    assert one.read[0] == 28  # the images before are not read again
+    assert_same(found, by_class)
+    assert_same(AttentionProfile.load(path), by_class)
+    one.read.clear()
+    again = profile(model(), one, **options)  # all is there: nothing is run
+    assert one.read == []
+    assert_same(again, by_class)
+    assert [file.name for file in tmp_path.iterdir()] == ["half.profile"]
+
+
+@pytest.mark.parametrize("kind", ["float tensor", "uint8 tensor", "loader"])
+def test_tensors_and_loaders_go_on_too(drawn, tmp_path, kind):
+    pixels, _ = drawn.tensors()
+    x = normalise(pixels)
+    given = {"float tensor": x, "uint8 tensor": pixels, "loader": DataLoader(TensorDataset(x), batch_size=7)}[kind]
+    whole = profile(model(), given, batch_size=7, progress=False)
+    loaded = model()
+    calls = []
+
+    def stop(_module, _inputs):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+
+    hook = loaded.net.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        profile(loaded, given, batch_size=7, progress=False, checkpoint=tmp_path / "p")
+    assert AttentionProfile.load(tmp_path / "p").positions == 21
+    found = profile(loaded, given, batch_size=7, progress=False, checkpoint=tmp_path / "p")
+    hook.remove()
+    assert_same(found, whole)
+
+
+def test_a_checkpoint_of_another_run_is_refused(drawn, tmp_path):
+    path = tmp_path / "p"
+    profile(model(), drawn, progress=False, checkpoint=path)
+    for options, what in (({"by": "class"}, "by, classes"), ({"sites": "se"}, "sites"), ({"top": 2}, "top")):
+        with pytest.raises(ValueError, match=rf"is of another run: it differs in {what}\. Delete it"):
+            profile(model(), drawn, progress=False, checkpoint=path, **options)
+    with pytest.raises(ValueError, match="differs in weights"):
+        profile(model(seed=1), drawn, progress=False, checkpoint=path)
+    with pytest.raises(ValueError, match="differs in images"):
+        profile(model(), images.shapes("test", 20), progress=False, checkpoint=path)
+    loader = DataLoader(TensorDataset(torch.rand(8, 3, 64, 64)), shuffle=True)
+    with pytest.raises(ValueError, match="a DataLoader that shuffles cannot be resumed"):
+        profile(model(), loader, progress=False, checkpoint=path)
+    path.write_bytes(b"junk")
+    with pytest.raises(ValueError, match="is no safetensors file"):
+        profile(model(), drawn, progress=False, checkpoint=path)
+    with pytest.raises(ValueError, match="every must be a whole number of at least 1"):
+        profile(model(), drawn, progress=False, every=0)
+
+
+def small_memory(net, fits):
+    """Out of memory with more images at once than fit."""
+    sizes = []
+
+    def check(_module, inputs):
+        sizes.append(len(inputs[0]))
+        if len(inputs[0]) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory (a test)")
+
+    net.middle.register_forward_pre_hook(check)  # after the first site has been read
+    return sizes
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(drawn, by_class):
+    loaded = model()
+    sizes = small_memory(loaded.net, 5)
+    with pytest.warns(UserWarning, match=r"memory ran out with (20|10) images at once; going on with (10|5)") as said:
+        found = profile(loaded, drawn, by="class", batch_size=20, progress=False)
+    assert len(said) == 2
+    assert sizes[:3] == [20, 10, 5]
+    assert max(sizes[2:]) == 5  # the batches that follow are cut beforehand
+    assert found.n == N
+    for name in by_class:
+        torch.testing.assert_close(found.mean(name), by_class.mean(name), rtol=0, atol=1e-6)
+        torch.testing.assert_close(found[name].largest.values, by_class[name].largest.values, rtol=0, atol=1e-6)
+    assert torch.equal(found.correct, by_class.correct)
+
+
+def test_a_single_image_that_does_not_fit_is_an_error(drawn, tmp_path):
+    loaded = model()
+    small_memory(loaded.net, 0)
+    with pytest.warns(UserWarning, match="memory ran out"), pytest.raises(torch.OutOfMemoryError) as caught:
+        profile(loaded, drawn, batch_size=4, progress=False, checkpoint=tmp_path / "p")
+    assert "a single image does not fit" in caught.value.__notes__[0]
+    assert not (tmp_path / "p").exists()
