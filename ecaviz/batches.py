@@ -80,11 +80,12 @@ class Batches:
         """Whether another pass takes the images in another order."""
         return isinstance(getattr(self._images, "sampler", None), torch.utils.data.RandomSampler)
 
-    def indexed(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+    def indexed(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
         """The same with a third: int64 N on the CPU, the position of each image in the set (files left out count).
 
         Args:
             start: Position of the first image to take; those before it are passed by, unread where they can be.
+            stop: Position after the last image to take; None for all.
 
         Raises:
             ValueError: An item is none of what :func:`batches` takes, or no image could be read.
@@ -95,7 +96,7 @@ class Batches:
         self.skipped, self.passed = list(getattr(self._images, "_left_out", ())), start
         go = {"loader": self._from_loader, "dataset": self._from_dataset}.get(self._kind, self._from_tensor)
         seen = start
-        for x, labels, positions in go(start):
+        for x, labels, positions in go(start, sys.maxsize if stop is None else stop):
             seen += len(x)
             self.passed = max(self.passed, int(positions[-1]) + 1)
             yield x.to(self._device, self._dtype), None if labels is None else labels.to(self._device), positions
@@ -111,14 +112,15 @@ class Batches:
         if not seen:
             raise ValueError(f"images: {_what(self._images)} gave no image. {_EXPECTED}")
 
-    def _from_tensor(self, first: int):
-        for start in range(first, len(self._images), self._batch_size):
-            x = self._images[start : start + self._batch_size]
+    def _from_tensor(self, first: int, stop: int):
+        stop = min(stop, len(self._images))
+        for start in range(first, stop, self._batch_size):
+            x = self._images[start : min(start + self._batch_size, stop)]
             if self._kind == "uint8 tensor":
                 x = self._stack(self._transformed(list(x)))
             yield x, None, torch.arange(start, start + len(x))
 
-    def _from_loader(self, first: int):
+    def _from_loader(self, first: int, stop: int):
         start = 0
         for batch in self._images:
             x, labels = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
@@ -126,19 +128,21 @@ class Batches:
                 x = x[0]
             if not _is_batch(x) or not x.is_floating_point():
                 raise ValueError(f"images: a DataLoader that yields {_what(x)}. {_EXPECTED}{_hint(x, loader=True)}")
-            if start + len(x) > first:
-                cut = max(first - start, 0)
-                labels = _whole(labels, len(x))
-                yield x[cut:], None if labels is None else labels[cut:], torch.arange(start + cut, start + len(x))
+            labels, positions = _whole(labels, len(x)), torch.arange(start, start + len(x))
+            inside = slice(max(first - start, 0), max(stop - start, 0))
+            if len(positions[inside]):
+                yield x[inside], None if labels is None else labels[inside], positions[inside]
             start += len(x)
+            if start >= stop:
+                break
 
-    def _from_dataset(self, first: int):
+    def _from_dataset(self, first: int, stop: int):
         """Read, transform at once or in runs of equal size, hand over when a batch is full."""
         done: list[Tensor] = []  # transformed
         held: list[Tensor] = []  # uint8, of one size, waiting to be transformed together
         labels: list[int | None] = []
         positions: list[int] = []
-        for position, image, label in self._items(first):
+        for position, image, label in self._items(first, stop):
             alike = bool(held) and isinstance(image, Tensor) and image.shape == held[0].shape
             if held and not (alike and sum(other.numel() for other in held) < _HELD_BYTES):
                 done += self._transformed(held)
@@ -155,12 +159,12 @@ class Batches:
         if labels:
             yield self._batch(done + self._transformed(held), labels, positions)
 
-    def _items(self, first: int) -> Iterator[tuple[int, Any, int | None]]:
-        """(position, image, label) of each item that can be read, from a position on."""
+    def _items(self, first: int, stop: int) -> Iterator[tuple[int, Any, int | None]]:
+        """(position, image, label) of each item that can be read, from a position on to another."""
         if isinstance(self._images, torch.utils.data.IterableDataset):
-            items = itertools.islice(enumerate(self._images), first, None)
+            items = itertools.islice(enumerate(self._images), first, stop)
         else:
-            items = ((i, _get(self._images, i)) for i in range(first, len(self._images)))
+            items = ((i, _get(self._images, i)) for i in range(first, min(stop, len(self._images))))
         for position, item in items:
             self.passed = position + 1
             if isinstance(item, ImageReadError):

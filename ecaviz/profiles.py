@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from . import checks, gates
 from .attention_profile import BINS, HIGH, LOW, AttentionProfile, SiteProfile, accumulators
 from .images import Batches, batches
+from .shards import Shard
 
 if TYPE_CHECKING:
     from .models import LoadedModel
@@ -45,6 +46,7 @@ def profile(
     top: int = 4,
     checkpoint: str | os.PathLike | None = None,
     every: int = 100,
+    shard: Shard | None = None,
     progress: bool = True,
 ) -> AttentionProfile:
     """Run a model over images once and keep the statistics of its gates.
@@ -70,6 +72,8 @@ def profile(
         top: How many of the largest and the smallest gates to keep a channel, with the positions of their images.
         checkpoint: File for resuming; None for none.
         every: Batches between two writings of it.
+        shard: Which part of the images to take; None for all. The profiles of all parts, merged in order, are that of
+            one pass; ``python -m ecaviz profile`` under torchrun does that.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -93,24 +97,24 @@ def profile(
     every = checks.at_least_one(every, "profile: every")
     chosen = gates.select_channel_sites(model, sites)  # a model without gates is told before the images are touched
     stream = batches(images, model.transform, batch_size, next(model.net.parameters(), model.device))
-    pass_ = _Pass(model, stream, by, top)
+    pass_ = _Pass(model, stream, by, top, shard)
     if checkpoint is not None:
         pass_.resume(Path(checkpoint), {site.name for site in chosen})
     bar = tqdm(
-        total=stream.total, initial=pass_.start, desc=f"profiling {model.name}", unit="image", disable=not progress
+        total=pass_.total, initial=pass_.start, desc=f"profiling {model.name}", unit="image", disable=not progress
     )
     try:
         with bar, gates.evaluating(model.net), gates.capture(model, [site.name for site in chosen]) as captured:
-            for count, (x, labels, positions) in enumerate(stream.indexed(pass_.start), 1):
+            for count, (x, labels, positions) in enumerate(pass_.rest(), 1):
                 pass_.run(captured, x, labels, positions)
-                bar.update(int(positions[-1]) + 1 - bar.n)
+                bar.update(pass_.passed - bar.n)
                 if checkpoint is not None and count % every == 0:
                     pass_.built().save(checkpoint)
     except BaseException:
         if checkpoint is not None and pass_.sites and pass_.whole:
             pass_.built().save(checkpoint)
         raise
-    pass_.passed = stream.passed
+    pass_.passed = stream.passed - pass_.first
     found = pass_.built()
     if checkpoint is not None:
         found.save(checkpoint)
@@ -120,11 +124,23 @@ def profile(
 class _Pass:
     """What one pass over the images collects."""
 
-    def __init__(self, model: LoadedModel, stream: Batches, by: str | None, top: int):
+    def __init__(self, model: LoadedModel, stream: Batches, by: str | None, top: int, shard: Shard | None):
         own, names = tuple(model.classes or ()), stream.classes
         self.model, self.stream, self.by, self.top = model, stream, by, top
         self.fingerprint = _fingerprint(model.net)
-        self.start = self.passed = 0
+        self.description = stream.description
+        self.first, self.total, self.stop = 0, stream.total, None  # of this part
+        if shard is not None:
+            if stream.total is None:
+                raise ValueError("profile: images whose number is not known cannot be shared out; give a dataset.")
+            self.description = shard.named(stream.description)
+            self.first, self.stop = shard.part(stream.total)
+            self.total = self.stop - self.first
+            if not self.total:
+                raise ValueError(
+                    f"profile: {stream.total} images are too few for {shard.count} processes; each needs at least one."
+                )
+        self.start = self.passed = 0  # counted from the first of this part
         self.skipped: tuple[tuple[str, str], ...] = ()
         self.at_most: int | None = None  # images that fit into memory at once, once they did not
         self.whole = True  # whether no batch is half taken in
@@ -158,7 +174,7 @@ class _Pass:
         found = AttentionProfile.load(path)
         wanted = {
             "weights": self.fingerprint,
-            "images": self.stream.description,
+            "images": self.description,
             "by": self.by,
             "classes": self.classes,
             "sites": sorted(sites),
@@ -186,6 +202,11 @@ class _Pass:
             for what, statistic in statistics.items():
                 statistic.load_state_dict(getattr(site, what).state_dict())
             self.sites[name] = site, statistics
+
+    def rest(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+        """The batches that are left of this part, positions counted from its first image."""
+        for x, labels, positions in self.stream.indexed(self.first + self.start, self.stop):
+            yield x, labels, positions - self.first
 
     def run(self, captured: gates.Captured, x: Tensor, labels: Tensor | None, positions: Tensor) -> None:
         """Run one batch and take in its gates; in parts where it does not fit into memory.
@@ -230,7 +251,7 @@ class _Pass:
             model=self.model.name,
             source=str(self.model.source),
             fingerprint=self.fingerprint,
-            images=self.stream.description,
+            images=self.description,
             by=self.by,
             classes=self.classes,
             n=int(self.counts.sum()),
