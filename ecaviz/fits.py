@@ -52,6 +52,7 @@ class Fit:
         residual: max |o − x·ω − β| / max |x|.
         tolerance: What the residual may be at most.
         reason: Why this is no channel gate, for a person; "" if it may be one.
+        varies: max − min of ω over the images, at the channel where that is largest.
         kind: The same in a word: "gate"; "constant", "image", "identity", "additive", "range" (its factor is no gate);
             "spatial", "element", "normalisation", "other" (there is no factor of the channel); "undecided".
     """
@@ -62,6 +63,7 @@ class Fit:
     tolerance: float
     reason: str
     kind: str
+    varies: float = 0.0
 
 
 def measure(x: Tensor, out: Tensor) -> Fit:
@@ -90,7 +92,7 @@ def measure(x: Tensor, out: Tensor) -> Fit:
             return Fit(gate, None, residual, tolerance, reason, kind)
         gate, shift, residual, clear = line, level * scale, straight, varying
     kind, reason = _judge(gate, clear, shift is not None, tolerance)
-    return Fit(gate, shift, residual, tolerance, reason, kind)
+    return Fit(gate, shift, residual, tolerance, reason, kind, _spread(gate, clear, 0) if bool(clear.any()) else 0.0)
 
 
 def _nothing(x: Tensor, tolerance: float, reason: str) -> Fit:
@@ -128,7 +130,8 @@ def _judge(gate: Tensor, clear: Tensor, added: bool, tolerance: float) -> tuple[
     if not bool(in_two.any()):
         return "undecided", "no channel varies over positions in two of the images; give other images, or more"
     if _spread(gate, clear, 0) <= tolerance:
-        span = f"{low:.3g}" if high - low <= tolerance else f"{low:.3g} to {high:.3g}"
+        ends = dict.fromkeys(f"{one:.3g}" for one in (low, high))
+        span = " to ".join(ends)
         return "constant", f"its factor ({span}) is the same for all images: an affine layer or a layer scale"
     if gate.shape[1] > 1 and _spread(gate, clear, 1) <= tolerance:
         return "image", "its factor is the same for all channels: one number an image"
@@ -176,5 +179,3 @@ def _alike(sizes: Tensor) -> bool:
     """Whether sizes are the same along the first dimension."""
     mean = sizes.mean(dim=0)
     return bool(sizes.numel()) and bool(((sizes - mean).abs() <= 1e-3 * mean).all())
-
-

@@ -36,8 +36,8 @@ from .batches import batches
 from .fits import measure
 from .gates import capture, evaluating, refuse_wrapped
 from .layouts import Layout, known_layout, learn
-from .sites import GateSite, find_sites, network, remember, unlearn
-from .traces import Climbed, Trace, climb, recognise
+from .sites import ACTIVATIONS, GateSite, find_sites, network, remember, unlearn
+from .traces import Climbed, Refusal, Trace, climb, recognise
 
 __all__ = ["NotAGate", "discover", "not_gates"]
 
@@ -55,6 +55,7 @@ _BY_CLASS = {
     "splatconv2d": "splits of the channels",
 }
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_PASSING = re.compile(r"drop|stochastic|identity", re.IGNORECASE)  # what gives its input back by trade
 _ATTENTION = re.compile(r"att(n|ent)|gat(e|ing)|excit|squeeze|context|recalib|cbam|nonlocal|non_local", re.IGNORECASE)
 _ATTENTION_NAME = re.compile(r"(^|\.)(se|eca|cbam|attn?|attention|gate|se_module|gc|gca)$")
 
@@ -139,7 +140,7 @@ def _survey(model: Any, net: nn.Module, images: Any) -> _Survey:
         for name in found:
             learn(modules[name], recognise(modules[name], climbed[name]))
         _prove(net, x, found)
-    refused = {name: one for name, one in climbed.items() if isinstance(one, str)}
+    refused = {name: one for name, one in climbed.items() if isinstance(one, Refusal)}
     others = _others(modules, measured, refused, known | set(found))
     return _Survey({modules[name] for name in found}, others)
 
@@ -199,7 +200,7 @@ def _hooked() -> Iterator[list[Any]]:
 
 
 def _prove(net: nn.Module, x: Tensor, names: list[str]) -> None:
-    """Read every site that was found as a capture does; its proof is that of finding it, and the first use has its own."""
+    """Read what was found as a capture does, for its proof. The first use of a site has a proof of its own."""
     sites = [one for one in find_sites(net) if one.name in names]
     if not sites:
         return
@@ -232,7 +233,7 @@ def _inside(name: str, parent: str) -> bool:
 
 def _is_plain(module: nn.Module) -> bool:
     """Whether it is one of torch's own layers: a norm, a convolution, an activation."""
-    if isinstance(module, _NORMS):  # also with an activation in it, as timm has them
+    if isinstance(module, _NORMS) or type(module).__name__.lower() in ACTIVATIONS:  # timm's too
         return True
     return type(module).__module__.startswith("torch.") and next(module.children(), None) is None
 
@@ -242,8 +243,7 @@ def _to_measure(modules: dict[str, nn.Module], known: set[str]) -> dict[str, nn.
     return {
         name: module
         for name, module in modules.items()
-        if not _is_plain(module)
-        and not any(name == one or _inside(name, one) or _inside(one, name) for one in known)
+        if not _is_plain(module) and not any(name == one or _inside(name, one) or _inside(one, name) for one in known)
     }
 
 
@@ -283,7 +283,7 @@ def _look(x: Tensor, out: Any) -> _Seen:
         return _Seen("other", f"it returns a {type(out).__name__}, where its input times a factor was expected")
     if out.shape == x.shape:
         if x.shape[2] * x.shape[3] == 1:
-            return _Seen("undecided", "its map has one position, where a factor cannot be told from an addition")
+            return _Seen("point", "its map has one position, where a factor cannot be told from an addition")
         fit = measure(x, out)
         return _Seen(fit.kind, fit.reason, fit)
     n, c, h, w = x.shape
@@ -292,18 +292,20 @@ def _look(x: Tensor, out: Any) -> _Seen:
         return _Seen("factors", "it returns the factors and leaves the product to its caller; make one module of both")
     if within and out.shape == (n, 1, h, w):
         return _Seen("factors", "it returns one factor a position, the same for all channels: a spatial gate")
-    return _Seen("other", "its output has another shape than its input, so that no factor a channel makes one the other")
+    return _Seen(
+        "other", "its output has another shape than its input, so that no factor a channel makes one the other"
+    )
 
 
 def _worst(calls: list[_Seen]) -> _Seen:
     """One verdict on several calls: a gate has to be one in every call that tells."""
-    told = [one for one in calls if one.kind != "undecided"] or calls
+    told = [one for one in calls if one.kind not in ("undecided", "point")] or calls
     return next((one for one in told if one.kind != "gate"), told[0])
 
 
-def _climb(net: nn.Module, x: Tensor, modules: dict[str, nn.Module]) -> dict[str, Climbed | str]:
+def _climb(net: nn.Module, x: Tensor, modules: dict[str, nn.Module]) -> dict[str, Climbed | Refusal]:
     """Run once more, and climb the ladder in every module that measured as a gate."""
-    found: dict[str, Climbed | str] = {}
+    found: dict[str, Climbed | Refusal] = {}
 
     def done_of(name: str) -> Any:
         def done(given: Tensor, out: Tensor, trace: Trace) -> None:
@@ -323,7 +325,7 @@ def _climb(net: nn.Module, x: Tensor, modules: dict[str, nn.Module]) -> dict[str
     return found
 
 
-def _innermost(climbed: dict[str, Climbed | str]) -> list[str]:
+def _innermost(climbed: dict[str, Climbed | Refusal]) -> list[str]:
     """Of gates inside each other the inner one; the outer where only there the vectors are read and not fitted."""
     gates = {name: one.layout for name, one in climbed.items() if isinstance(one, Climbed)}
 
@@ -340,7 +342,7 @@ def _innermost(climbed: dict[str, Climbed | str]) -> list[str]:
 
 
 def _others(
-    modules: dict[str, nn.Module], measured: dict[str, _Seen], refused: dict[str, str], sites: set[str]
+    modules: dict[str, nn.Module], measured: dict[str, _Seen], refused: dict[str, Refusal], sites: set[str]
 ) -> dict[str, tuple[nn.Module, str]]:
     """By name what looks like attention and is no gate, with the reason; nothing that is or holds or is in a gate."""
     found: dict[str, tuple[nn.Module, str, bool]] = {}
@@ -359,18 +361,20 @@ def _others(
     return {name: found[name][:2] for name in modules if name in found}
 
 
-def _reason(name: str, module: nn.Module, seen: _Seen | None, refused: str | None) -> tuple[str, bool]:
+def _reason(name: str, module: nn.Module, seen: _Seen | None, refused: Refusal | None) -> tuple[str, bool]:
     """Why a module that looks like attention is none ("" for one that does not), and whether that was measured."""
     over = _BY_CLASS.get(type(module).__name__.lower())
     if over is not None:
         return f"its softmax shares out between {over}: no factor between its input and its output", True
     if type(module).__name__ == "GlobalContext" and getattr(module, "mlp_scale", module) is None:  # timm's "gca"
         return "it adds a context, one number a channel, and multiplies nothing", True
-    if refused is not None:
-        return refused, True
+    if refused is not None and refused.sure:
+        return refused
     if seen is None or _is_plain(module):
         return "", False
     named = bool(_ATTENTION.search(type(module).__name__) or _ATTENTION_NAME.search(name))
+    if refused is not None:
+        return (refused.reason if named else ""), False
     if seen.kind == "constant" and _may_gate(module):
         return f"{seen.reason}; or a gate that does not vary yet, such as one whose last layer starts at 0", True
     if seen.kind in ("constant", "image", "additive", "range", "spatial", "normalisation"):
@@ -378,7 +382,12 @@ def _reason(name: str, module: nn.Module, seen: _Seen | None, refused: str | Non
     if seen.kind == "element" and (named or (_may_gate(module) and next(module.parameters(), None) is not None)):
         return seen.reason, True
     leaf = next(module.children(), None) is None
-    looks = named or (seen.kind == "identity" and leaf) or (seen.kind in ("factors", "undecided") and _may_gate(module))
+    if seen.kind == "identity":
+        looks = named or (leaf and not _PASSING.search(type(module).__name__))
+    elif seen.kind == "point":
+        looks = bool(_ATTENTION.search(type(module).__name__))
+    else:
+        looks = named or (seen.kind in ("factors", "undecided") and _may_gate(module))
     return (seen.reason if looks else ""), False
 
 

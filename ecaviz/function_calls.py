@@ -1,4 +1,4 @@
-"""The sigmoids that a module calls as functions, where no hook reaches: caught while its forward runs, and only then."""
+"""The sigmoids that a module calls as functions, where no hook reaches: caught while its forward runs, then no more."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -33,7 +32,7 @@ class Call:
 
 
 class Caught(TorchFunctionMode):
-    """Collects the sigmoids that are called while it is on; hard ones also where they are written min(max(z + 3, 0), 6) / 6.
+    """Collects the sigmoids that are called while it is on; hard ones also where written min(max(z + 3, 0), 6) / 6.
 
     Args:
         keep: Which call to keep, from 0 on; None for all.

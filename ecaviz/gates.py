@@ -56,6 +56,7 @@ __all__ = [
     "site",
 ]
 
+
 @dataclass(frozen=True)
 class GateRecord:
     """What was read at one site: float32, detached, one row an image.
@@ -70,7 +71,7 @@ class GateRecord:
     "element", Gather-Excite with extent e  N×C×h×w           N×C×h×w
     ======================================  ================  ===============
 
-    h = ⌈H/e⌉ and w = ⌈W/e⌉. Where the layers of a foreign site are called m times in a forward, its descriptor is N×m×C.
+    h = ⌈H/e⌉ and w = ⌈W/e⌉. Where a foreign site calls its layers m times in a forward, its descriptor is N×m×C.
 
     Attributes:
         site: The site.

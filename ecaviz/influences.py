@@ -147,8 +147,8 @@ def _mean_norms(site: gates.GateSite, x: Tensor) -> Tensor:
     layout = site.layout
     if layout.source not in ("activation", "layer"):
         raise ValueError(
-            f"influence: the logit of the site {site.name!r} passes no submodule (rung {site.rung!r}), so that it cannot "
-            f"be differentiated. Its gates can be captured; use a module whose sigmoid is a submodule."
+            f"influence: the logit of the site {site.name!r} passes no submodule (rung {site.rung!r}), so that it "
+            f"cannot be differentiated. Its gates can be captured; use a module whose sigmoid is a submodule."
         )
     with torch.inference_mode(False), torch.enable_grad(), evaluating(site.module, gradients=True):
         x = x.detach().clone().requires_grad_()

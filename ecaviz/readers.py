@@ -202,8 +202,8 @@ class Reader:
             raise RuntimeError(
                 f"capture: {self.site.name} failed its proof: the gate read there does not explain what the module did "
                 f"(|ω − a(z)| = {proof.gate_error:.2g}, |out − x·ω{' − β' if self.layout.added else ''}|/|x| = "
-                f"{proof.output_error:.2g}, tolerance {proof.tolerance:.2g} for {proof.dtype}). Was the module changed, "
-                f"or are there NaNs?"
+                f"{proof.output_error:.2g}, tolerance {proof.tolerance:.2g} for {proof.dtype}). Was the module "
+                f"changed, or are there NaNs?"
             )
         remember(self.site.module, proof, self.input.shape[1])
 

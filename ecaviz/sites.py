@@ -38,6 +38,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """The activations a that turn a logit into a gate, by name."""
 
+
 def _activation_name(module: nn.Module) -> str:
     # By name: timm's Sigmoid is not a subclass of nn.Sigmoid.
     name = type(module).__name__.lower()
@@ -214,7 +215,12 @@ class GateSite:
         first, last = layers
         b1, b2 = (None if part.bias is None else part.bias.detach() for part in (first, last))
         rows = slice(None) if layout.part is None else slice(*layout.part)
-        return first.weight.detach().flatten(1), b1, last.weight.detach().flatten(1)[rows], b2 if b2 is None else b2[rows]
+        return (
+            first.weight.detach().flatten(1),
+            b1,
+            last.weight.detach().flatten(1)[rows],
+            b2 if b2 is None else b2[rows],
+        )
 
     @property
     def hidden_activation(self) -> str | None:

@@ -1,7 +1,7 @@
 """What goes on inside one attention module: the calls of its parts and of the sigmoid, and where its gate is made.
 
 :func:`climb` goes up the ladder until a rung gives a vector that explains the output: a submodule that is a sigmoid; a
-last layer whose outputs, added up, a sigmoid turns into the gate; a sigmoid that is called as a function; least squares.
+last layer whose outputs, added up, a sigmoid turns into the gate; a sigmoid called as a function; least squares.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from .function_calls import Call, Scope
 from .layouts import Layout, excite
 from .sites import ACTIVATIONS
 
-__all__ = ["Climbed", "Trace", "climb", "recognise"]
+__all__ = ["Climbed", "Refusal", "Trace", "climb", "recognise"]
 
 _PASSIVE = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
 
@@ -105,12 +105,19 @@ class Trace:
 class _Found:
     """A vector that explains the output, and the layout that reads it."""
 
-    error: float
+    error: tuple[float, float]  # of the output, then of a(z): near z = 0 one sigmoid is much like another
     logit: Tensor
     layout: Layout
 
 
-def climb(x: Tensor, out: Tensor, fit: Fit, trace: Trace) -> Climbed | str:
+class Refusal(NamedTuple):
+    """Why a module that measured as a gate is none; ``sure`` is False where the fit is too coarse to tell."""
+
+    reason: str
+    sure: bool
+
+
+def climb(x: Tensor, out: Tensor, fit: Fit, trace: Trace) -> Climbed | Refusal:
     """The layout of a module whose output is x·ω (+ β): by the first rung that explains it; or why it is no gate.
 
     Args:
@@ -126,12 +133,22 @@ def climb(x: Tensor, out: Tensor, fit: Fit, trace: Trace) -> Climbed | str:
         if found is not None:
             return _descriptor(found.layout, trace, x, found.logit)
     if fit.shift is not None:
-        return (
+        return Refusal(
             "it scales and shifts each channel by numbers that vary with the image, and no sigmoid makes the factor: a "
-            "normalisation or another affine map"
+            "normalisation or another affine map",
+            True,
         )
     if normalises(fit, out):
-        return "it brings its output to one size whatever the image: a normalisation"
+        return Refusal("it brings its output to one size whatever the image: a normalisation", True)
+    # Without a sigmoid the fit is all there is, so it has to be as good as the rounding of a product: a residual block
+    # that adds next to nothing is within the tolerance too.
+    rounding = 4 * torch.finfo(tolerance_of(x, out)[1]).eps
+    if fit.residual > rounding or fit.varies <= max(3 * fit.tolerance, 10 * fit.residual):
+        return Refusal(
+            f"its factor varies between images by {fit.varies:.1g}, least squares leave {fit.residual:.1g}, and no "
+            f"sigmoid makes the factor: too little to tell",
+            False,
+        )
     return _descriptor(replace(base, rung="least squares", source="fit", activation="sigmoid"), trace, x, None)
 
 
@@ -151,15 +168,14 @@ class _Judge:
             rest = rest - rest.mean(dim=(2, 3), keepdim=True)
         return float(rest.abs().max()) / self.scale
 
-    def accepts(self, logit: Tensor, gate: Tensor | None) -> Iterator[tuple[str, float]]:
-        """The activations a with a(z) = ω that explain the output, and by how much they are off."""
+    def accepts(self, logit: Tensor, gate: Tensor | None) -> Iterator[tuple[str, tuple[float, float]]]:
+        """The activations a with a(z) = ω that explain the output, and by how much it and they are off."""
         for name, activation in ACTIVATIONS.items():
             made = activation(logit.float() if logit.dtype != torch.float64 else logit)
-            if gate is not None and not bool(((made - gate).abs() <= self.tolerance).all()):
-                continue
-            error = self.error(made if gate is None else gate)
+            off = 0.0 if gate is None else float((made - gate).abs().max())
+            error = self.error(made if gate is None else gate) if off <= self.tolerance else float("inf")
             if error <= self.tolerance:
-                yield name, error
+                yield name, (error, off)
 
 
 def _at_an_activation(trace: Trace, judge: _Judge, base: Layout) -> Iterator[_Found]:
@@ -180,9 +196,7 @@ def _at_the_last_layer(trace: Trace, judge: _Judge, base: Layout) -> Iterator[_F
         if all(judge.is_vector(output) for output in outputs):
             logit = sum(output.flatten(1) for output in outputs)
             for name, error in judge.accepts(logit, None):
-                yield _Found(
-                    error, logit, replace(base, rung="last layer", source="layer", last=path, activation=name)
-                )
+                yield _Found(error, logit, replace(base, rung="last layer", source="layer", last=path, activation=name))
 
 
 def _at_a_function(trace: Trace, judge: _Judge, base: Layout) -> Iterator[_Found]:
