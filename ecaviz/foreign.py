@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from .batches import batches
 from .fits import measure
 from .gates import capture, evaluating, refuse_wrapped
-from .layouts import Layout, known_layout, learn
+from .layouts import Layout, known_by_name, known_layout, learn, refuse
 from .sites import ACTIVATIONS, GateSite, find_sites, network, remember, unlearn
 from .traces import Climbed, Refusal, Trace, climb, recognise
 
@@ -129,12 +129,18 @@ def _survey(model: Any, net: nn.Module, images: Any) -> _Survey:
     refuse_wrapped(net, "discover")
     x = _example(model, net, images)
     modules = dict(net.named_modules())
-    for module in modules.values():
+    for module in modules.values():  # what an earlier example told
         unlearn(module)
     with _undisturbed(net, x):
         known = {name for name, module in modules.items() if known_layout(module) is not None}
-        measured = _measure(net, x, _to_measure(modules, known))
-        gates = [name for name, seen in measured.items() if seen.kind == "gate"]
+        named = {name for name in known if known_by_name(modules[name])}  # may be another module of that name
+        measured = _measure(net, x, _to_measure(modules, known - named))
+        for name in named:
+            if name in measured and measured[name].kind not in ("gate", "constant", "undecided", "point"):
+                refuse(modules[name])
+                known.remove(name)
+        candidates = _to_measure(modules, known)
+        gates = [name for name, seen in measured.items() if seen.kind == "gate" and name in candidates]
         climbed = _climb(net, x, {name: modules[name] for name in gates})
         found = _innermost(climbed)
         for name in found:
@@ -178,7 +184,8 @@ def _undisturbed(net: nn.Module, x: Tensor) -> Iterator[None]:
         if one is not None
     ]
     devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), evaluating(net):
+    whole = torch.autocast(x.device.type, enabled=False)  # in the dtypes of the network, whatever is on around it
+    with torch.random.fork_rng(devices), evaluating(net), whole:
         try:
             yield
         finally:

@@ -17,7 +17,17 @@ from torch import Tensor, nn
 from .attention import Bottleneck
 from .gather_excite import GatherExcite
 
-__all__ = ["Layout", "bottleneck_of", "excite", "forget", "known_layout", "layout_of", "learn"]
+__all__ = [
+    "Layout",
+    "bottleneck_of",
+    "excite",
+    "forget",
+    "known_by_name",
+    "known_layout",
+    "layout_of",
+    "learn",
+    "refuse",
+]
 
 
 @dataclass(frozen=True)
@@ -164,6 +174,7 @@ _BY_NAME: dict[str, list[tuple[dict[str, Callable[[nn.Module], bool]], Layout]]]
 """Code that is copied from repository to repository: lower-case name of the class, its children and what they are."""
 
 _LEARNT: weakref.WeakKeyDictionary[nn.Module, Layout] = weakref.WeakKeyDictionary()
+_REFUSED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def learn(module: nn.Module, layout: Layout) -> None:
@@ -173,11 +184,21 @@ def learn(module: nn.Module, layout: Layout) -> None:
 
 def layout_of(module: nn.Module) -> Layout | None:
     """Where a module keeps its parts: from the registry, or learnt; None if nothing is known."""
-    return known_layout(module) or _LEARNT.get(module)
+    known = known_layout(module)
+    if known is not None:
+        return known
+    learnt = _LEARNT.get(module)
+    return learnt if learnt is not None and _has_parts(module, learnt) else None
+
+
+def refuse(module: nn.Module) -> None:
+    """Know a module no more by the name of its class: it was measured, and is no such gate."""
+    _REFUSED.add(module)
 
 
 def forget(module: nn.Module) -> bool:
-    """Drop what was worked out of a module; whether there was anything."""
+    """Drop what was worked out of a module; whether there was a layout."""
+    _REFUSED.discard(module)
     return _LEARNT.pop(module, None) is not None
 
 
@@ -188,6 +209,18 @@ def known_layout(module: nn.Module) -> Layout | None:
         if known is not None:
             known = _variant(module, known)
             return known if known is not None and _has_parts(module, known) else None
+    return _named_layout(module)
+
+
+def known_by_name(module: nn.Module) -> bool:
+    """Whether the registry knows a module by no more than the name of its class and its parts."""
+    layout = known_layout(module)
+    return layout is not None and layout is _named_layout(module)
+
+
+def _named_layout(module: nn.Module) -> Layout | None:
+    if module in _REFUSED:
+        return None
     return next(
         (
             layout

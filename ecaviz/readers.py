@@ -156,11 +156,11 @@ class Reader:
 
     def descriptor(self, logit: Tensor) -> Tensor:
         """What was read of y: N×C, or N×m×C of m calls; NaN where it cannot be read."""
-        if self.part is None:
-            return torch.full_like(logit, torch.nan)
-        if self.layout.calls == 1:
+        if self.layout.calls == 1 and self.part is not None:
             return self.descriptors[-1]
         with torch.inference_mode(False):
+            if self.part is None:
+                return torch.full_like(logit, torch.nan)
             return torch.stack(self.descriptors[: self.layout.calls], dim=1)
 
     def fit(self, output: Tensor) -> None:

@@ -76,6 +76,8 @@ class Trace:
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 2:
             return None
         n, c = self.input.shape[:2]
+        if value.shape == self.input.shape:
+            return None
         return value.detach().clone() if len(value) == n and value.numel() <= 4 * n * c else None
 
     def on_part(self, _part: nn.Module, args: tuple) -> None:

@@ -1,7 +1,9 @@
 """Gates that nobody here knows: found, read by the right rung, equal to the gate by hand; and what is none is not."""
 
 import copy
+import gc
 import re
+import weakref
 
 import pytest
 import torch
@@ -35,6 +37,9 @@ def some_images(n=4, seed=1):
     generator = torch.Generator().manual_seed(seed)
     level = 1 + torch.rand(n, 3, 1, 1, generator=generator)
     return level * torch.randn(n, 3, zoo.SIZE + 2, zoo.SIZE + 2, generator=generator) + level
+
+
+LOC = ("left", "center", "right")
 
 
 def traces_of(net):
@@ -619,3 +624,144 @@ def test_near_zero_one_sigmoid_is_told_from_the_other():
         assert (torch.sigmoid(z) - nn.functional.hardsigmoid(z)).abs().max() < 2e-3
         (site,) = find_sites(net, example=x)
         assert site.activation == name
+
+
+@pytest.mark.parametrize(
+    "style",
+    [
+        "eca-ns-official",
+        "se-deviation",
+        "one-layer-hard",
+        "cbam-reference",
+        "cbam-three-pools",
+        "eca-renamed",
+        "se-shift-functional",
+        "matrix-functional",
+        "matrix-softmax",
+        "gather-global",
+    ],
+)
+def test_found_sites_can_be_drawn(style):
+    from ecaviz.block_figures import attention_block
+
+    net, x = net_of(zoo.GATES[style].make), some_images()
+    (site,) = find_sites(net, example=x)
+    with torch.no_grad(), capture(net) as captured:
+        maps = net.conv(x)
+        net(x)
+    figure = attention_block(maps, captured[site.name])
+    titles = {ax.get_title(loc) for part in figure.subfigs for sub in part.subfigs for ax in sub.axes for loc in LOC}
+    texts = {text.get_text() for part in figure.subfigs for sub in part.subfigs for text in sub.texts} | titles
+    assert not any("mean of each map" in text for text in texts) or site.rung == "registry"
+
+
+@pytest.mark.parametrize("style", ["cbam-reference", "se-shift-functional", "matrix-functional", "matrix-handmade"])
+def test_what_inference_mode_read_can_be_used_afterwards(style):
+    net, x = net_of(zoo.GATES[style].make), some_images()
+    with torch.inference_mode():
+        find_sites(net, example=x)
+        with capture(net) as captured:
+            net(x)
+    record = captured["part"]
+    assert record.site.proof.holds
+    (record.descriptor.clone().requires_grad_() + 1).sum().backward()
+    record.descriptor.add_(1), record.logit.add_(1)
+
+
+def test_under_autocast_the_network_is_measured_in_its_own_dtype():
+    net, x = net_of(zoo.Excited), some_images()
+    with torch.autocast("cpu", torch.bfloat16):
+        (site,) = find_sites(net, example=x)
+    assert (site.rung, site.proof.dtype) == ("activation", "float32")
+
+
+def test_a_module_alone():
+    torch.manual_seed(0)
+    gate, x = zoo.prepared(zoo.Shifted(False)), torch.randn(4, zoo.C, 5, 5)
+    (site,) = find_sites(gate, example=x)
+    assert (site.name, site.rung) == ("", "functional")
+    with torch.no_grad(), capture(gate) as captured:
+        gate(x)
+        torch.testing.assert_close(captured[""].gate, zoo.soft(gate.both(x)[0]), rtol=0, atol=1e-6)
+
+
+def test_what_was_found_goes_with_the_module():
+    net, x = net_of(zoo.Attributes), some_images()
+    find_sites(net, example=x)
+    net.part.sig = None  # its part is gone, and with it what is known of the module
+    assert find_sites(net) == []
+    net = net_of(zoo.Attributes)
+    with capture(net, find_sites(net, example=x)) as captured:
+        net(x)
+    gone = weakref.ref(net.part)
+    del net, captured
+    gc.collect()
+    assert gone() is None
+
+
+def test_maps_of_one_position_are_undecided():
+    class Attention(zoo.Functional):
+        pass
+
+    torch.manual_seed(0)
+    net, x = zoo.prepared(Attention()), torch.randn(4, zoo.C, 1, 1)
+    assert find_sites(net, example=x) == []
+    (other,) = foreign.not_gates(net, x)
+    assert "one position" in other.reason
+
+
+def test_the_registry_switched_off_finds_the_same_gates(monkeypatch):
+    """The ladder against the registry, on networks that neither was written for."""
+    import timm
+
+    from ecaviz import layouts
+
+    for name, options in (("seresnet18", {"zero_init_last": False}), ("ecaresnet26t", {"zero_init_last": False})):
+        torch.manual_seed(0)
+        net = timm.create_model(name, pretrained=False, **options).eval()
+        x = torch.randn(3, 3, 64, 64)
+        with torch.no_grad(), capture(net) as known:
+            net(x)
+        with monkeypatch.context() as patch:
+            patch.setattr(layouts, "_REGISTRY", {})
+            assert find_sites(net) == []
+            sites = find_sites(net, example=x)
+            with torch.no_grad(), capture(net) as found:
+                net(x)
+            assert list(found) == list(known)
+            for site in sites:
+                mine, theirs = found[site.name], known[site.name]
+                assert (site.family, site.setting) == (theirs.site.family, theirs.site.setting)
+                for part in ("descriptor", "logit", "gate"):
+                    assert torch.equal(getattr(mine, part), getattr(theirs, part))
+
+
+def named_like_se(forward):
+    """A class of the usual name and parts that does something else."""
+
+    def make():
+        return type("SELayer", (zoo.SELayer,), {"forward": forward})()
+
+    return make
+
+
+def test_a_known_name_is_not_believed_against_what_was_measured():
+    x = some_images()
+    net = net_of(named_like_se(lambda self, x: x + zoo.SELayer.forward(self, x)))
+    assert len(find_sites(net)) == 1
+    with pytest.raises(RuntimeError, match="part failed its proof"), capture(net):
+        net(x)
+    assert find_sites(net, example=x) == []
+    (other,) = foreign.not_gates(net, x)
+    assert "outside a sigmoid's range" in other.reason
+    assert find_sites(net) == []
+    net = net_of(named_like_se(zoo.SELayer.forward))
+    assert [one.rung for one in find_sites(net, example=x)] == ["registry"]
+
+
+def test_small_maps():
+    """Maps of 2×2 are not taken for vectors."""
+    for style in ("se-conv", "cbam-reference", "covariance", "matrix-functional"):
+        net = net_of(zoo.GATES[style].make)
+        (site,) = find_sites(net, example=some_images()[:, :, :4, :4])
+        assert (site.rung, site.family) == (zoo.GATES[style].rung, zoo.GATES[style].family)
