@@ -8,6 +8,7 @@ import weakref
 import pytest
 import torch
 import zoo
+import zoo_others
 from torch import nn
 
 import ecaviz
@@ -106,13 +107,13 @@ def test_the_zoo(style):
 def test_the_zoo_is_large_enough():
     written = [one for one in zoo.GATES.values() if one.rung != "registry"]
     assert len(written) >= 25
-    assert len(zoo.OTHERS) >= 8
+    assert len(zoo_others.OTHERS) >= 8
     assert {one.rung for one in written} == {"activation", "last layer", "functional", "least squares"}
 
 
-@pytest.mark.parametrize("style", zoo.OTHERS)
+@pytest.mark.parametrize("style", zoo_others.OTHERS)
 def test_what_is_no_gate_is_not_captured_and_says_why(style):
-    make, reason = zoo.OTHERS[style]
+    make, reason = zoo_others.OTHERS[style]
     net, x = net_of(make), some_images()
     assert find_sites(net, example=x) == []
     (other,) = foreign.not_gates(net, x)
@@ -124,7 +125,7 @@ def test_what_is_no_gate_is_not_captured_and_says_why(style):
 
 
 def test_what_has_nothing_of_attention_is_not_listed():
-    for make in (zoo.Plain, nn.SiLU, nn.Identity, lambda: nn.BatchNorm2d(zoo.C), lambda: nn.GroupNorm(4, zoo.C)):
+    for make in (zoo_others.Plain, nn.SiLU, nn.Identity, lambda: nn.BatchNorm2d(zoo.C), lambda: nn.GroupNorm(4, zoo.C)):
         net = net_of(make)
         assert find_sites(net, some_images()) == []
         assert foreign.not_gates(net, some_images()) == []
@@ -357,7 +358,7 @@ def test_other_dtypes(style, dtype):
 
 @pytest.mark.parametrize("style", ["spatial", "pixel", "added-context", "layer-scale", "instance-norm", "non-local"])
 def test_half_precision_lets_no_other_module_in(style):
-    make, _ = zoo.OTHERS[style]
+    make, _ = zoo_others.OTHERS[style]
     net = net_of(make).to(torch.bfloat16)
     assert find_sites(net, example=some_images().to(torch.bfloat16)) == []
 
@@ -522,7 +523,7 @@ def test_examples_that_say_nothing():
         find_sites(net, example=torch.zeros(3, 4))
     with pytest.raises(RuntimeError, match=r"discover: Net is a DataParallel|DataParallel.*net.module"):
         find_sites(nn.DataParallel(net), example=some_images())
-    (other,) = foreign.not_gates(net_of(zoo.SpatialGate), some_images())
+    (other,) = foreign.not_gates(net_of(zoo_others.SpatialGate), some_images())
     assert (other.name, other.kind) == ("part", "SpatialGate")
     with torch.no_grad():
         net.conv.weight.zero_(), net.conv.bias.zero_()
