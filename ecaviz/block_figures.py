@@ -183,7 +183,9 @@ def _squeeze(part: SubFigure, block: _Block) -> None:
         gathered = y[block.drawn]
         look = {"bar": "descriptor y", "cmap": ACTIVATION_MAP, "limits": limits_of(gathered)}
         pictures(part, gathered, block.names, title=f"2  gather: y, {y.shape[1]}×{y.shape[2]} each", **look)
-    elif isinstance(_part(site, "squeeze"), AverageAndMaxPool):
+    elif np.isnan(y).all():
+        words(part, "2  squeeze", f"y is not read: {site.rung}")
+    elif _mean_and_maximum(site):
         series = {"maximum": y[1], "mean": y[0]}
         bars(part, series, block.drawn, block.looks[::-1], "2  squeeze: y, two numbers a map", "descriptor y")
     elif y.ndim == 2:
@@ -200,8 +202,17 @@ def _part(site: GateSite, name: str) -> nn.Module | None:
     return getattr(site.module, name, None)
 
 
+def _mean_and_maximum(site: GateSite) -> bool:
+    """Whether it is a CBAM's channel stage, ours or another."""
+    return isinstance(_part(site, "squeeze"), AverageAndMaxPool) or (site.family == "cbam" and site.layout.calls == 2)
+
+
 def _squeezed(site: GateSite) -> str:
     """How a descriptor of one number a channel is made of its map, where that is known."""
+    if site.rung != "registry" or site.family == "gc":
+        return ""
+    if type(site.module).__name__ == "LightChannelAttn":  # timm's
+        return " = half mean, half maximum"
     squeeze = _part(site, "squeeze")
     if isinstance(squeeze, nn.Sequential):
         return " = BN(kernel · map)"
@@ -232,6 +243,11 @@ def _excite(part: SubFigure, block: _Block) -> None:
         weights(part, {"": kernels}, title, ("channel index", "offset (channels)"), rows=(-reach, reach))
     elif isinstance(excite, Diagonal):
         bars(part, {"w": numbers(excite.weight)}, block.drawn, block.looks[:1], "3  excite: z = w ⊙ y", "weight w")
+    elif excite is None and site.layout.fc1 is not None:
+        full = numbers(site.module.get_submodule(site.layout.fc1).weight)
+        full = full.reshape(len(full), -1)[slice(*site.layout.part) if site.layout.part else slice(None)]
+        names = ("channel j (descriptor y)", "channel i (gate moved)")
+        weights(part, {"": full}, "3  excite: z = W·y", names, bar="weight", square=True)
     elif isinstance(excite, Grouped | nn.Linear) and site.family in COVERED:
         matrix = numbers(module_interaction(site.module).matrix)
         title = "3  excite: z = W·y" + (f", {site.groups} groups" if site.groups else "")
@@ -254,6 +270,9 @@ def _excite(part: SubFigure, block: _Block) -> None:
             limits=(-limit, limit),
             offsets=True,
         )
+    elif excite is None:
+        what = "one kernel a channel" if site.layout.neighbours else f"z is read by: {site.rung}"
+        words(part, "3  excite", what)
     elif isinstance(excite, nn.Identity):
         weightless = next(site.module.parameters(), None) is None
         learned = "nothing to learn" if weightless else "what is learned is in the gather"
@@ -264,7 +283,7 @@ def _excite(part: SubFigure, block: _Block) -> None:
 
 def _bottleneck(site: GateSite) -> str:
     sizes = f"{site.channels} → {site.hidden} → {site.channels}"
-    if isinstance(_part(site, "squeeze"), AverageAndMaxPool):
+    if _mean_and_maximum(site):
         return f"3  excite: {sizes} of each, added"
     return f"3  excite: {sizes}, {site.hidden_activation or 'ReLU'} between"
 

@@ -301,8 +301,8 @@ def _by_autograd(site: gates.GateSite, why: str) -> Plan:
 
 def _bottleneck(site: gates.GateSite) -> Bottleneck:
     weights = [None if w is None else _plain(w) for w in site.bottleneck]
-    if site.layout.act is not None:
-        return Bottleneck(*weights, site.module.get_submodule(site.layout.act))
+    if site.layout.fc2 is not None:
+        return Bottleneck(*weights, site.hidden_module or nn.Identity())
     excite = site.module.excite
     if site.family == "ge-theta-plus":
         return Bottleneck(*weights, excite[2], rectified=True)
@@ -316,11 +316,19 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _linear(site: gates.GateSite) -> InteractionMatrix:
-    """J of one of our own modules that are linear, other than ECA: its weights."""
+    """J of an excitation that is linear up to a constant, other than ECA: its weights."""
     C = site.channels
-    weight = next(site.module.excite.parameters(), torch.zeros(()))
+    if C is None:
+        raise ValueError(
+            f"interaction: how many channels the site {site.name!r} has is not known before it has run. Capture one "
+            f"batch first."
+        )
+    layers = getattr(site.module, "excite", site.module)
+    weight = next(layers.parameters(), torch.zeros(()))
     with evaluating(site.module):
-        form = Dense(_plain(site.excite(torch.eye(C, dtype=weight.dtype, device=weight.device))).T.contiguous())
+        units = _plain(site.excite(torch.eye(C, dtype=weight.dtype, device=weight.device)))
+        level = _plain(site.excite(torch.zeros(1, C, dtype=weight.dtype, device=weight.device)))
+    form = Dense((units - level).T.contiguous())
     _check_linear(site, form, "linear")
     pairs = {
         "se-var3": C * C,
@@ -337,7 +345,7 @@ def _linear(site: gates.GateSite) -> InteractionMatrix:
         kernel_size=site.kernel_size,
         groups=site.groups,
         parameters=sum(p.numel() for p in site.module.parameters()),
-        multiply_adds=sum(p.numel() for p in site.module.excite.parameters()),
+        multiply_adds=sum(p.numel() for name, p in layers.named_parameters() if not name.endswith("bias")),
     )
 
 

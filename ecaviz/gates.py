@@ -12,7 +12,7 @@ a site **proves itself**: that the ω read is a(z), and that the module's output
 Most gates are one number a channel. Where they are not, ``site.per`` says so: CBAM's spatial stage has one a position,
 Gather-Excite with an extent smaller than the map one a patch of each channel.
 
-Which modules are known, and how a site is found, is in :mod:`ecaviz.sites`.
+Which modules are known, and how a site is found, is in :mod:`ecaviz.sites`; how it is read in :mod:`ecaviz.readers`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attention import ChannelAttention
+from .fits import TOLERANCE
+from .readers import Reader
 from .sites import (
     ACTIVATIONS,
     GateSite,
@@ -35,7 +36,6 @@ from .sites import (
     Selection,
     find_sites,
     network,
-    remember,
     select_channel_sites,
     select_sites,
     site,
@@ -43,6 +43,7 @@ from .sites import (
 
 __all__ = [
     "ACTIVATIONS",
+    "TOLERANCE",
     "Captured",
     "GateRecord",
     "GateSite",
@@ -54,14 +55,6 @@ __all__ = [
     "select_sites",
     "site",
 ]
-
-TOLERANCE: dict[torch.dtype, float] = {
-    torch.float64: 1e-10,
-    torch.float32: 1e-5,
-    torch.float16: 2e-3,
-    torch.bfloat16: 2e-2,
-}
-"""What a proof may be off by, by the dtype the network runs in (about 16 units in the last place of 1)."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +71,14 @@ class GateRecord:
     "element", Gather-Excite with extent e  N×C×h×w           N×C×h×w
     ======================================  ================  ===============
 
-    h = ⌈H/e⌉ and w = ⌈W/e⌉.
+    h = ⌈H/e⌉ and w = ⌈W/e⌉. Where a foreign site calls its layers m times in a forward, its descriptor is N×m×C.
 
     Attributes:
         site: The site.
-        descriptor: y.
+        descriptor: y. All NaN where a foreign site makes it of no layer that could be read (``site.rung`` tells).
         logit: z.
-        gate: ω = a(z), computed in float32 whatever the network ran in.
+        gate: ω = a(z), computed in float32 whatever the network ran in. On the rung "least squares", NaN for a channel
+            whose map is 0: nothing tells its gate.
     """
 
     site: GateSite
@@ -167,136 +161,6 @@ class Captured(Mapping[str, GateRecord]):
         self._parts.setdefault(name, (one, []))[1].append((descriptor, logit))
 
 
-class _Reader:
-    """The hooks on one site. Collects y and z of a call, and hands them over when the module returns.
-
-    The hooks do nothing for a copy of the network (a copy made in the ``with`` takes the hooks along), after the end of
-    the ``with``, and while a backward pass runs a checkpointed forward again.
-    """
-
-    def __init__(self, one: GateSite, run: _Run) -> None:
-        self.site, self.run = one, run
-        layout = one.layout
-        where, self.side = layout.descriptor
-        self.part, self.activation = one.module.get_submodule(where), one.module.get_submodule(layout.gate)
-        self.forget()
-
-    def listens(self, module: nn.Module, own: nn.Module) -> bool:
-        """Whether a call of ``module`` is one of the calls to read, ``own`` being what the hook was put on."""
-        return self.run.handles != [] and module is own and not _in_backward()
-
-    def forget(self) -> None:
-        self.descriptor: Tensor | None = None
-        self.logit: Tensor | None = None
-        # Kept for the proof alone, in the dtypes of the network:
-        self.input: Tensor | None = None
-        self.own_logit: Tensor | None = None
-        self.gate: Tensor | None = None
-
-    def attach(self) -> None:
-        hold = self.run.handles.append
-        hold(self.site.module.register_forward_pre_hook(self.on_enter, with_kwargs=True))
-        if self.side == "output":
-            hold(self.part.register_forward_hook(self.on_squeezed))
-        else:
-            hold(self.part.register_forward_pre_hook(self.on_descriptor))
-        hold(self.activation.register_forward_pre_hook(self.on_logit))
-        hold(self.activation.register_forward_hook(self.on_gate))
-        hold(self.site.module.register_forward_hook(self.on_leave))
-
-    def on_enter(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        if not self.listens(module, self.site.module):
-            return
-        self.forget()
-        if self.site.proof is None:
-            x = args[0] if args else next(iter(kwargs.values()))
-            self.input = x.detach().clone() if x.numel() else None
-
-    def on_squeezed(self, module: nn.Module, _args: tuple, output: Tensor) -> None:
-        self.on_descriptor(module, (output,))
-
-    def on_descriptor(self, module: nn.Module, args: tuple) -> None:
-        if not self.listens(module, self.part):
-            return
-        y = args[0].detach()
-        if y.ndim != 3 or self.site.layout.excite is None:  # CBAM's two squeezes and GSoP's covariance stay as they are
-            y = self.shaped(y)
-        if self.site.padding == "circular" and not isinstance(self.site.module, ChannelAttention):
-            reach = (self.site.kernel_size - 1) // 2
-            y = y[:, reach : y.shape[1] - reach]
-        self.descriptor = _copied(y)
-
-    def on_logit(self, module: nn.Module, args: tuple) -> None:
-        if not self.listens(module, self.activation):
-            return
-        z = self.shaped(args[0].detach())
-        self.logit = _copied(z)
-        if self.input is not None:
-            self.own_logit = z.clone()
-
-    def on_gate(self, module: nn.Module, _args: tuple, gate: Tensor) -> None:
-        if self.listens(module, self.activation) and self.input is not None:
-            self.gate = self.shaped(gate.detach()).clone()
-
-    def shaped(self, values: Tensor) -> Tensor:
-        """N×C where there is one number a channel; maps where there are several."""
-        return values.flatten(1) if self.site.per == "channel" else values
-
-    def on_leave(self, module: nn.Module, _args: tuple, output: Tensor) -> None:
-        if not self.listens(module, self.site.module):
-            return
-        if self.descriptor is None or self.logit is None:
-            raise RuntimeError(
-                f"capture: {self.site.name} ({type(self.site.module).__qualname__}) ran without calling its parts, so "
-                f"its gate could not be read. Was its forward replaced?"
-            )
-        if self.input is not None:
-            self.prove(output.detach())
-        self.run.receive(self.site, self.descriptor, self.logit)
-        self.forget()
-
-    def prove(self, output: Tensor) -> None:
-        # In float32 at least; in float64 where the network runs in it, with the logit it had then.
-        wide = torch.promote_types(self.input.dtype, torch.float32)
-        gate = self.gate.to(wide)
-        expected = self.input.to(wide) * _over(gate, self.input)
-        scale = self.input.abs().max().to(wide).clamp_min(1e-12)
-        # The coarser of the dtypes at play: under autocast the gate may be bfloat16 and the product float32.
-        dtype = max((self.input.dtype, self.gate.dtype, output.dtype), key=lambda d: TOLERANCE.get(d, 0.0))
-        proof = Proof(
-            gate_error=float((gate - self.site.activate(self.own_logit.to(wide))).abs().max()),
-            output_error=float(((output.to(wide) - expected).abs().max()) / scale),
-            spread=float(gate.max() - gate.min()),
-            tolerance=TOLERANCE.get(dtype, TOLERANCE[torch.float32]),
-            dtype=str(dtype).removeprefix("torch."),
-        )
-        if not proof.holds:
-            raise RuntimeError(
-                f"capture: {self.site.name} failed its proof: the gate read there does not explain what the module did "
-                f"(|ω − a(z)| = {proof.gate_error:.2g}, |out − x·ω|/|x| = {proof.output_error:.2g}, "
-                f"tolerance {proof.tolerance:.2g} for {proof.dtype}). Was the module changed, or are there NaNs?"
-            )
-        remember(self.site, proof, self.input.shape[1])
-
-
-def _over(gate: Tensor, x: Tensor) -> Tensor:
-    """Gates as they meet the feature maps x: one a channel everywhere, or each patch's over its patch."""
-    if gate.ndim == 2:
-        return gate[:, :, None, None]
-    return gate if gate.shape[2:] == x.shape[2:] else nn.functional.interpolate(gate, size=x.shape[2:])
-
-
-def _copied(vector: Tensor) -> Tensor:
-    """A float32 copy that can be used like any tensor, also when it was read under inference_mode."""
-    with torch.inference_mode(False):
-        return vector.to(torch.float32, copy=True)
-
-
-def _in_backward() -> bool:
-    """Whether autograd is at work in this thread: then a forward is gradient checkpointing's second run of it."""
-    return torch._C._current_graph_task_id() != -1
-
-
 class _Run:
     """One capture: its hooks, how often each site was called in the forward under way, and what was read in it.
 
@@ -316,7 +180,7 @@ class _Run:
         self.handles.append(self.net.register_forward_hook(self.on_success))
         self.handles.append(self.net.register_forward_hook(self.on_end, always_call=True))
         for one in sites:
-            _Reader(one, self).attach()
+            Reader(one, self).attach()
 
     def detach(self) -> None:
         while self.handles:
@@ -372,7 +236,7 @@ def capture(model: Any, sites: Selection = None) -> Iterator[Captured]:
         RuntimeError: The network is compiled or a DataParallel, or a site failed its proof.
     """
     net = network(model)
-    _refuse_wrapped(net)
+    refuse_wrapped(net, "capture")
     chosen = select_sites(net, sites)
     captured = Captured()
     run = _Run(net, captured)
@@ -383,17 +247,18 @@ def capture(model: Any, sites: Selection = None) -> Iterator[Captured]:
         run.detach()
 
 
-def _refuse_wrapped(net: nn.Module) -> None:
+def refuse_wrapped(net: nn.Module, what: str) -> None:
+    """Raise a RuntimeError, beginning with ``what``, for a network that hooks cannot follow."""
     for name, module in net.named_modules():
         where = name or type(net).__name__
         if isinstance(module, nn.DataParallel):
             raise RuntimeError(
-                f"capture: {where} is a DataParallel, which runs copies of the network that hooks cannot tell apart. "
-                f"Capture the network inside it, `net.module`, on one device."
+                f"{what}: {where} is a DataParallel, which runs copies of the network that hooks cannot tell apart. "
+                f"Use the network inside it, `net.module`, on one device."
             )
         if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
             raise RuntimeError(
-                f"capture: {where} is compiled, and a compiled network does not call hooks added later. Capture the "
+                f"{what}: {where} is compiled, and a compiled network does not call hooks added later. Capture the "
                 f"eager network (`net._orig_mod` for what torch.compile returned); it has the same weights."
             )
 

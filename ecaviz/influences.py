@@ -144,15 +144,26 @@ def _mean_norms(site: gates.GateSite, x: Tensor) -> Tensor:
     from tqdm.auto import tqdm
 
     logits: list[Tensor] = []
-    gate = site.module.get_submodule(site.layout.gate)
+    layout = site.layout
+    if layout.source not in ("activation", "layer"):
+        raise ValueError(
+            f"influence: the logit of the site {site.name!r} passes no submodule (rung {site.rung!r}), so that it "
+            f"cannot be differentiated. Its gates can be captured; use a module whose sigmoid is a submodule."
+        )
     with torch.inference_mode(False), torch.enable_grad(), evaluating(site.module, gradients=True):
         x = x.detach().clone().requires_grad_()
-        hook = gate.register_forward_pre_hook(lambda _module, args: logits.append(args[0]))
+        if layout.source == "activation":
+            gate = site.module.get_submodule(layout.gate)
+            hook = gate.register_forward_pre_hook(lambda _module, args: logits.append(args[0]))
+        else:
+            last = site.module.get_submodule(layout.last)
+            hook = last.register_forward_hook(lambda _module, _args, output: logits.append(output))
         try:
             site.module.forward(x)
         finally:
             hook.remove()
-        z = logits[0].reshape(len(x), x.shape[1], -1)
+        z = logits[layout.call or 0] if layout.source == "activation" else sum(logits)
+        z = z.reshape(len(x), x.shape[1], -1)
         rows = []
         for i in tqdm(range(z.shape[1]), desc=f"influence at {site.name}", unit="gate", delay=2, leave=False):
             square = torch.zeros((), device=x.device)

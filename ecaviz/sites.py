@@ -1,7 +1,8 @@
 """The places where a network gates its channels: what is known of their modules, and how to find and pick them.
 
-What is known here are our own modules and timm's and torchvision's SE and ECA, by class: that is rung one of the
-ladder, ``rung="registry"``.
+Known by their class (``rung="registry"``) are our own modules, those of timm and torchvision, and the official ECA's
+and the usual SE's under their names: see :mod:`ecaviz.layouts`. Of any other, one batch tells: ``find_sites(model,
+example=batch)`` runs it through the network and measures; see :mod:`ecaviz.foreign`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attention import Bottleneck, ChannelAttention
-from .gather_excite import GatherExcite
+from .attention import ChannelAttention
+from .layouts import Layout, bottleneck_of, excite, forget, layout_of
 
 __all__ = [
     "ACTIVATIONS",
@@ -37,68 +38,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """The activations a that turn a logit into a gate, by name."""
 
-# --------------------------------------------------------------------------------------------- what a module looks like
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a class of attention modules keeps its parts; paths are relative to the module.
-
-    ``descriptor`` is read at the output (``squeeze``) or the input (any other) of the submodule named first.
-    """
-
-    family: str
-    gate: str
-    descriptor: tuple[str, str]
-    conv: str | None = None
-    fc1: str | None = None
-    norm: str | None = None
-    act: str | None = None
-    fc2: str | None = None
-    padding: str | None = None
-    excite: str | None = None
-    per: str = "channel"
-
-
-_BOTTLENECK = {"family": "se", "fc1": "fc1", "fc2": "fc2", "descriptor": ("fc1", "input")}
-
-_REGISTRY: dict[str, Layout] = {
-    "ecaviz.attention.SE": Layout(
-        "se", "activation", ("squeeze", "output"), fc1="excite.fc1", act="excite.relu", fc2="excite.fc2"
-    ),
-    "ecaviz.attention.ECA": Layout("eca", "activation", ("squeeze", "output"), conv="excite.conv"),
-    # The rest of our own: the excitation is a module by itself, and that is all that is known of it here.
-    "ecaviz.attention.ChannelAttention": Layout("", "activation", ("squeeze", "output"), excite="excite"),
-    "ecaviz.cbam.CBAMSpatial": Layout("cbam", "activation", ("squeeze", "output"), excite="excite", per="position"),
-    "timm.layers.eca.EcaModule": Layout("eca", "gate", ("conv", "input"), conv="conv", padding="zeros"),
-    "timm.layers.eca.CecaModule": Layout("eca", "gate", ("conv", "input"), conv="conv", padding="circular"),
-    "timm.layers.squeeze_excite.SEModule": Layout(gate="gate", norm="bn", act="act", **_BOTTLENECK),
-    "timm.models.senet.SEModule": Layout(gate="sigmoid", act="relu", **_BOTTLENECK),
-    "timm.models._efficientnet_blocks.SqueezeExcite": Layout(
-        "se", "gate", ("conv_reduce", "input"), fc1="conv_reduce", act="act1", fc2="conv_expand"
-    ),
-    "torchvision.ops.misc.SqueezeExcitation": Layout(gate="scale_activation", act="activation", **_BOTTLENECK),
-}
-
-
-def _layout(module: nn.Module) -> Layout | None:
-    for cls in type(module).__mro__:
-        known = _REGISTRY.get(f"{cls.__module__}.{cls.__qualname__}")
-        if known is not None:
-            # timm's "ecam" keeps an MLP in an EcaModule: not one convolution over the channels.
-            mlp = known.conv and getattr(module, "conv2", None) is not None
-            return None if mlp or not _has_parts(module, known) else known
-    return None
-
-
-def _has_parts(module: nn.Module, layout: Layout) -> bool:
-    """Whether the parts are where the layout says; a subclass may have put others in their place."""
-    paths = (layout.gate, layout.descriptor[0], layout.conv, layout.fc1, layout.norm, layout.act, layout.fc2)
-    try:
-        return all(isinstance(module.get_submodule(path), nn.Module) for path in paths if path is not None)
-    except AttributeError:
-        return False
-
 
 def _activation_name(module: nn.Module) -> str:
     # By name: timm's Sigmoid is not a subclass of nn.Sigmoid.
@@ -106,19 +45,20 @@ def _activation_name(module: nn.Module) -> str:
     return {"sigmoid": "sigmoid", "hardsigmoid": "hardsigmoid"}.get(name, name)
 
 
-# --------------------------------------------------------------------------------------------------------------- a site
-
-
 @dataclass(frozen=True)
 class Proof:
     r"""How well a site's ω explains what its module did, on the first batch that went through it.
 
     Attributes:
-        gate_error: max \\|ω − a(z)\\|, ω as the module itself computed it.
-        output_error: max \\|output − x·ω\\| / max \\|x\\|.
+        gate_error: max \\|ω − a(z)\\|, ω as the module itself computed it; 0 where it shows no ω (the rungs "last
+            layer" and "least squares"), and the output is the proof.
+        output_error: max \\|output − x·ω − β\\| / max \\|x\\|, β = 0 unless the site is one that adds.
         spread: max ω − min ω over that batch; a gate that does not vary proves little.
         tolerance: What either error may be at most.
         dtype: What the module computed in.
+        added: max \\|β\\| / max \\|x\\|: what the module adds to x·ω, constant over the positions of a channel's map.
+        residual: What least squares left when the module was found by them (:func:`ecaviz.foreign.discover`), as
+            ``output_error``; None for a class of the registry.
     """
 
     gate_error: float
@@ -126,6 +66,8 @@ class Proof:
     spread: float
     tolerance: float
     dtype: str
+    added: float = 0.0
+    residual: float | None = None
 
     @property
     def holds(self) -> bool:
@@ -139,14 +81,26 @@ class _Seen:
 
     proof: Proof
     channels: int
+    used: bool  # by a capture; False: it was seen when it was found
 
 
 _SEEN: weakref.WeakKeyDictionary[nn.Module, _Seen] = weakref.WeakKeyDictionary()
 
 
-def remember(one: GateSite, proof: Proof, channels: int) -> None:
+def remember(module: nn.Module, proof: Proof, channels: int, *, used: bool = True) -> None:
     """Keep what a site's first use showed, for as long as its module lives."""
-    _SEEN[one.module] = _Seen(proof, channels)
+    _SEEN[module] = _Seen(proof, channels, used)
+
+
+def unlearn(module: nn.Module) -> None:
+    """Drop what was worked out of a module that no registry knows, and its proof."""
+    if forget(module):
+        _SEEN.pop(module, None)
+
+
+def unproven(module: nn.Module) -> bool:
+    """Whether the next use of a site is its first, and has to prove it."""
+    return module not in _SEEN or not _SEEN[module].used
 
 
 @dataclass(frozen=True)
@@ -155,7 +109,8 @@ class GateSite:
 
     Attributes:
         name: Module path in the network.
-        family: "se", "eca", or another of :data:`ecaviz.attention.FAMILIES`; "se-gc" for all three SE-GC.
+        family: "se", "eca", or another of :data:`ecaviz.attention.FAMILIES`; "se-gc" for all three SE-GC; "gc" for
+            timm's GlobalContext; "foreign" where a gate was found and its excitation was not recognised.
         channels: C; None for a module that does not hold it (timm's ECA) until it has run or its neighbours tell.
         activation: Name of a, a key of :data:`ACTIVATIONS`.
         per: What one gate is for: "channel" (ω is N×C), "position" (CBAM's spatial stage, N×1×H×W, all channels alike)
@@ -169,7 +124,11 @@ class GateSite:
         reduced: c, the channels of which a GSoP takes the covariance; else None.
         extent: e of a Gather-Excite whose extent is smaller than the map; else None.
         bias: Whether the excitation has biases.
-        rung: How the vectors are obtained: "registry".
+        rung: How the vectors are obtained: "registry", the class is known; "activation", z goes into a submodule that
+            gives ω; "last layer", z is what a layer gives (the sum, where it is called repeatedly); "functional", z
+            goes into a sigmoid that is no submodule; "least squares", ω is fitted to input and output, and z = logit(ω)
+            is inferred. The last four are of :func:`ecaviz.foreign.discover`.
+        added: Whether the module adds a β to x·ω, one number a channel.
         module: The attention module itself.
     """
 
@@ -187,6 +146,7 @@ class GateSite:
     extent: int | None = None
     bias: bool = False
     rung: str = "registry"
+    added: bool = False
     module: nn.Module = field(repr=False, compare=False, default=None)  # type: ignore[assignment]
 
     @property
@@ -222,27 +182,12 @@ class GateSite:
         Descriptors are taken to the device and the dtype of the weights. A norm in it (GSoP, CBAM's spatial stage)
         works in the module's present mode; in training mode it counts the descriptors among its batches.
         """
-        layout = self.layout
-        if layout.excite is not None:
-            excite = self.module.get_submodule(layout.excite)
-            y = descriptor.to(next(excite.parameters(), descriptor))
-            if isinstance(self.module, GatherExcite) and y.ndim == 2:  # the global extent: maps of one position
-                return excite(y[:, :, None, None]).flatten(1)
-            return excite(y)
-        if layout.conv is not None:
-            conv = self.module.get_submodule(layout.conv)
-            y = descriptor.to(conv.weight).unsqueeze(1)
-            if layout.padding == "circular":
-                reach = (self.kernel_size - 1) // 2
-                y = nn.functional.pad(y, (reach, reach), mode="circular")
-            return conv(y).squeeze(1)
-        first = self.module.get_submodule(layout.fc1)
-        y = descriptor.to(first.weight)
-        y = y[:, :, None, None] if isinstance(first, nn.Conv2d) else y
-        for part in (layout.fc1, layout.norm, layout.act, layout.fc2):
-            if part is not None:
-                y = self.module.get_submodule(part)(y)
-        return y.flatten(1)
+        if not self.layout.known_excitation:
+            raise ValueError(
+                f"site {self.name}: what its {type(self.module).__name__} makes of the descriptor was not recognised "
+                f"as layers (rung {self.rung!r}), so it cannot be run alone. Its gates can be captured."
+            )
+        return excite(self.module, self.layout, descriptor)
 
     @property
     def kernel(self) -> Tensor:
@@ -264,25 +209,42 @@ class GateSite:
             ValueError: The site has no bottleneck.
         """
         layout = self.layout
-        layers = _bottleneck(self.module, layout)
+        layers = bottleneck_of(self.module, layout)
         if layers is None:
             raise ValueError(f"site {self.name}: {self.family} has no bottleneck; SE sites have.")
         first, last = layers
-        biases = [None if part.bias is None else part.bias.detach() for part in (first, last)]
-        return first.weight.detach().flatten(1), biases[0], last.weight.detach().flatten(1), biases[1]
+        b1, b2 = (None if part.bias is None else part.bias.detach() for part in (first, last))
+        rows = slice(None) if layout.part is None else slice(*layout.part)
+        return (
+            first.weight.detach().flatten(1),
+            b1,
+            last.weight.detach().flatten(1)[rows],
+            b2 if b2 is None else b2[rows],
+        )
 
     @property
     def hidden_activation(self) -> str | None:
         """Class name of the activation between an SE's two layers, such as ReLU; None for an ECA."""
-        act = self.layout.act
-        return None if act is None else type(self.module.get_submodule(act)).__name__
+        act = self.hidden_module
+        return None if act is None else type(act).__name__
+
+    @property
+    def hidden_module(self) -> nn.Module | None:
+        """The activation between the two layers, as a module; None where the registry does not tell."""
+        layout = self.layout
+        if layout.relu:
+            return nn.ReLU()
+        return None if layout.act is None else self.module.get_submodule(layout.act)
 
     @property
     def layout(self) -> Layout:
         """Where the module keeps its parts."""
-        layout = _layout(self.module)
+        layout = layout_of(self.module)
         if layout is None:
-            raise TypeError(f"site {self.name}: {type(self.module).__qualname__} is not in the registry.")
+            raise TypeError(
+                f"site {self.name}: {type(self.module).__qualname__} is not in the registry. Find it with "
+                f"ecaviz.find_sites(model, example=batch)."
+            )
         return layout
 
 
@@ -294,11 +256,15 @@ def network(model: Any) -> nn.Module:
     return net
 
 
-def _make_site(name: str, module: nn.Module, layout: Layout, net: nn.Module) -> GateSite:
+def make_site(name: str, module: nn.Module, layout: Layout, net: nn.Module) -> GateSite:
+    """A site, with the numbers that the weights of its layers tell."""
+    seen = _SEEN.get(module)
     common = {
         "name": name,
         "family": layout.family,
-        "activation": _activation_name(module.get_submodule(layout.gate)),
+        "activation": layout.activation or _activation_name(module.get_submodule(layout.gate)),
+        "rung": layout.rung,
+        "added": layout.added,
         "module": module,
     }
     if layout.excite is not None:
@@ -307,7 +273,6 @@ def _make_site(name: str, module: nn.Module, layout: Layout, net: nn.Module) -> 
         conv = module.get_submodule(layout.conv)
         channels = module.channels if isinstance(module, ChannelAttention) else None
         if channels is None:
-            seen = _SEEN.get(module)
             channels = _width_before(net, name) if seen is None else seen.channels
         return GateSite(
             **common,
@@ -316,11 +281,17 @@ def _make_site(name: str, module: nn.Module, layout: Layout, net: nn.Module) -> 
             padding=layout.padding or conv.padding_mode,
             bias=conv.bias is not None,
         )
+    if layout.neighbours is not None:
+        conv = module.get_submodule(layout.neighbours)
+        return GateSite(
+            **common, channels=len(conv.weight), kernel_size=conv.weight.shape[-1], bias=conv.bias is not None
+        )
+    if layout.fc1 is None:
+        return GateSite(**common, channels=seen.channels if seen is not None else layout.channels)
     first = module.get_submodule(layout.fc1)
     hidden, channels = first.weight.shape[:2]
-    return GateSite(
-        **common, channels=channels, hidden=hidden, reduction=channels / hidden, bias=first.bias is not None
-    )
+    common |= {"channels": channels, "bias": first.bias is not None}
+    return GateSite(**common) if layout.fc2 is None else GateSite(**common, hidden=hidden, reduction=channels / hidden)
 
 
 def _own_site(common: dict, module: nn.Module, layout: Layout) -> GateSite:
@@ -330,7 +301,7 @@ def _own_site(common: dict, module: nn.Module, layout: Layout) -> GateSite:
         seen = _SEEN.get(module)
         return GateSite(**common, channels=None if seen is None else seen.channels, per="position")
     extent = getattr(module, "extent", None)
-    layers = _bottleneck(module, layout)
+    layers = bottleneck_of(module, layout)
     hidden = None if layers is None else len(layers[0].weight)
     return GateSite(
         **common,
@@ -344,18 +315,6 @@ def _own_site(common: dict, module: nn.Module, layout: Layout) -> GateSite:
         extent=extent,
         bias=any(name.endswith("bias") for name, _ in module.excite.named_parameters()),
     )
-
-
-def _bottleneck(module: nn.Module, layout: Layout) -> tuple[nn.Module, nn.Module] | None:
-    """The two layers of a bottleneck C → hidden → C; None for an excitation that has none."""
-    if layout.fc1 is not None:
-        return module.get_submodule(layout.fc1), module.get_submodule(layout.fc2)
-    excite = module.get_submodule(layout.excite) if layout.excite is not None else None
-    if isinstance(excite, Bottleneck):
-        return excite.fc1, excite.fc2
-    if isinstance(module, GatherExcite) and isinstance(excite, nn.Sequential):
-        return excite[1], excite[3]
-    return None
 
 
 def _width_before(net: nn.Module, name: str) -> int | None:
@@ -376,21 +335,31 @@ def _width_before(net: nn.Module, name: str) -> int | None:
     return None
 
 
-def find_sites(model: Any) -> list[GateSite]:
+def find_sites(model: Any, example: Any = None) -> list[GateSite]:
     """List the gates of a model in the order of its modules; an empty list for a model without any.
+
+    Without an example nothing is run: found are the modules that are known by their class, and those that an earlier
+    call with an example found in this very model. With one, modules that nobody here knows are found by what they do.
 
     Args:
         model: What :func:`ecaviz.load` returns, or an nn.Module.
+        example: A few images (at least two) in any form that :func:`ecaviz.images.batches` takes; see
+            :func:`ecaviz.foreign.discover`.
 
     Raises:
         TypeError: ``model`` is neither.
+        ValueError: The example cannot be used.
     """
     net = network(model)
+    if example is not None:
+        from .foreign import discover
+
+        return discover(model, example)
     found = []
     for name, module in net.named_modules():
-        layout = _layout(module)
+        layout = layout_of(module)
         if layout is not None:
-            found.append(_make_site(name, module, layout, net))
+            found.append(make_site(name, module, layout, net))
     return found
 
 
@@ -414,7 +383,8 @@ def select_sites(model: Any, sites: Selection = None) -> list[GateSite]:
         looked_at = ", ".join(f"{kind} ×{count}" for kind, count in kinds.most_common(12))
         raise ValueError(
             f"{type(net).__name__} has no channel gates that ecaviz knows. Looked at {sum(kinds.values())} modules: "
-            f"{looked_at}. Known are the SE and ECA modules of timm and torchvision, and all modules of ecaviz."
+            f"{looked_at}. Known are the SE and ECA modules of timm and torchvision, and all modules of ecaviz; "
+            f"ecaviz.find_sites(model, example=batch) runs a few images through the network and finds others."
         )
     if sites is None:
         return every

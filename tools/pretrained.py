@@ -142,8 +142,8 @@ def accuracy(top1: float | None, top5: float | None, source: str) -> dict:
 
 
 def facts(net: nn.Module) -> dict | None:
-    """Family, setting, number of gates and of parameters, read from a network; None if it has no gates."""
-    sites = find_sites(net)
+    """Family, setting, number of gates and of parameters, read from a network; None if it has no SE and no ECA."""
+    sites = [site for site in find_sites(net) if site.family in ("se", "eca")]
     if not sites:
         return None
     (family,) = {site.family for site in sites}
