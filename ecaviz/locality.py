@@ -15,8 +15,8 @@ are two questions:
   (:func:`seriate`). An order that is looked for gathers energy near the diagonal of any matrix, random ones too. So the
   null is looked through in the same way (:func:`seriated_test`). Either it has no structure at all: the off-diagonal
   entries of J are shuffled. Or it keeps what rows and columns weigh and how many patterns there are, and loses only
-  which gate belongs to which channel: rows and columns are permuted independently. The first is beaten by any
-  structure, a bottleneck for one; the second by channels that can be put beside those they listen to.
+  which gate belongs to which channel: rows and columns are permuted independently. The first can be beaten by
+  any structure, a bottleneck of few units for one; the second by channels that can be put beside those they listen to.
 
 p-values are (1 + #{null ≥ observed})/(1 + draws): the observed matrix is one of the draws, and no p is ever zero.
 
@@ -246,7 +246,8 @@ def seriated_test(
 
     - "entries" shuffles the C² − C off-diagonal entries of J among each other and leaves the diagonal. It has nothing
       at all: no rows that weigh more than others, no low rank. A small p says that the entries of J are not
-      exchangeable; what lies behind it need not be neighbours. A bottleneck alone has small p in wide bands.
+      exchangeable; what lies behind it need not be neighbours. A bottleneck of few units, or of uneven ones, often has
+      small p in wide bands.
     - "matching" permutes the rows and the columns of J independently. Singular values and what rows and columns weigh
       stay as they are; which gate belongs to which channel is lost. A small p says that channels that listen to each
       other can be put side by side better than that: the question of locality.
