@@ -251,7 +251,10 @@ def widened(module: nn.Module) -> nn.Module:
 
 
 def _check_finite(name: str, module: nn.Module) -> None:
-    if not all(bool(part.isfinite().all()) for part in module.parameters()):
+    def finite(part: Tensor) -> bool:  # one pass over the sum; its parts only where the sum itself may have overflowed
+        return bool(part.detach().sum().isfinite()) or bool(part.isfinite().all())
+
+    if not all(map(finite, module.parameters())):
         raise not_finite(name)
 
 
@@ -350,16 +353,16 @@ def _linear(site: gates.GateSite) -> InteractionMatrix:
 
 
 def _off(site: gates.GateSite, closed: Callable[[Tensor], Tensor]) -> tuple[float, float, float]:
-    """How far a closed form is off on a few random descriptors, up to a constant; the largest logit; the tolerance."""
-    y = torch.randn(8, site.channels, generator=torch.Generator().manual_seed(0))
-    y[0] = 0
+    """How far a closed form is off on two random descriptors, up to a constant; the largest logit; the tolerance."""
+    y = torch.randn(site.channels, generator=torch.Generator().manual_seed(0))
+    y = torch.stack([y, -y])  # a unit without a bias that a ReLU shuts for y is open for −y
     weight = next(site.module.parameters(), y)
     y = y.to(weight.dtype)
     own = torch.stack([y, 0 * y], dim=1) if site.family == "cbam" else y  # two squeezes; the other adds a constant
     with evaluating(site.module):
         found = _plain(site.excite(own.to(weight.device)))
     should = closed(y.double())
-    error = float(((found - found[0]) - (should - should[0])).abs().max())
+    error = float(((found[0] - found[1]) - (should[0] - should[1])).abs().max())
     scale = max(float(found.abs().max()), float(should.abs().max()))
     # Sums of at most C terms, rounded in the dtype of the weights; another form is off by about the scale.
     return error, scale, min(16 * math.sqrt(site.channels) * torch.finfo(weight.dtype).eps, 0.1) * scale

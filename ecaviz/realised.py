@@ -151,11 +151,11 @@ class Bottleneck:
     def hidden(self, y: Tensor) -> Tensor:
         """W1·y + b1 of every row, N×C → N×hidden, float64."""
         y = y.detach().cpu().double()
-        return (y.relu() if self.rectified else y) @ self.w1.T + self.b1
+        return nn.functional.linear(y.relu() if self.rectified else y, self.w1, self.b1)
 
     def __call__(self, y: Tensor) -> Tensor:
         """Map y to z, but for the last bias, N×C → N×C."""
-        return self.act(self.hidden(y)) @ self.w2.T
+        return nn.functional.linear(self.act(self.hidden(y)), self.w2)
 
     def elementwise(self) -> bool:
         """Whether the activation maps each unit by itself."""
