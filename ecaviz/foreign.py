@@ -34,10 +34,11 @@ from torch import Tensor, nn
 
 from .batches import batches
 from .fits import measure
-from .gates import capture, evaluating, refuse_wrapped
+from .gates import capture, evaluating
 from .layouts import Layout, known_by_name, known_layout, learn, refuse
 from .sites import ACTIVATIONS, GateSite, find_sites, network, remember, unlearn
 from .traces import Climbed, Refusal, Trace, climb, recognise
+from .wrappers import followed
 
 __all__ = ["NotAGate", "discover", "not_gates"]
 
@@ -91,10 +92,11 @@ def discover(model: Any, images: Any) -> list[GateSite]:
     Raises:
         TypeError: ``model`` is neither.
         ValueError: There are fewer than two images, or they cannot be used.
-        RuntimeError: The network is compiled or a DataParallel.
+        RuntimeError: The network was scripted by torch.jit.
     """
     net = network(model)
-    survey = _survey(model, net, images)
+    with followed(getattr(model, "net", model), "discover"):
+        survey = _survey(model, net, images)
     return [one for one in find_sites(net) if one.rung == "registry" or one.module in survey.found]
 
 
@@ -113,7 +115,8 @@ def not_gates(model: Any, images: Any) -> list[NotAGate]:
         As :func:`discover`.
     """
     net = network(model)
-    survey = _survey(model, net, images)
+    with followed(getattr(model, "net", model), "discover"):
+        survey = _survey(model, net, images)
     return [NotAGate(name, type(module).__name__, reason) for name, (module, reason) in survey.others.items()]
 
 
@@ -126,7 +129,6 @@ class _Survey:
 
 
 def _survey(model: Any, net: nn.Module, images: Any) -> _Survey:
-    refuse_wrapped(net, "discover")
     x = _example(model, net, images)
     modules = dict(net.named_modules())
     for module in modules.values():  # what an earlier example told

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Call", "Caught", "Scope"]
+__all__ = ["Call", "Caught", "Scope", "StandIn"]
 
 _SIGMOIDS = {
     "sigmoid": "sigmoid",
@@ -69,8 +69,39 @@ def _is_zero_to_six(name: str, args: tuple, kwargs: dict) -> bool:
     return len(ends) == 2 and ends[0] == 0 and ends[1] == 6
 
 
-class Scope:
-    """A module's forward, watched. Stands in the module's place for ``forward`` until :meth:`remove`.
+class StandIn:
+    """What is called in the place of a module's ``forward``, until :meth:`remove`. Several may stand on one module.
+
+    Args:
+        module: The module.
+        run: What is called: with the forward that was there before, then with its arguments.
+    """
+
+    def __init__(self, module: nn.Module, run: Callable[..., Any]) -> None:
+        self.module, self.run = module, run
+        self.own = module.__dict__.get("forward")  # someone else's stand-in
+        self.forward = module.forward
+        self.removed = False
+        module.forward = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run, or what was there before once it was removed."""
+        return self.forward(*args, **kwargs) if self.removed else self.run(self.forward, *args, **kwargs)
+
+    def remove(self) -> None:
+        """Give the module back the forward that was there; one that stands upon this one goes on."""
+        self.removed = True
+        there = self.module.__dict__.get("forward")
+        while isinstance(there, StandIn) and there.removed:
+            there = there.own
+        if there is None:
+            self.module.__dict__.pop("forward", None)
+        else:
+            self.module.forward = there
+
+
+class Scope(StandIn):
+    """A module's forward, watched.
 
     A hook before and one after would do, but for an interrupt between the two: it would leave the mode switched on.
 
@@ -88,23 +119,14 @@ class Scope:
         receive: Callable[[list[Call]], None],
         keep: int | None = None,
     ) -> None:
-        self.module, self.listens, self.receive, self.keep = module, listens, receive, keep
-        self.own = module.__dict__.get("forward")  # someone else's stand-in
-        self.forward = module.forward
-        module.forward = self.run
+        self.listens, self.receive, self.keep = listens, receive, keep
+        super().__init__(module, self.watch)
 
-    def run(self, *args: Any, **kwargs: Any) -> Any:
+    def watch(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The module's own forward, with the mode on."""
         if not self.listens():
-            return self.forward(*args, **kwargs)
+            return forward(*args, **kwargs)
         with Caught(self.keep) as caught:
-            out = self.forward(*args, **kwargs)
+            out = forward(*args, **kwargs)
         self.receive(caught.calls)
         return out
-
-    def remove(self) -> None:
-        """Give the module its own forward back."""
-        if self.own is not None:
-            self.module.forward = self.own
-        else:
-            self.module.__dict__.pop("forward", None)

@@ -18,8 +18,9 @@ Which modules are known, and how a site is found, is in :mod:`ecaviz.sites`; how
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from .fits import TOLERANCE
+from .function_calls import StandIn
 from .readers import Reader
 from .sites import (
     ACTIVATIONS,
@@ -40,6 +42,7 @@ from .sites import (
     select_sites,
     site,
 )
+from .wrappers import followed
 
 __all__ = [
     "ACTIVATIONS",
@@ -148,10 +151,10 @@ class Captured(Mapping[str, GateRecord]):
     def _why(self) -> str:
         if self._forwards:
             return (
-                "nothing, though the network ran: it called none of the modules that were found. A compiled or traced "
-                "network does that; run the eager one"
+                "nothing, though the network ran: it called none of the modules that were found. A traced network does "
+                "that, and so does a forward that was replaced"
             )
-        return "nothing; no batch has gone through this network inside the `with` yet (or a compiled copy of it ran)"
+        return "nothing; no batch has gone through this network inside the `with` yet (or a copy of it ran)"
 
     def clear(self) -> None:
         """Forget what was collected, so that a long run can take it batch by batch."""
@@ -161,6 +164,14 @@ class Captured(Mapping[str, GateRecord]):
         self._parts.setdefault(name, (one, []))[1].append((descriptor, logit))
 
 
+class _Enough(Exception):  # noqa: N818 (no error: a signal)
+    """All that is wanted of a forward has been read."""
+
+
+_RUNNING: weakref.WeakKeyDictionary[nn.Module, list[_Run]] = weakref.WeakKeyDictionary()
+"""The captures of a network that are under way: a forward may end early only where all of them have enough."""
+
+
 class _Run:
     """One capture: its hooks, how often each site was called in the forward under way, and what was read in it.
 
@@ -168,27 +179,40 @@ class _Run:
     some sites that others lack.
     """
 
-    def __init__(self, net: nn.Module, captured: Captured) -> None:
-        self.net, self.captured = net, captured
+    def __init__(self, net: nn.Module, captured: Captured, stop: bool) -> None:
+        self.net, self.captured, self.stop = net, captured, stop
         self.handles: list[Any] = []
         self.calls: Counter[str] | None = None
+        self.whole: Counter[str] | None = None  # the calls of a forward that ran to its end
         self.pending: list[tuple[str, GateSite, Tensor, Tensor]] = []
         self.thread = threading.get_ident()
 
     def attach(self, sites: Sequence[GateSite]) -> None:
+        _RUNNING.setdefault(self.net, []).append(self)
         self.handles.append(self.net.register_forward_pre_hook(self.on_start))
         self.handles.append(self.net.register_forward_hook(self.on_success))
         self.handles.append(self.net.register_forward_hook(self.on_end, always_call=True))
+        if self.stop:
+            self.handles.append(StandIn(self.net, self.until_enough))
         for one in sites:
             Reader(one, self).attach()
 
     def detach(self) -> None:
         while self.handles:
             self.handles.pop().remove()
+        if self in _RUNNING.get(self.net, ()):
+            _RUNNING[self.net].remove(self)
+
+    def until_enough(self, forward: Callable, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return forward(*args, **kwargs)
+        except _Enough:
+            return None
 
     def on_start(self, module: nn.Module, _args: tuple) -> None:
         if module is self.net and self.handles:
             self.calls = Counter()
+            self.pending.clear()  # what is left of a forward that failed
             self.captured._forwards += 1
 
     def on_success(self, module: nn.Module, _args: tuple, _output: Any) -> None:
@@ -196,11 +220,15 @@ class _Run:
             for read in self.pending:
                 self.captured._add(*read)
             self.pending.clear()
+            self.whole = self.whole or self.calls
 
     def on_end(self, module: nn.Module, _args: tuple, _output: Any) -> None:
         if module is self.net:
             self.calls = None
-            self.pending.clear()
+
+    def has_enough(self) -> bool:
+        """Whether every site was called as often as in the forward that ran to its end."""
+        return self.stop and bool(self.whole) and self.calls == self.whole
 
     def receive(self, one: GateSite, descriptor: Tensor, logit: Tensor) -> None:
         if threading.get_ident() != self.thread:
@@ -213,10 +241,12 @@ class _Run:
         self.calls[one.name] += 1
         again = self.calls[one.name]
         self.pending.append((one.name if again == 1 else f"{one.name}#{again}", one, descriptor, logit))
+        if self.has_enough() and one.module is not self.net and all(run.has_enough() for run in _RUNNING[self.net]):
+            raise _Enough
 
 
 @contextmanager
-def capture(model: Any, sites: Selection = None) -> Iterator[Captured]:
+def capture(model: Any, sites: Selection = None, *, stop: bool = False) -> Iterator[Captured]:
     """Read the gates of a network while it runs.
 
     Hooks are removed by their own handles when the ``with`` ends, whatever was raised in it. Training flags, gradients,
@@ -224,43 +254,35 @@ def capture(model: Any, sites: Selection = None) -> Iterator[Captured]:
     checkpointing, and nested. A forward that raises adds nothing. If hooks of your own change a gate, the record still
     says a(z).
 
+    A network in DistributedDataParallel is read as the network inside. What torch.compile made runs eagerly inside the
+    ``with`` (so it does in all of the process), and a DataParallel on the first of its devices.
+
     Args:
         model: What :func:`ecaviz.load` returns, or an nn.Module.
         sites: A glob, a list of names or globs, a callable of a site, or None for all.
+        stop: Whether each forward but the first ends after the last of the sites, which the first tells; the network
+            then gives None. For networks that call their sites alike every time.
 
     Yields:
         :class:`Captured`, a mapping from site names to records.
 
     Raises:
         ValueError: The model has no gates, or nothing matches ``sites``.
-        RuntimeError: The network is compiled or a DataParallel, or a site failed its proof.
+        RuntimeError: The network was scripted by torch.jit, or a site failed its proof.
+
+    Warns:
+        UserWarning: A DataParallel of several devices.
     """
     net = network(model)
-    refuse_wrapped(net, "capture")
-    chosen = select_sites(net, sites)
-    captured = Captured()
-    run = _Run(net, captured)
-    try:
-        run.attach(chosen)
-        yield captured
-    finally:
-        run.detach()
-
-
-def refuse_wrapped(net: nn.Module, what: str) -> None:
-    """Raise a RuntimeError, beginning with ``what``, for a network that hooks cannot follow."""
-    for name, module in net.named_modules():
-        where = name or type(net).__name__
-        if isinstance(module, nn.DataParallel):
-            raise RuntimeError(
-                f"{what}: {where} is a DataParallel, which runs copies of the network that hooks cannot tell apart. "
-                f"Use the network inside it, `net.module`, on one device."
-            )
-        if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
-            raise RuntimeError(
-                f"{what}: {where} is compiled, and a compiled network does not call hooks added later. Capture the "
-                f"eager network (`net._orig_mod` for what torch.compile returned); it has the same weights."
-            )
+    with followed(getattr(model, "net", model), "capture"):
+        chosen = select_sites(net, sites)
+        captured = Captured()
+        run = _Run(net, captured, stop)
+        try:
+            run.attach(chosen)
+            yield captured
+        finally:
+            run.detach()
 
 
 @contextmanager

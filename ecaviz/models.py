@@ -27,6 +27,7 @@ from . import architectures, bundle, checks, hub, networks, shapes, weight_files
 from .image_files import to_pil
 from .matches import Match, differences
 from .matches import shapes as shapes_in
+from .wrappers import unwrapped
 
 __all__ = ["LoadedModel", "choose_device", "load"]
 
@@ -232,7 +233,7 @@ def _own(
     else:
         chosen = choose_device(device)
         net = net.to(chosen)
-    name = type(net).__name__
+    name = type(unwrapped(net)).__name__
     return LoadedModel(net, transform, tuple(classes or ()), chosen, name, "module", name)
 
 

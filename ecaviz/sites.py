@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .attention import ChannelAttention
 from .layouts import Layout, bottleneck_of, excite, forget, layout_of
+from .wrappers import unwrapped
 
 __all__ = [
     "ACTIVATIONS",
@@ -249,11 +250,15 @@ class GateSite:
 
 
 def network(model: Any) -> nn.Module:
-    """The nn.Module in what the library's functions take: a loaded model or the module itself."""
+    """The nn.Module in what the library's functions take: a loaded model or the module itself, out of its wrappers.
+
+    Of DataParallel, DistributedDataParallel and what torch.compile returned it is the network inside, so that sites
+    have the same names in all of them.
+    """
     net = getattr(model, "net", model) if not isinstance(model, nn.Module) else model
     if not isinstance(net, nn.Module):
         raise TypeError(f"expected a model from ecaviz.load() or an nn.Module, got {type(model).__name__}.")
-    return net
+    return unwrapped(net)
 
 
 def make_site(name: str, module: nn.Module, layout: Layout, net: nn.Module) -> GateSite:

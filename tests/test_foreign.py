@@ -521,8 +521,8 @@ def test_examples_that_say_nothing():
             find_sites(net, example=x)
     with pytest.raises(ValueError, match=r"images: .*Expected one of"):
         find_sites(net, example=torch.zeros(3, 4))
-    with pytest.raises(RuntimeError, match=r"discover: Net is a DataParallel|DataParallel.*net.module"):
-        find_sites(nn.DataParallel(net), example=some_images())
+    for wrapped in (nn.DataParallel(net), torch.compile(net)):
+        assert [one.name for one in find_sites(wrapped, example=some_images())] == ["part"]
     (other,) = foreign.not_gates(net_of(zoo_others.SpatialGate), some_images())
     assert (other.name, other.kind) == ("part", "SpatialGate")
     with torch.no_grad():

@@ -167,6 +167,30 @@ def test_a_profile_of_a_bundled_network():
         assert (got[name].family, got[name].kernel_size, got[name].activation) == ("eca", 3, "sigmoid")
 
 
+def test_without_accuracy_each_forward_ends_after_the_last_site(drawn, by_class):
+    loaded, ran = model(), []
+    loaded.net.middle.register_forward_hook(lambda *_: ran.append("middle"))
+    loaded.net.register_forward_hook(lambda *_: ran.append("network"))
+    early = profile(loaded, drawn, by="class", sites="eca", accuracy=False, batch_size=10, progress=False)
+    assert ran == ["middle", "network", *["network"] * 4]
+    assert (list(early), early.accuracy) == (["eca"], None)
+    assert torch.equal(early.counts, by_class.counts)
+    torch.testing.assert_close(early.mean("eca"), by_class.mean("eca"), rtol=0, atol=1e-6)
+
+
+def test_wrapped_networks_are_profiled_as_what_is_in_them(drawn, by_class):
+    def backend(graph, _inputs):
+        return graph.forward
+
+    for wrap in (nn.DataParallel, lambda net: torch.compile(net, backend=backend)):
+        inner = model()
+        wrapped = ecaviz.load(wrap(inner.net), transform=normalise, classes=CLASSES, device="cpu")
+        assert wrapped.name == "Net"
+        found = profile(wrapped, drawn, by="class", batch_size=7, progress=False)
+        assert_same(found, by_class)
+        assert found.fingerprint == by_class.fingerprint
+
+
 def test_a_site_called_twice_has_two_entries(drawn):
     loaded = model(twice=True)
     got = profile(loaded, drawn, progress=False, batch_size=20)
