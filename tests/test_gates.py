@@ -544,3 +544,36 @@ def test_gpu_equals_cpu():
         assert gpu[name].gate.is_cuda
         torch.testing.assert_close(gpu[name].gate.cpu(), cpu[name].gate, atol=2e-3, rtol=0)
         torch.testing.assert_close(low[name].gate.cpu(), cpu[name].gate, atol=0.05, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_data_parallel_of_two_gpus_is_read_on_the_first():
+    net, x = small().cuda(), torch.randn(4, 3, 64, 64, device="cuda")
+    with torch.no_grad():
+        with capture(net) as expected:
+            net(x)
+        wrapped = nn.DataParallel(net, device_ids=[0, 1])
+        with pytest.warns(UserWarning, match="a DataParallel of 2 devices"), capture(wrapped) as captured:
+            wrapped(x)
+    assert list(captured) == list(expected)
+    for name, record in captured.items():
+        torch.testing.assert_close(record.gate, expected[name].gate)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_channels_last_and_compiled_on_the_gpu(dtype):
+    net, x = small("se").cuda(), torch.randn(4, 3, 64, 64, device="cuda")
+    with torch.no_grad(), capture(net) as expected:
+        net(x)
+    net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    compiled = torch.compile(net)
+    with torch.inference_mode(), torch.autocast("cuda", dtype):
+        compiled(x)
+        with capture(compiled) as captured:
+            compiled(x)
+    for name, record in captured.items():
+        assert record.gate.dtype == torch.float32
+        torch.testing.assert_close(record.gate, torch.sigmoid(record.logit))
+        torch.testing.assert_close(record.gate, expected[name].gate, rtol=0, atol=0.05)
