@@ -168,6 +168,8 @@ def in_runs(
     if not span:
         return
     pieces = _Pieces(images, prepare, span, min(size, -(-len(span) // workers)))
+    # Seeds of the processes come of the user's random numbers, which go on as if none had been drawn.
+    generator = torch.Generator().set_state(torch.get_rng_state())
     with _in_words():
         try:
             loader = iter(
@@ -178,6 +180,7 @@ def in_runs(
                     collate_fn=_as_it_is,
                     worker_init_fn=_leave_interrupts_alone,
                     pin_memory=pin,
+                    generator=generator,
                 )
             )
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -278,6 +281,7 @@ def _in_words() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError) as error:
+        error.__traceback__ = None  # its frames would keep the other processes
         raise RuntimeError(
             f"images: a process that reads images died or could not start: {str(error).strip().rstrip('.')}. There may "
             f"be too little memory (or shared memory, /dev/shm), or too many open files (ulimit -n). Use fewer workers "
