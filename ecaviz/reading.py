@@ -10,6 +10,7 @@ import pickle
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,7 +171,8 @@ def in_runs(
     pieces = _Pieces(images, prepare, span, min(size, -(-len(span) // workers)))
     # Seeds of the processes come of the user's random numbers, which go on as if none had been drawn.
     generator = torch.Generator().set_state(torch.get_rng_state())
-    with _in_words():
+    with _in_words(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Got pickle error", UserWarning)  # the error says it better
         try:
             loader = iter(
                 torch.utils.data.DataLoader(
