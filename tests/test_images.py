@@ -727,18 +727,23 @@ class Failing(Labelled):
         return (self.error, 0) if index == 6 else super().__getitem__(index)
 
 
+def is_white(image):
+    assert image.ndim == 3  # no batches
+    return image.min() == 255
+
+
 def fails_for_white(image):
-    if image.min() == 255:
+    if is_white(image):
         raise KeyError("mean")
     return normalise(image)
 
 
 def leaves_white_as_it_is(image):
-    return image if image.min() == 255 else normalise(image)
+    return image if is_white(image) else normalise(image)
 
 
 def cuts_white(image):
-    return normalise(image)[..., :4] if image.min() == 255 else normalise(image)
+    return normalise(image)[..., :4] if is_white(image) else normalise(image)
 
 
 def failure(given, transform, workers, batch_size=4):
