@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import checks, reading
+from . import checks, items
 from .image_files import ImageFiles, ImageReadError, folder
 from .shapes import Shapes
 
@@ -56,17 +56,17 @@ class Batches:
         self._kind = _kind(self._images)
         if transform is None and self._kind in ("dataset", "uint8 tensor"):
             raise ValueError(
-                f"images: {reading.what(self._images)} needs a transform from uint8 images to the network's input, and "
+                f"images: {items.what(self._images)} needs a transform from uint8 images to the network's input, and "
                 f"the model has none. Give one: ecaviz.load(net, transform=…); or pass a float tensor N×3×H×W, "
                 f"prepared by you."
             )
-        self._prepare, self._batch_size, self._workers = reading.Preparation(transform), batch_size, workers
+        self._prepare, self._batch_size, self._workers = items.Preparation(transform), batch_size, workers
         like = isinstance(device, Tensor)
         self._device = device.device if like else device
         self._dtype = device.dtype if like and device.is_floating_point() else None
-        self.total = reading.length(self._images.dataset if self._kind == "loader" else self._images)
+        self.total = items.length(self._images.dataset if self._kind == "loader" else self._images)
         if self.total == 0:
-            raise ValueError(f"images: there is no image in {reading.what(self._images)}. {reading.EXPECTED}")
+            raise ValueError(f"images: there is no image in {items.what(self._images)}. {items.EXPECTED}")
         classes = _attribute(self._images, "classes")
         self.classes: tuple[str, ...] | None = tuple(str(name) for name in classes) if classes is not None else None
         self.description = describe(self._images)
@@ -110,10 +110,10 @@ class Batches:
             more = f" and {len(self.skipped) - _NAMED} more" if len(self.skipped) > _NAMED else ""
             message = f"images: {len(self.skipped)} file(s) of {describe(self._images)} were skipped: {named}{more}."
             if not seen:
-                raise ValueError(f"{message} None could be read. {reading.EXPECTED}")
+                raise ValueError(f"{message} None could be read. {items.EXPECTED}")
             warnings.warn(message, stacklevel=3)
         if not seen:
-            raise ValueError(f"images: {reading.what(self._images)} gave no image. {reading.EXPECTED}")
+            raise ValueError(f"images: {items.what(self._images)} gave no image. {items.EXPECTED}")
 
     def _from_tensor(self, first: int, stop: int):
         stop = min(stop, len(self._images))
@@ -130,8 +130,8 @@ class Batches:
             if isinstance(x, tuple | list) and len(x) == 1:  # TensorDataset(x) gives lists of one
                 x = x[0]
             if not _is_batch(x) or not x.is_floating_point():
-                hint = reading.hint(x, loader=True)
-                raise ValueError(f"images: a DataLoader that yields {reading.what(x)}. {reading.EXPECTED}{hint}")
+                hint = items.hint(x, loader=True)
+                raise ValueError(f"images: a DataLoader that yields {items.what(x)}. {items.EXPECTED}{hint}")
             labels, positions = _whole(labels, len(x)), torch.arange(start, start + len(x))
             inside = slice(max(first - start, 0), max(stop - start, 0))
             if len(positions[inside]):
@@ -166,24 +166,24 @@ class Batches:
     def _items(self, first: int, stop: int) -> Iterator[tuple[int, Any, int | None]]:
         """(position, image, label) of each item that can be read, from a position on to another."""
         if isinstance(self._images, torch.utils.data.IterableDataset):
-            items = itertools.islice(enumerate(self._images), first, stop)
+            numbered = itertools.islice(enumerate(self._images), first, stop)
         else:
-            items = ((i, reading.get(self._images, i)) for i in range(first, min(stop, len(self._images))))
-        for position, item in items:
+            numbered = ((i, items.get(self._images, i)) for i in range(first, min(stop, len(self._images))))
+        for position, item in numbered:
             self.passed = position + 1
             if isinstance(item, ImageReadError):
                 self.skipped.append((item.path, item.reason))
                 continue
-            yield position, *reading.checked(item, position)
+            yield position, *items.checked(item, position)
 
     def _from_workers(self, first: int, stop: int):
         """As :meth:`_from_dataset`, of what other processes have read and transformed."""
         span = range(first, min(stop, len(self._images)))
         pin = self._on_gpu and torch.cuda.is_available()
-        parts: list[reading.Run] = []
+        parts: list[items.Run] = []
         missing = self._batch_size
-        for found in reading.in_runs(self._images, self._prepare, span, self._batch_size, self._workers, pin):
-            if isinstance(found, reading.Unread):
+        for found in items.in_runs(self._images, self._prepare, span, self._batch_size, self._workers, pin):
+            if isinstance(found, items.Unread):
                 self.passed = found.position + 1
                 self.skipped.append((found.path, found.reason))
                 continue
@@ -198,7 +198,7 @@ class Batches:
         if parts:
             yield self._joined(parts)
 
-    def _joined(self, parts: list[reading.Run]):
+    def _joined(self, parts: list[items.Run]):
         images, labels, positions = zip(*parts, strict=True)
         # A run that is a batch as it is, and most are, is not copied.
         images = images[0] if len(parts) == 1 else [image for several in images for image in several]
@@ -216,7 +216,7 @@ class Batches:
         if len(sizes) > 1:
             raise ValueError(
                 f"images: the transform leaves images of different sizes "
-                f"({', '.join(map(reading.times, sizes[:4]))}), and a batch needs one. Use a transform that resizes "
+                f"({', '.join(map(items.times, sizes[:4]))}), and a batch needs one. Use a transform that resizes "
                 f"and crops, or batch_size=1."
             )
         return torch.stack(images)
@@ -284,7 +284,7 @@ def describe(images) -> str:
         return repr(images)
     if not isinstance(images, Tensor) and hasattr(images, "dataset"):
         return f"{type(images).__name__} of {describe(images.dataset)}"
-    return reading.what(images)
+    return items.what(images)
 
 
 def _kind(images) -> str:
@@ -304,7 +304,7 @@ def _kind(images) -> str:
         and not isinstance(images, Mapping | np.ndarray | bytes | bytearray)
     ):
         return "dataset"
-    raise ValueError(f"images: got {reading.what(images)}. {reading.EXPECTED}{reading.hint(images)}")
+    raise ValueError(f"images: got {items.what(images)}. {items.EXPECTED}{items.hint(images)}")
 
 
 def _is_batch(x) -> bool:

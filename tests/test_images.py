@@ -22,7 +22,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from ecaviz import batches as batching
-from ecaviz import images, reading
+from ecaviz import images, items
 from ecaviz.shapes import normalise
 
 WORKERS = pytest.mark.filterwarnings(
@@ -842,7 +842,7 @@ def test_other_processes_end_with_the_pass(tmp_path, how):
 
 def test_what_is_not_read_by_other_processes(monkeypatch):
     """Tensors, what is a DataLoader already, and what can only be gone through in order."""
-    monkeypatch.setattr(reading, "in_runs", None)
+    monkeypatch.setattr(items, "in_runs", None)
     x = pictures()
 
     class Stream(torch.utils.data.IterableDataset):

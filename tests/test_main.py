@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 import ecaviz
-from ecaviz import bundle, coverages, reading, results, training
+from ecaviz import bundle, coverages, items, results, training
 from ecaviz.__main__ import app
 from ecaviz.networks import Architecture
 from ecaviz.profiles import AttentionProfile
@@ -42,8 +42,8 @@ def test_models():
 )
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")])
 def test_profile_writes_what_the_library_gives(tmp_path, workers, monkeypatch):
-    read, in_runs = [], reading.in_runs
-    monkeypatch.setattr(reading, "in_runs", lambda *given: read.append(given[4]) or in_runs(*given))
+    read, in_runs = [], items.in_runs
+    monkeypatch.setattr(items, "in_runs", lambda *given: read.append(given[4]) or in_runs(*given))
     out = tmp_path / "a.profile"
     result = run("profile", "shapes-eca-k3", "shapes:24", "--by-class", "--sites", "layer4.*", "--out", out, *workers)
     assert result.exit_code == 0, result.output

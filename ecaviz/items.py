@@ -286,8 +286,9 @@ def _in_words() -> Iterator[None]:
         error.__traceback__ = None  # its frames would keep the other processes
         raise RuntimeError(
             f"images: a process that reads images died or could not start: {str(error).strip().rstrip('.')}. There may "
-            f"be too little memory (or shared memory, /dev/shm), or too many open files (ulimit -n). Use fewer workers "
-            f"or a smaller batch_size; or workers=0, which reads in this process and shows what goes wrong."
+            f"be too little memory (or shared memory, /dev/shm), too many open files (ulimit -n), or a dataset or a "
+            f"transform that only this process knows, made in a notebook. Use fewer workers or a smaller batch_size; "
+            f"or workers=0, which reads in this process and shows what goes wrong."
         ) from None
 
 
