@@ -84,6 +84,9 @@ def profile(
     sites: Annotated[str | None, typer.Option(help="A glob of sites, such as 'layer4.*'; all if not given.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images a batch.", min=1)] = 64,
     every: Annotated[int, typer.Option(help="Batches between two writings of what was found so far.", min=1)] = 100,
+    workers: Annotated[
+        int, typer.Option(help="Processes that read and transform the images ahead of the network.", min=0)
+    ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Statistics of a model's gates over a set of images, in one pass, written to one file.
@@ -126,6 +129,7 @@ def profile(
                 checkpoint=partial,
                 every=every,
                 shard=shard if shard.count > 1 else None,
+                workers=workers,
                 progress=shard.rank == 0,
             )
             result.save(path)

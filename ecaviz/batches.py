@@ -19,17 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import checks
-from .image_files import ImageFiles, ImageReadError, folder, to_pil, to_rgb
+from . import checks, items
+from .image_files import ImageFiles, ImageReadError, folder
 from .shapes import Shapes
 
 __all__ = ["Batches", "batches", "describe"]
 
-_EXPECTED = (
-    "Expected one of: (a) a dataset or a folder of uint8 tensors 3×H×W or PIL images, with or without labels: the "
-    "model's transform is applied; (b) a float tensor N×3×H×W, or a DataLoader that yields one, alone or with labels: "
-    "used as it is; (c) a uint8 tensor N×3×H×W: transformed."
-)
 _HELD_BYTES = 64 * 2**20  # of untransformed images, before they are transformed even if the batch is not full
 _NAMED = 10  # skipped images that a warning names
 
@@ -47,27 +42,33 @@ class Batches:
         skipped: (path, reason) of each file that it has left out.
     """
 
-    def __init__(self, images, transform: Callable | None, batch_size: int, device: torch.device | str | Tensor):
+    def __init__(
+        self,
+        images,
+        transform: Callable | None,
+        batch_size: int,
+        device: torch.device | str | Tensor,
+        workers: int = 0,
+    ):
         batch_size = checks.at_least_one(batch_size, "images: batch_size")
+        workers = checks.at_least_zero(workers, "images: workers")
         self._images = folder(images) if isinstance(images, str | os.PathLike) else images
         self._kind = _kind(self._images)
         if transform is None and self._kind in ("dataset", "uint8 tensor"):
             raise ValueError(
-                f"images: {_what(self._images)} needs a transform from uint8 images to the network's input, and the "
-                f"model has none. Give one: ecaviz.load(net, transform=…); or pass a float tensor N×3×H×W, prepared by "
-                f"you."
+                f"images: {items.what(self._images)} needs a transform from uint8 images to the network's input, and "
+                f"the model has none. Give one: ecaviz.load(net, transform=…); or pass a float tensor N×3×H×W, "
+                f"prepared by you."
             )
-        self._transform, self._batch_size = transform, batch_size
+        self._prepare, self._batch_size, self._workers = items.Preparation(transform), batch_size, workers
         like = isinstance(device, Tensor)
         self._device = device.device if like else device
         self._dtype = device.dtype if like and device.is_floating_point() else None
-        self.total = _length(self._images.dataset if self._kind == "loader" else self._images)
+        self.total = items.length(self._images.dataset if self._kind == "loader" else self._images)
         if self.total == 0:
-            raise ValueError(f"images: there is no image in {_what(self._images)}. {_EXPECTED}")
+            raise ValueError(f"images: there is no image in {items.what(self._images)}. {items.EXPECTED}")
         classes = _attribute(self._images, "classes")
         self.classes: tuple[str, ...] | None = tuple(str(name) for name in classes) if classes is not None else None
-        self._together: bool | None = None  # whether the transform takes batches; None until it was tried
-        self._wants_pil = False  # whether the transform takes PIL images and no tensors; found out when it refuses one
         self.description = describe(self._images)
         self.passed = 0
         self.skipped: list[tuple[Path, str]] = []
@@ -95,11 +96,13 @@ class Batches:
         """
         self.skipped, self.passed = list(getattr(self._images, "_left_out", ())), start
         go = {"loader": self._from_loader, "dataset": self._from_dataset}.get(self._kind, self._from_tensor)
+        if self._workers and self._kind == "dataset" and not isinstance(self._images, torch.utils.data.IterableDataset):
+            go = self._from_workers
         seen = start
         for x, labels, positions in go(start, sys.maxsize if stop is None else stop):
             seen += len(x)
             self.passed = max(self.passed, int(positions[-1]) + 1)
-            yield x.to(self._device, self._dtype), None if labels is None else labels.to(self._device), positions
+            yield self._moved(x, self._dtype), None if labels is None else self._moved(labels), positions
         if isinstance(self._images, ImageFiles):
             self._images.skipped = list(self.skipped)
         if self.skipped:
@@ -107,17 +110,17 @@ class Batches:
             more = f" and {len(self.skipped) - _NAMED} more" if len(self.skipped) > _NAMED else ""
             message = f"images: {len(self.skipped)} file(s) of {describe(self._images)} were skipped: {named}{more}."
             if not seen:
-                raise ValueError(f"{message} None could be read. {_EXPECTED}")
+                raise ValueError(f"{message} None could be read. {items.EXPECTED}")
             warnings.warn(message, stacklevel=3)
         if not seen:
-            raise ValueError(f"images: {_what(self._images)} gave no image. {_EXPECTED}")
+            raise ValueError(f"images: {items.what(self._images)} gave no image. {items.EXPECTED}")
 
     def _from_tensor(self, first: int, stop: int):
         stop = min(stop, len(self._images))
         for start in range(first, stop, self._batch_size):
             x = self._images[start : min(start + self._batch_size, stop)]
             if self._kind == "uint8 tensor":
-                x = self._stack(self._transformed(list(x)))
+                x = self._stack(self._prepare(list(x)))
             yield x, None, torch.arange(start, start + len(x))
 
     def _from_loader(self, first: int, stop: int):
@@ -127,7 +130,8 @@ class Batches:
             if isinstance(x, tuple | list) and len(x) == 1:  # TensorDataset(x) gives lists of one
                 x = x[0]
             if not _is_batch(x) or not x.is_floating_point():
-                raise ValueError(f"images: a DataLoader that yields {_what(x)}. {_EXPECTED}{_hint(x, loader=True)}")
+                hint = items.hint(x, loader=True)
+                raise ValueError(f"images: a DataLoader that yields {items.what(x)}. {items.EXPECTED}{hint}")
             labels, positions = _whole(labels, len(x)), torch.arange(start, start + len(x))
             inside = slice(max(first - start, 0), max(stop - start, 0))
             if len(positions[inside]):
@@ -145,99 +149,89 @@ class Batches:
         for position, image, label in self._items(first, stop):
             alike = bool(held) and isinstance(image, Tensor) and image.shape == held[0].shape
             if held and not (alike and sum(other.numel() for other in held) < _HELD_BYTES):
-                done += self._transformed(held)
+                done += self._prepare(held)
                 held = []
-            if self._together is not False and isinstance(image, Tensor):
+            if self._prepare.together is not False and isinstance(image, Tensor):
                 held.append(image)
             else:
-                done += self._transformed([image])
+                done += self._prepare([image])
             labels.append(label)
             positions.append(position)
             if len(labels) == self._batch_size:
-                yield self._batch(done + self._transformed(held), labels, positions)
+                yield self._batch(done + self._prepare(held), labels, positions)
                 done, held, labels, positions = [], [], [], []
         if labels:
-            yield self._batch(done + self._transformed(held), labels, positions)
+            yield self._batch(done + self._prepare(held), labels, positions)
 
     def _items(self, first: int, stop: int) -> Iterator[tuple[int, Any, int | None]]:
         """(position, image, label) of each item that can be read, from a position on to another."""
         if isinstance(self._images, torch.utils.data.IterableDataset):
-            items = itertools.islice(enumerate(self._images), first, stop)
+            numbered = itertools.islice(enumerate(self._images), first, stop)
         else:
-            items = ((i, _get(self._images, i)) for i in range(first, min(stop, len(self._images))))
-        for position, item in items:
+            numbered = ((i, items.get(self._images, i)) for i in range(first, min(stop, len(self._images))))
+        for position, item in numbered:
             self.passed = position + 1
             if isinstance(item, ImageReadError):
                 self.skipped.append((item.path, item.reason))
                 continue
-            image, label = (item[0], item[1]) if isinstance(item, tuple | list) and len(item) > 1 else (item, None)
-            if isinstance(image, tuple | list) and len(image) == 1:
-                image = image[0]
-            if _is_pil(image):
-                image = to_rgb(image)
-            elif not (isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and len(image) == 3):
-                raise ValueError(
-                    f"images: a dataset whose item {position} is {_what(image)}. {_EXPECTED}{_hint(image)}"
-                )
-            yield position, image, _whole_number(label)
+            yield position, *items.checked(item, position)
 
-    def _transformed(self, images: list) -> list[Tensor]:
-        """Each image (all of one size) through the transform; together where the transform can."""
-        if not images:
-            return []
-        if self._together is None and len(images) > 1:
-            self._together = self._takes_batches(images)
-        try:
-            if self._together and len(images) > 1:
-                results = list(self._transform(torch.stack(images)))
-            else:
-                results = [self._one(image) for image in images]
-        except Exception as error:
-            error.add_note(f"images: raised by the model's transform, given {_what(images[0])}.")
-            raise
-        for result in results:
-            if not (isinstance(result, Tensor) and result.is_floating_point() and result.ndim == 3):
-                raise ValueError(
-                    f"images: the transform made {_what(result)} of {_what(images[0])}; a float tensor 3×H×W was "
-                    f"expected. Give the model a transform that ends in one: ecaviz.load(net, transform=…)."
-                )
-        return results
+    def _from_workers(self, first: int, stop: int):
+        """As :meth:`_from_dataset`, of what other processes have read and transformed."""
+        span = range(first, min(stop, len(self._images)))
+        pin = self._on_gpu and torch.cuda.is_available()
+        parts: list[items.Run] = []
+        missing = self._batch_size
+        for found in items.in_runs(self._images, self._prepare, span, self._batch_size, self._workers, pin):
+            if isinstance(found, items.Unread):
+                self.passed = found.position + 1
+                self.skipped.append((found.path, found.reason))
+                continue
+            while found.positions:
+                part, found = found.cut(missing)
+                parts.append(part)
+                missing -= len(part.positions)
+                self.passed = part.positions[-1] + 1
+                if not missing:
+                    yield self._joined(parts)
+                    parts, missing = [], self._batch_size
+        if parts:
+            yield self._joined(parts)
 
-    def _one(self, image: Any) -> Any:
-        """One image through the transform; as a PIL image where the transform takes no tensors (ToTensor does not)."""
-        if isinstance(image, Tensor) and not self._wants_pil:
-            try:
-                return self._transform(image)
-            except (TypeError, AttributeError):
-                result = self._transform(to_pil(image))  # raises again if that was not the reason
-                self._wants_pil = True
-                return result
-        return self._transform(to_pil(image) if isinstance(image, Tensor) else image)
+    def _joined(self, parts: list[items.Run]):
+        images, labels, positions = zip(*parts, strict=True)
+        # A run that is a batch as it is, and most are, is not copied.
+        images = images[0] if len(parts) == 1 else [image for several in images for image in several]
+        return self._batch(images, [*itertools.chain(*labels)], [*itertools.chain(*positions)])
 
-    def _takes_batches(self, images: list[Tensor]) -> bool:
-        """Try the transform on two images together and apart; random transforms and those for one image fail."""
-        pair = [images[0], images[-1]]
-        try:
-            together = self._transform(torch.stack(pair))
-            apart = torch.stack([self._transform(image) for image in pair])
-            return together.shape == apart.shape and torch.allclose(together, apart, atol=1e-5)
-        except Exception:  # whatever a transform raises that is not made for batches
-            return False
-
-    def _batch(self, images: list[Tensor], labels: list, positions: list[int]):
+    def _batch(self, images: list[Tensor] | Tensor, labels: list, positions: list[int]):
         known = [label for label in labels if label is not None]
         if known and len(known) < len(labels):
             raise ValueError("images: some items have a label and some have none. Give a label to all or to none.")
-        return self._stack(images), torch.tensor(known) if known else None, torch.tensor(positions)
+        x = images if isinstance(images, Tensor) else self._stack(images)
+        return x, torch.tensor(known) if known else None, torch.tensor(positions)
 
     def _stack(self, images: list[Tensor]) -> Tensor:
         sizes = sorted({tuple(image.shape) for image in images})
         if len(sizes) > 1:
             raise ValueError(
-                f"images: the transform leaves images of different sizes ({', '.join(map(_times, sizes[:4]))}), and a "
-                f"batch needs one. Use a transform that resizes and crops, or batch_size=1."
+                f"images: the transform leaves images of different sizes "
+                f"({', '.join(map(items.times, sizes[:4]))}), and a batch needs one. Use a transform that resizes "
+                f"and crops, or batch_size=1."
             )
         return torch.stack(images)
+
+    @property
+    def _on_gpu(self) -> bool:
+        return torch.device(self._device).type == "cuda"
+
+    def _moved(self, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """On the device; a copy to a GPU is only asked for, and nothing waits until it is made."""
+        if self._on_gpu and values.device.type == "cpu":
+            # From other memory, the copy would be waited for. The dtype is made there, or a second copy would be here.
+            pinned = values if values.is_pinned() else values.pin_memory()
+            values = pinned.to(self._device, non_blocking=True)
+        return values.to(self._device, dtype)
 
 
 def batches(
@@ -245,6 +239,7 @@ def batches(
     transform: Callable | None = None,
     batch_size: int = 64,
     device: torch.device | str | Tensor = "cpu",
+    workers: int = 0,
 ) -> Batches:
     """What every function here does with its ``images``: batches of network input, on the device.
 
@@ -257,11 +252,17 @@ def batches(
     Labels count where they are whole numbers. Transforms run on the CPU; one that makes the same of a batch N×3×H×W as
     of its images one by one (this is tried once) is given images of one size together, which is faster.
 
+    With ``workers``, as many processes read and transform a dataset or a folder, image by image, and work ahead; the
+    batches are the same. What takes longest is often to decode the files: then the network need not wait for it. Each
+    process has a copy of the dataset and of the transform.
+
     Args:
         images: One of the above.
         transform: From uint8 3×H×W (or N×3×H×W, or a PIL image) to float; not used for (b).
         batch_size: Images a batch; a DataLoader keeps its own.
         device: Where the batches are put; or a parameter of the network, whose device and dtype they take.
+        workers: Processes that read a dataset or a folder; 0 reads in this one. Tensors and an IterableDataset stay in
+            this process; a DataLoader keeps its own workers.
 
     Returns:
         An iterable of (float N×3×H×W, int64 N or None), with ``total``, ``classes`` and ``skipped``.
@@ -270,7 +271,7 @@ def batches(
         ValueError: ``images`` is none of these or empty, or it needs a transform and there is none.
         FileNotFoundError: A path that is no folder.
     """
-    return Batches(images, transform, batch_size, device)
+    return Batches(images, transform, batch_size, device, workers)
 
 
 def describe(images) -> str:
@@ -283,15 +284,7 @@ def describe(images) -> str:
         return repr(images)
     if not isinstance(images, Tensor) and hasattr(images, "dataset"):
         return f"{type(images).__name__} of {describe(images.dataset)}"
-    return _what(images)
-
-
-def _get(images, index: int):
-    """The item, or the error that says that its file cannot be read."""
-    try:
-        return images[index]
-    except ImageReadError as error:
-        return error
+    return items.what(images)
 
 
 def _kind(images) -> str:
@@ -311,23 +304,11 @@ def _kind(images) -> str:
         and not isinstance(images, Mapping | np.ndarray | bytes | bytearray)
     ):
         return "dataset"
-    raise ValueError(f"images: got {_what(images)}. {_EXPECTED}{_hint(images)}")
+    raise ValueError(f"images: got {items.what(images)}. {items.EXPECTED}{items.hint(images)}")
 
 
 def _is_batch(x) -> bool:
     return isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] == 3
-
-
-def _is_pil(x) -> bool:
-    pil = sys.modules.get("PIL.Image")  # not imported: then x cannot be one
-    return pil is not None and isinstance(x, pil.Image)
-
-
-def _length(images) -> int | None:
-    try:
-        return len(images)
-    except (TypeError, NotImplementedError):
-        return None
 
 
 def _attribute(images, name: str):
@@ -341,15 +322,6 @@ def _attribute(images, name: str):
     return None
 
 
-def _whole_number(label) -> int | None:
-    """A dataset's label as an int; None if it is no whole number."""
-    if isinstance(label, Tensor | np.ndarray | np.generic):
-        label = label.tolist()
-    if isinstance(label, list) and len(label) == 1:
-        label = label[0]
-    return label if isinstance(label, int) and not isinstance(label, bool) else None
-
-
 def _whole(labels, n: int) -> Tensor | None:
     """Labels of a DataLoader as int64 N; None if they are no whole numbers, one an image."""
     if (
@@ -360,40 +332,3 @@ def _whole(labels, n: int) -> Tensor | None:
     ):
         return None
     return labels.long()
-
-
-def _times(shape) -> str:
-    return "×".join(str(size) for size in shape)
-
-
-def _what(x) -> str:
-    """A value in a few words: kind, type and shape."""
-    if isinstance(x, Tensor):
-        return f"a {str(x.dtype).removeprefix('torch.')} tensor {_times(x.shape) or '(one number)'}"
-    if isinstance(x, np.ndarray):
-        return f"a numpy array {_times(x.shape)} of {x.dtype}"
-    if _is_pil(x):
-        return f"a PIL image {x.mode} {_times(x.size)}"
-    if x is None:
-        return "None"
-    length = _length(x)
-    return f"a {type(x).__name__}" + ("" if length is None else f" of length {length}")
-
-
-def _hint(x, loader: bool = False) -> str:
-    """What to do about the commonest mistakes; empty for others."""
-    if isinstance(x, np.ndarray):
-        return " Use torch.from_numpy, with the colours first: .permute(0, 3, 1, 2) of N×H×W×3."
-    if _is_pil(x):
-        return " Put a single image into a list: [image]."
-    if not isinstance(x, Tensor):
-        return ""
-    if loader and x.dtype == torch.uint8:
-        return " Pass the dataset itself, so that the transform is applied; or let its own transform make floats."
-    if x.ndim == 3 and len(x) == 3 and not loader and x.dtype != torch.uint8:
-        return " Stack prepared images: torch.stack(images); or pass them through a DataLoader."
-    if x.ndim == 3 and len(x) == 3:
-        return " Add the batch axis: image[None]."
-    if x.ndim in (3, 4) and x.shape[-1] == 3:
-        return " The colours must come before height and width: use .movedim(-1, -3)."
-    return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 
-__all__ = ["at_least_one", "hidden_units", "kernel_size", "padding", "share"]
+__all__ = ["at_least_one", "at_least_zero", "hidden_units", "kernel_size", "padding", "share"]
 
 
 def _whole(number: object) -> bool:
@@ -22,6 +22,17 @@ def at_least_one(value: object, what: str) -> int:
     """
     if not _whole(value) or value < 1:
         raise ValueError(f"{what} must be a whole number of at least 1, got {value!r}.")
+    return int(value)
+
+
+def at_least_zero(value: object, what: str) -> int:
+    """``value`` as an int, if it is a whole number and not negative.
+
+    Raises:
+        ValueError: It is not; the message begins with ``what``.
+    """
+    if not _whole(value) or value < 0:
+        raise ValueError(f"{what} must be a whole number of at least 0, got {value!r}.")
     return int(value)
 
 

@@ -49,6 +49,7 @@ def profile(
     checkpoint: str | os.PathLike | None = None,
     every: int = 100,
     shard: Shard | None = None,
+    workers: int = 0,
     progress: bool = True,
 ) -> AttentionProfile:
     """Run a model over images once and keep the statistics of its gates.
@@ -78,6 +79,8 @@ def profile(
         every: Batches between two writings of it.
         shard: Which part of the images to take; None for all. The profiles of all parts, merged in order, are that of
             one pass; ``python -m ecaviz profile`` under torchrun does that.
+        workers: Processes that read and transform a dataset or a folder ahead of the network; 0 reads in this one. The
+            profile is the same. Tensors stay in this process, and a DataLoader keeps its own workers.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -87,7 +90,8 @@ def profile(
         TypeError: ``model`` is no loaded model.
         ValueError: The model has no gates, no site matches, the images are none that can be used, ``by`` is neither
             "class" nor None, or ``by="class"`` and the images have no labels or a label without a class; ``checkpoint``
-            is of another run or no profile, or the images come in another order each time.
+            is of another run or no profile, or the images come in another order each time; ``workers`` is negative.
+        RuntimeError: One of the ``workers`` died.
     """
     from tqdm.auto import tqdm
 
@@ -101,7 +105,7 @@ def profile(
     every = checks.at_least_one(every, "profile: every")
     # A model without gates is told before the images are touched.
     names = [site.name for site in gates.select_channel_sites(model, sites)]
-    stream = batches(images, model.transform, batch_size, next(model.net.parameters(), model.device))
+    stream = batches(images, model.transform, batch_size, next(model.net.parameters(), model.device), workers)
     pass_ = _Pass(model, stream, by, top, shard)
     if not accuracy:
         pass_.correct = None

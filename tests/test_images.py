@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
+import multiprocessing
+import os
 import pickle
 import re
+import signal
 import socket
+import threading
+import time
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,8 +22,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from ecaviz import batches as batching
-from ecaviz import images
+from ecaviz import images, items
 from ecaviz.shapes import normalise
+
+WORKERS = pytest.mark.filterwarnings(
+    "ignore:.*multi-threaded, use of fork:DeprecationWarning", "ignore:This DataLoader will create:UserWarning"
+)
 
 
 def pictures(n=5, size=(8, 8), seed=0):
@@ -560,3 +571,327 @@ def test_a_folder_with_a_link_to_itself(tmp_path):
     found = images.folder(root)
     assert len(found) == 2
     assert found.classes == ("cats", "dogs")
+
+
+# ------------------------------------------------------------------------------------- read by other processes; what is
+# given to them is defined out here, where a process that is not a fork of this one finds it too
+
+
+def indexed(stream, start=0, stop=None):
+    """All of a pass: each batch with what was passed and skipped by then, the same at the end, and its warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        got = [(*batch, stream.passed, list(stream.skipped)) for batch in stream.indexed(start, stop)]
+    said = [str(one.message) for one in caught if str(one.message).startswith("images:")]
+    return got, stream.passed, stream.skipped, said
+
+
+def assert_same_pass(found, expected):
+    assert found[1:] == expected[1:]
+    assert len(found[0]) == len(expected[0])
+    for one, other in zip(found[0], expected[0], strict=True):
+        torch.testing.assert_close(one[0], other[0], rtol=0, atol=1e-5)
+        assert one[0].dtype == other[0].dtype
+        assert not one[0].requires_grad
+        assert (one[1] is None) == (other[1] is None)
+        assert one[1] is None or torch.equal(one[1], other[1])
+        assert torch.equal(one[2], other[2])
+        assert one[3:] == other[3:]
+
+
+def classic(image):
+    """Refuses tensors, as torchvision's ToTensor does."""
+    if isinstance(image, torch.Tensor):
+        raise TypeError("a PIL image was expected")
+    return to_normalised(image)
+
+
+class Scaled:
+    """A transform with a parameter."""
+
+    def __init__(self):
+        self.scale = torch.nn.Parameter(torch.tensor(2.0))
+
+    def __call__(self, image):
+        return normalise(image) * self.scale
+
+
+@WORKERS
+@pytest.mark.parametrize(
+    ("make", "transform"),
+    [
+        pytest.param(lambda x: Labelled(list(x)), normalise, id="dataset of uint8 tensors"),
+        pytest.param(lambda x: Labelled(as_pil_list(x)), to_normalised, id="dataset of PIL images"),
+        pytest.param(list, normalise, id="list without labels"),
+        pytest.param(lambda x: Subset(Labelled(list(x)), [3, 1, 10, 0, 7]), normalise, id="Subset"),
+        pytest.param(lambda x: Labelled(list(x)), classic, id="transform of PIL images"),
+    ],
+)
+def test_other_processes_give_the_same_batches(make, transform):
+    given = make(pictures(11))
+    for workers in (1, 2):
+        one, other = (images.batches(given, transform, 4, workers=n) for n in (workers, 0))
+        expected = indexed(other)
+        assert next(len(batch[0]) for batch in expected[0]) == 4
+        for _ in range(2):  # can be gone through again
+            assert_same_pass(indexed(one), expected)
+    assert multiprocessing.active_children() == []
+
+
+@WORKERS
+def test_a_transform_with_a_parameter_in_another_process():
+    got, _, _ = everything(images.batches(list(pictures()), Scaled(), 2, workers=2))
+    torch.testing.assert_close(got, 2 * normalise(pictures()))
+
+
+UNREAD = (0, 1, 5, 8, 9, 10, 11, 14, 21, 23)
+
+
+@pytest.fixture
+def holes(tmp_path):
+    """24 files; the first, the last, a whole batch of four and some others cannot be read."""
+    for i in range(24):
+        path = write(tmp_path / "set" / f"class{i // 9}" / f"{i:02}.png", pil(pictures(1, seed=i)[0]))
+        if i in UNREAD:
+            path.write_text("no image" if i % 2 else "")
+    return tmp_path / "set"
+
+
+@WORKERS
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 64])
+def test_other_processes_skip_the_same_files(holes, batch_size):
+    spans = [(0, None), (0, 1), (3, 17), (8, 12), (9, 13), (23, None), (24, None), (5, 100)]
+    for start, stop in spans if batch_size == 5 else spans[:4]:
+        one, other = (images.batches(holes, normalise, batch_size, workers=n) for n in (2, 0))
+        if (start, stop) == (0, 1):
+            with pytest.raises(ValueError, match=r"1 file\(s\).*None could be read"):
+                list(one.indexed(start, stop))
+            continue
+        expected = indexed(other, start, stop)
+        assert_same_pass(indexed(one, start, stop), expected)
+        if (start, stop) == (0, None):
+            assert [int(path.stem) for path, _ in one.skipped] == list(UNREAD)
+            assert [path.name for path, _ in one._images.skipped] == [path.name for path, _ in one.skipped]
+            assert one.passed == 24
+    assert multiprocessing.active_children() == []
+
+
+class Noting(Labelled):
+    """Leaves a file of the name of each item that is asked for."""
+
+    def __init__(self, items, place, wait=0.0):
+        super().__init__(items)
+        self.place, self.wait = place, wait
+
+    def __getitem__(self, index):
+        (self.place / str(index)).touch()
+        time.sleep(self.wait)
+        return super().__getitem__(index)
+
+
+@WORKERS
+def test_other_processes_read_what_is_wanted_and_work_ahead(tmp_path):
+    stream = images.batches(Noting(list(pictures(40)), tmp_path), normalise, 3, workers=2)
+    positions = torch.cat([positions for _, _, positions in stream.indexed(10, 17)])
+    assert positions.tolist() == list(range(10, 17))
+    assert {int(path.name) for path in tmp_path.iterdir()} == set(range(10, 17))
+    going = stream.indexed(20)
+    next(going)
+    end = time.monotonic() + 30
+    while not (tmp_path / "30").exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert stream.passed == 23  # what was read ahead does not count
+    going.close()
+
+
+class TwoPartsError(Exception):
+    """An exception that pickle can write and cannot read."""
+
+    def __init__(self, one, other):
+        super().__init__(f"{one} and {other}")
+
+
+class Failing(Labelled):
+    """Fails at item 6; its items 0 and 1 cannot be read."""
+
+    def __init__(self, error):
+        super().__init__(list(pictures(12)))
+        self.error = error
+
+    def __getitem__(self, index):
+        if index < 2:
+            raise images.ImageReadError(Path(f"{index}.png"), "no image")
+        if index == 6 and isinstance(self.error, BaseException):
+            raise self.error
+        return (self.error, 0) if index == 6 else super().__getitem__(index)
+
+
+def is_white(image):
+    assert image.ndim == 3  # no batches
+    return image.min() == 255
+
+
+def fails_for_white(image):
+    if is_white(image):
+        raise KeyError("mean")
+    return normalise(image)
+
+
+def leaves_white_as_it_is(image):
+    return image if is_white(image) else normalise(image)
+
+
+def cuts_white(image):
+    return normalise(image)[..., :4] if is_white(image) else normalise(image)
+
+
+def failure(given, transform, workers, batch_size=4):
+    """What was yielded, and then the error, of a pass that fails."""
+    got = []
+    try:
+        for x, _, positions in images.batches(given, transform, batch_size, workers=workers).indexed():
+            got.append((x.shape, positions.tolist()))
+    except BaseException as error:  # an interrupt is one of them
+        assert multiprocessing.active_children() == []
+        return got, error
+    pytest.fail("nothing was raised")
+
+
+WHITE = torch.full((3, 8, 8), 255, dtype=torch.uint8)
+
+
+@WORKERS
+@pytest.mark.parametrize(
+    ("given", "transform", "kind", "message"),
+    [
+        (Failing(torch.rand(3, 8, 8)), normalise, ValueError, "a dataset whose item 6 is a float32 tensor 3×8×8"),
+        (Failing(RuntimeError("no disk")), normalise, RuntimeError, "no disk"),
+        (Failing(KeyError("x")), normalise, KeyError, "'x'"),
+        (Failing(KeyboardInterrupt("stop")), normalise, KeyboardInterrupt, "stop"),
+        (Failing(WHITE), fails_for_white, KeyError, "'mean'"),
+        (Failing(WHITE), leaves_white_as_it_is, ValueError, "the transform made a uint8 tensor 3×8×8"),
+        (Failing(WHITE), cuts_white, ValueError, r"different sizes \(3×8×4, 3×8×8\)"),
+        (Labelled(list(pictures(7)), [0, 1, 2, 3, 4, None, 6]), normalise, ValueError, "some have none"),
+    ],
+)
+def test_errors_in_other_processes_are_those_of_this_one(given, transform, kind, message):
+    (got, error), (before, expected) = (failure(given, transform, workers) for workers in (2, 0))
+    assert type(error) is type(expected) is kind
+    assert re.search(message, str(error))
+    assert str(error) == str(expected)
+    assert getattr(error, "__notes__", None) == getattr(expected, "__notes__", None)
+    assert got == before
+    assert len(got) == 1
+    own = kind is ValueError  # its words say all there is
+    assert (error.__cause__ is None) == own
+    assert own or "Traceback" in str(error.__cause__)
+
+
+@WORKERS
+def test_an_error_that_cannot_be_passed_on_is_told():
+    _, error = failure(Failing(TwoPartsError("one", "other")), normalise, 2)
+    assert type(error) is RuntimeError
+    assert str(error) == "TwoPartsError: one and other"
+
+
+class Killed(Labelled):
+    def __getitem__(self, index):
+        if index == 2:
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+        return super().__getitem__(index)
+
+
+@WORKERS
+def test_a_process_that_dies_is_an_error_in_words():
+    got, error = failure(Killed(list(pictures(12))), normalise, 2)
+    assert got == []
+    assert type(error) is RuntimeError
+    assert re.fullmatch(
+        r"images: a process that reads images died or could not start: DataLoader worker .*\. There may be too little "
+        r"memory .*Use fewer workers or a smaller batch_size; or workers=0, .*",
+        str(error),
+    )
+
+
+@WORKERS
+@pytest.mark.parametrize("how", ["left", "raised", "interrupted", "interrupted while it waits"])
+def test_other_processes_end_with_the_pass(tmp_path, how):
+    stream = images.batches(Noting(list(pictures(40)), tmp_path, wait=0.05), normalise, 2, workers=2)
+
+    def go():
+        for _ in stream:
+            assert len(multiprocessing.active_children()) == 2
+            if how == "left":
+                break
+            if how == "raised":
+                raise OSError
+            if how == "interrupted":
+                raise KeyboardInterrupt
+
+    if how == "left":
+        go()
+    else:
+        if how == "interrupted while it waits":
+            threading.Timer(0.4, _thread.interrupt_main).start()
+        with pytest.raises((OSError, KeyboardInterrupt)) as error:
+            go()
+        assert error.traceback  # which is still there, and what it refers to
+    assert multiprocessing.active_children() == []
+
+
+def test_what_is_not_read_by_other_processes(monkeypatch):
+    """Tensors, what is a DataLoader already, and what can only be gone through in order."""
+    monkeypatch.setattr(items, "in_runs", None)
+    x = pictures()
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(x)
+
+    for given in (x, normalise(x), DataLoader(normalise(x), batch_size=2), Stream()):
+        assert torch.equal(everything(images.batches(given, normalise, 2, workers=2))[0], normalise(x))
+    with pytest.raises(TypeError):  # and a dataset is
+        everything(images.batches(list(x), normalise, 2, workers=2))
+
+
+def test_what_cannot_be_passed_on_to_another_process():
+    torch.multiprocessing.set_start_method("spawn", force=True)
+    try:
+        with pytest.raises(ValueError, match=r"a list of length 5 or its transform cannot be passed on.*workers=0"):
+            list(images.batches(list(pictures()), lambda image: normalise(image), workers=1))
+    finally:
+        torch.multiprocessing.set_start_method(None, force=True)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("workers", [-1, 1.5, True, None, "2"])
+def test_workers_that_are_no_number(workers):
+    with pytest.raises(ValueError, match=f"images: workers must be a whole number of at least 0, got {workers!r}"):
+        images.batches(pictures(), normalise, workers=workers)
+
+
+@WORKERS
+def test_other_processes_leave_random_numbers_alone():
+    before = torch.get_rng_state()
+    list(images.batches(list(pictures()), normalise, workers=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.gpu
+@WORKERS
+@pytest.mark.filterwarnings("ignore:.*[Ss]ynchronization debug mode:UserWarning")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_go_to_the_gpu_without_waiting(workers):
+    x = pictures(11)
+    like = torch.zeros(1, dtype=torch.float16, device="cuda")
+    got = []
+    for given in (list(x), x, normalise(x)):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            got.append([part for part, _ in images.batches(given, normalise, 4, like, workers)])
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    for parts in got:
+        assert {part.dtype for part in parts} == {torch.float16}
+        assert torch.equal(torch.cat(parts).cpu(), normalise(x).half())

@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 import ecaviz
-from ecaviz import bundle, coverages, results, training
+from ecaviz import bundle, coverages, items, results, training
 from ecaviz.__main__ import app
 from ecaviz.networks import Architecture
 from ecaviz.profiles import AttentionProfile
@@ -37,9 +37,15 @@ def test_models():
     assert "no name matches 'nothing-*'" in nothing.stderr
 
 
-def test_profile_writes_what_the_library_gives(tmp_path):
+@pytest.mark.filterwarnings(
+    "ignore:.*multi-threaded, use of fork:DeprecationWarning", "ignore:This DataLoader will create:UserWarning"
+)
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
+def test_profile_writes_what_the_library_gives(tmp_path, workers, monkeypatch):
+    read, in_runs = [], items.in_runs
+    monkeypatch.setattr(items, "in_runs", lambda *given: read.append(given[4]) or in_runs(*given))
     out = tmp_path / "a.profile"
-    result = run("profile", "shapes-eca-k3", "shapes:24", "--by-class", "--sites", "layer4.*", "--out", out)
+    result = run("profile", "shapes-eca-k3", "shapes:24", "--by-class", "--sites", "layer4.*", "--out", out, *workers)
     assert result.exit_code == 0, result.output
     written = AttentionProfile.load(out)
     model = ecaviz.load("shapes-eca-k3")
@@ -47,6 +53,7 @@ def test_profile_writes_what_the_library_gives(tmp_path):
     assert list(written) == list(direct) == ["layer4.0.se", "layer4.1.se"]
     torch.testing.assert_close(written.mean("layer4.1.se"), direct.mean("layer4.1.se"))
     assert str(out) in result.stdout
+    assert read == ([2] if workers else [])
 
 
 def test_coverage_writes_what_the_library_gives(tmp_path):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import multiprocessing
+import os
 import pickle
+import signal
+import warnings
 
 import pandas as pd
 import pytest
@@ -18,8 +22,12 @@ import ecaviz
 from ecaviz import attention, attention_profile, gates, images, networks, profiles
 from ecaviz.profiles import AttentionProfile, profile
 from ecaviz.shapes import CLASSES, normalise
+from ecaviz.shards import Shard
 
 N = 50
+WORKERS = pytest.mark.filterwarnings(
+    "ignore:.*multi-threaded, use of fork:DeprecationWarning", "ignore:This DataLoader will create:UserWarning"
+)
 
 
 class Net(nn.Module):
@@ -278,8 +286,10 @@ class Interrupted(torch.utils.data.Dataset):
         return torch.full((3, 64, 64), index, dtype=torch.uint8), index % 12
 
 
+@WORKERS
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_the_model_is_left_as_found(drawn, interrupted):
+def test_the_model_is_left_as_found(drawn, interrupted, workers):
     loaded = model()
     loaded.net.train()
     loaded.net.stem[1].eval()  # a user may have frozen one batch norm
@@ -288,9 +298,10 @@ def test_the_model_is_left_as_found(drawn, interrupted):
     random = torch.get_rng_state()
     if interrupted:
         with pytest.raises(KeyboardInterrupt):
-            profile(loaded, Interrupted(), by="class", batch_size=4, progress=False)
+            profile(loaded, Interrupted(), by="class", batch_size=4, workers=workers, progress=False)
     else:
-        profile(loaded, drawn, by="class", progress=False)
+        profile(loaded, drawn, by="class", workers=workers, progress=False)
+    assert multiprocessing.active_children() == []
     assert [module.training for module in loaded.net.modules()] == flags
     assert hooks(loaded.net) == 0
     assert torch.equal(torch.get_rng_state(), random)
@@ -549,6 +560,8 @@ def test_bad_arguments(drawn):
         profile(model(), drawn, sites="layer9.*")
     with pytest.raises(ValueError, match="TopK: k must be a whole number of at least 1"):
         profile(model(), drawn, top=0, progress=False)
+    with pytest.raises(ValueError, match="workers must be a whole number of at least 0, got -1"):
+        profile(model(), drawn, workers=-1)
     with pytest.raises(ValueError, match="Expected one of"):
         profile(model(), None)
     with pytest.raises(ValueError, match=r"needs a transform.*the model has none"):
@@ -730,3 +743,102 @@ def test_a_single_image_that_does_not_fit_is_an_error(drawn, tmp_path):
         profile(loaded, drawn, batch_size=4, progress=False, checkpoint=tmp_path / "p")
     assert "a single image does not fit" in caught.value.__notes__[0]
     assert not (tmp_path / "p").exists()
+
+
+# Images read by other processes.
+
+
+def assert_equal(one, other):
+    """Everything that two profiles hold; the statistics up to the last digits of the gates."""
+    assert_same(one, other)
+    assert one.skipped == other.skipped
+    assert one.images == other.images
+
+
+@pytest.fixture
+def shots(tmp_path, drawn):
+    """A folder of the drawn images, in which some files cannot be read: the first, the last, a whole batch of seven."""
+    from PIL import Image
+
+    for i in range(N):
+        path = tmp_path / "shots" / CLASSES[i // 13] / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn[i][0].permute(1, 2, 0).numpy()).save(path)
+        if i in (0, 3, 30, N - 1) or 14 <= i < 21:
+            path.write_text("no image")
+    return tmp_path / "shots"
+
+
+@WORKERS
+@pytest.mark.parametrize("by", [None, "class"])
+def test_images_that_other_processes_read_give_the_same_profile(drawn, shots, by):
+    for given in (drawn, shots):
+        passes = []
+        for workers in (0, 2):
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "images: 11 file", UserWarning)
+                passes.append(profile(model(), given, by=by, batch_size=7, workers=workers, progress=False))
+        assert_equal(*passes)
+        assert len(passes[0].skipped) == (11 if given is shots else 0)
+
+
+@WORKERS
+@pytest.mark.filterwarnings("ignore:images. .* file.s. of .* were skipped:UserWarning")
+@pytest.mark.parametrize("stop_after", [1, 2, 4])
+def test_a_pass_of_other_processes_goes_on_to_the_same_profile(shots, tmp_path, stop_after):
+    """Images that were read ahead when it was interrupted do not count."""
+    options = {"by": "class", "batch_size": 7, "progress": False}
+    whole = profile(model(), shots, **options)
+    calls, halves = [], []
+
+    def stop(_module, _inputs):
+        calls.append(1)
+        if len(calls) == stop_after + 1:
+            raise KeyboardInterrupt
+
+    for workers in (0, 2):
+        path = tmp_path / f"{workers}.profile"
+        loaded = model()
+        calls.clear()
+        hook = loaded.net.register_forward_pre_hook(stop)
+        with pytest.raises(KeyboardInterrupt):
+            profile(loaded, shots, **options, workers=workers, checkpoint=path)
+        assert multiprocessing.active_children() == []
+        hook.remove()
+        halves.append(AttentionProfile.load(path))
+        assert_equal(profile(loaded, shots, **options, workers=workers, checkpoint=path), whole)
+    assert halves[0].n == 7 * stop_after
+    assert_equal(*halves)
+
+
+@WORKERS
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_error_in_another_process_leaves_a_checkpoint(drawn, by_class, tmp_path, error):
+    options = {"by": "class", "batch_size": 7, "progress": False, "checkpoint": tmp_path / "p", "workers": 2}
+    with pytest.raises(error, match=r"^stop$"):
+        profile(model(), Stopping(drawn, 30, error), **options)
+    assert AttentionProfile.load(tmp_path / "p").positions == 28
+    assert_same(profile(model(), Stopping(drawn, None), **options), by_class)
+
+
+class Killed(Stopping):
+    """A dataset at one of whose items the process that reads is killed."""
+
+    def __getitem__(self, i):
+        if i == self.at:
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+        return self.inner[i]
+
+
+@WORKERS
+def test_a_process_that_is_killed_is_an_error_in_words(drawn):
+    with pytest.raises(RuntimeError, match=r"a process that reads images died.*Use fewer workers.*workers=0"):
+        profile(model(), Killed(drawn, 2), batch_size=7, workers=2, progress=False)
+    assert multiprocessing.active_children() == []
+
+
+@WORKERS
+def test_shards_read_by_other_processes(drawn, by_class):
+    options = {"by": "class", "batch_size": 7, "workers": 2, "progress": False}
+    parts = [profile(model(), drawn, shard=Shard(rank, 3), **options) for rank in range(3)]
+    assert_same(parts[0].merge(parts[1]).merge(parts[2]), by_class)
