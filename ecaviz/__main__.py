@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,18 +26,18 @@ def _fail(error: Exception) -> typer.Exit:
     return typer.Exit(1)
 
 
-def _writable(out: Path, command: str = "profile") -> None:
+def _writable(out: Path, command: str = "profile", option: str = "--out") -> None:
     """Say before a long run, not after it, that its result could not be written."""
     if out.is_dir():
         raise IsADirectoryError(
-            f"profile: --out {out} is a folder; a file's name was expected, such as {out / 'a.profile'}."
+            f"{command}: {option} {out} is a folder; a file's name was expected, such as {out / 'a.profile'}."
         )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):
             pass
     except OSError as error:
-        raise OSError(f"{command}: --out {out} cannot be written: {error}") from None
+        raise OSError(f"{command}: {option} {out} cannot be written: {error}") from None
 
 
 @app.command()
@@ -88,6 +89,11 @@ def profile(
         int, typer.Option(help="Processes that read and transform the images ahead of the network.", min=0)
     ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    autocast: Annotated[str | None, typer.Option(help="bfloat16 or float16: the precision of the network.")] = None,
+    accuracy: Annotated[
+        bool, typer.Option(help="Count what is classified right; without it, stop after the last of the sites.")
+    ] = True,
+    table: Annotated[Path | None, typer.Option(help="Also a table: a .csv, .csv.gz or .parquet file.")] = None,
 ) -> None:
     """Statistics of a model's gates over a set of images, in one pass, written to one file.
 
@@ -97,13 +103,18 @@ def profile(
     import torch
 
     from . import images as sets
-    from . import shards
+    from . import shards, tables
     from .models import load
     from .profiles import profile as run
 
     out = out or Path(f"{model}.profile")
     try:
         _writable(out)
+        if table is not None:
+            tables.check_ending(table)
+            _writable(table, option="--table")
+        if autocast not in (None, "bfloat16", "float16"):
+            raise ValueError(f"profile: --autocast: bfloat16 or float16 was expected, got {autocast!r}.")
         shard = shards.shard_of_this_process()
         if images == "photographs":
             chosen = sets.photographs()
@@ -119,13 +130,15 @@ def profile(
         loaded = load(model, device=device)
         path = shard.file(out)
         partial = path.with_name(f"{path.name}.partial")
-        with shards.together(shard):
+        low = torch.autocast(loaded.device.type, getattr(torch, autocast)) if autocast else nullcontext()
+        with shards.together(shard), low:
             result = run(
                 loaded,
                 chosen,
                 by="class" if by_class else None,
                 sites=sites,
                 batch_size=batch_size,
+                accuracy=accuracy,
                 checkpoint=partial,
                 every=every,
                 shard=shard if shard.count > 1 else None,
@@ -136,13 +149,15 @@ def profile(
             partial.unlink(missing_ok=True)
             if shard.count > 1:
                 result = shards.merged(shard, out)
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, ModuleNotFoundError) as error:
         raise _fail(error) from None
     except KeyboardInterrupt:
         typer.secho(f"Interrupted; the same command goes on from {out.name}.partial, if a batch was through.", err=True)
         raise typer.Exit(130) from None
     if result is not None:  # in the other processes there is none
         typer.echo(f"{result}\nwritten to {out}")
+        if table is not None:
+            typer.echo(f"table written to {result.save_table(table)}")
 
 
 @app.command()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .statistics import Histogram, Moments, Tails, TopK
+from .tables import save_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,10 +169,30 @@ class AttentionProfile:
         (of what was seen: divided by n), std, min, max, saturated_low and saturated_high (shares of the gates below
         :data:`LOW` and above :data:`HIGH`).
         """
+        import pandas as pd
+
+        return pd.concat(self._frames(), ignore_index=True)
+
+    def save_table(self, path: str | os.PathLike) -> Path:
+        """Write the table of :meth:`to_frame` into a file, site by site, whole or not at all.
+
+        Args:
+            path: The file, .csv, .csv.gz or .parquet (which needs pyarrow).
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: The name ends in something else.
+            ModuleNotFoundError: pyarrow is not installed.
+        """
+        return save_table(self._frames(), path)
+
+    def _frames(self) -> Iterator[pd.DataFrame]:
+        """The table, site by site."""
         import numpy as np
         import pandas as pd
 
-        frames = []
         for site in self.sites.values():
             n = site.moments.n.cpu()
             rows = n.nonzero()[:, 0]
@@ -184,20 +205,17 @@ class AttentionProfile:
                 "saturated_low": site.tails.below,
                 "saturated_high": site.tails.above,
             }
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "site": site.name,
-                        "family": site.family,
-                        "channels": site.channels,
-                        "channel": np.tile(np.arange(site.channels), len(rows)),
-                        "class": np.repeat([self.classes[row] for row in rows.tolist()], site.channels),
-                        "n": np.repeat(n[rows].numpy(), site.channels),
-                        **{name: values.cpu()[rows].flatten().numpy() for name, values in columns.items()},
-                    }
-                )
+            yield pd.DataFrame(
+                {
+                    "site": site.name,
+                    "family": site.family,
+                    "channels": site.channels,
+                    "channel": np.tile(np.arange(site.channels), len(rows)),
+                    "class": np.repeat([self.classes[row] for row in rows.tolist()], site.channels),
+                    "n": np.repeat(n[rows].numpy(), site.channels),
+                    **{name: values.cpu()[rows].flatten().numpy() for name, values in columns.items()},
+                }
             )
-        return pd.concat(frames, ignore_index=True)
 
     def merge(self, other: AttentionProfile) -> AttentionProfile:
         """The profile of both sets of images, laid end to end: the other's image positions count on from this one's.

@@ -56,6 +56,21 @@ def test_profile_writes_what_the_library_gives(tmp_path, workers, monkeypatch):
     assert read == ([2] if workers else [])
 
 
+def test_profile_writes_a_table_too_in_the_precision_asked_for(tmp_path):
+    options = ("--by-class", "--sites", "layer1.*", "--no-accuracy", "--autocast", "bfloat16", "--device", "cpu")
+    files = ("--out", tmp_path / "a.profile", "--table", tmp_path / "a.parquet")
+    result = run("profile", "shapes-se-r16", "shapes:24", *options, *files)
+    assert result.exit_code == 0, result.output
+    assert f"table written to {tmp_path / 'a.parquet'}" in result.stdout
+    low = AttentionProfile.load(tmp_path / "a.profile")
+    assert low.accuracy is None
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "a.parquet"), low.to_frame())
+    model = ecaviz.load("shapes-se-r16", device="cpu")
+    direct = ecaviz.profile(model, ecaviz.images.shapes("test", 24), by="class", sites="layer1.*", progress=False)
+    off = max(float((low.mean(name) - direct.mean(name)).abs().max()) for name in low)
+    assert 1e-5 < off < 0.05  # the network's rounding, and no more
+
+
 def test_coverage_writes_what_the_library_gives(tmp_path):
     result = run("coverage", "shapes-eca-k3", "shapes-se-r16", "--sites", "layer1.*", "--locality", "--out", tmp_path)
     assert result.exit_code == 0, result.output
@@ -94,6 +109,8 @@ def test_coverage_fails_with_a_clear_error(tmp_path, arguments, message):
         (("shapes-eca-k3", "shapes:abc"), "after shapes: a number of images was expected"),
         (("shapes-none", "shapes:12"), "has no channel gates"),
         (("shapes-eca-k3", "shapes:12", "--sites", "layer9.*"), "no site matches"),
+        (("shapes-eca-k3", "shapes:12", "--table", "t.xlsx"), "ends in .csv, .csv.gz or .parquet was expected"),
+        (("shapes-eca-k3", "shapes:12", "--autocast", "int8"), "bfloat16 or float16 was expected, got 'int8'"),
     ],
 )
 def test_profile_fails_with_a_clear_error(tmp_path, arguments, message):

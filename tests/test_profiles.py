@@ -424,6 +424,11 @@ def test_the_table_is_tidy(by_class):
     assert row["std"] == pytest.approx(row["var"] ** 0.5)
 
 
+def test_the_table_in_a_file_is_the_table(by_class, tmp_path):
+    for name, read in (("t.parquet", pd.read_parquet), ("t.csv", pd.read_csv)):
+        pd.testing.assert_frame_equal(read(by_class.save_table(tmp_path / name)), by_class.to_frame())
+
+
 def test_a_class_without_images_has_no_rows(drawn):
     got = profile(model(), Subset(drawn, [0, 2, 12]), by="class", progress=False)
     frame = got.to_frame()
