@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import checks
+from .rows import Groups
 
 __all__ = ["Accumulator", "Sums"]
 
@@ -37,8 +38,13 @@ class Accumulator:
         """What two accumulators must agree on, besides C and G, to be merged."""
         return {}
 
-    def _take(self, batch: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Batch and groups, checked and on the device; without groups everything belongs to group 0."""
+    def _full(self, shape: tuple[int, ...], value: float, dtype: torch.dtype) -> Tensor:
+        """A tensor of the state; also under inference_mode one that can be changed outside of it."""
+        with torch.inference_mode(False):
+            return torch.full(shape, value, dtype=dtype, device=self.device)
+
+    def _take(self, batch: Tensor, groups: Tensor | Groups | None) -> tuple[Tensor, Groups | None]:
+        """Batch and groups, checked and on the device; None for the groups where all rows belong to the only one."""
         name = type(self).__name__
         if not isinstance(batch, Tensor) or batch.ndim != 2 or batch.shape[1] != self.channels:
             came = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
@@ -49,19 +55,27 @@ class Accumulator:
                 raise ValueError(
                     f"{name}.update: it keeps {self.groups} groups; give the group of each of the {len(batch)} rows."
                 )
-            return batch, torch.zeros(len(batch), dtype=torch.int64, device=self.device)
-        groups = torch.as_tensor(groups, device=self.device)
-        if groups.shape != (len(batch),) or groups.is_floating_point():
+            return batch, None
+        if not isinstance(groups, Groups):
+            groups = torch.as_tensor(groups)
+            if groups.shape != (len(batch),) or groups.is_floating_point():
+                raise ValueError(
+                    f"{name}.update: {len(batch)} whole numbers were expected as groups, one a row, "
+                    f"got {groups.dtype} of shape {tuple(groups.shape)}."
+                )
+            groups = Groups.of(groups, self.groups, self.device, who=f"{name}.update")
+        if len(groups) != len(batch) or groups.total != self.groups:
             raise ValueError(
-                f"{name}.update: {len(batch)} whole numbers were expected as groups, one a row, "
-                f"got {groups.dtype} of shape {tuple(groups.shape)}."
+                f"{name}.update: it keeps {self.groups} groups, and the batch has {len(batch)} rows; got Groups of "
+                f"{groups.total} groups for {len(groups)} rows."
             )
-        if len(groups) and (int(groups.min()) < 0 or int(groups.max()) >= self.groups):
-            raise ValueError(
-                f"{name}.update: groups run from 0 to {self.groups - 1}, got {int(groups.min())} to "
-                f"{int(groups.max())}."
-            )
-        return batch, groups.long()
+        return batch, None if self.groups == 1 else groups.to(self.device)
+
+    def _added(self, values: Tensor, groups: Groups | None) -> Tensor:
+        """Σ over the rows of each group that occurs, P×C; over all rows, 1×C, without groups."""
+        if groups is None:
+            return values.sum(0, keepdim=True)
+        return values.new_zeros(len(groups.present), self.channels).index_add_(0, groups.place, values)
 
     def _same(self, other) -> None:
         if type(other) is not type(self):
@@ -99,7 +113,7 @@ class Accumulator:
                     f"got {new.dtype} of shape {tuple(new.shape)}."
                 )
         for name, new in state.items():
-            setattr(self, f"_{name}", new.detach().to(self.device, copy=True))
+            setattr(self, f"_{name}", new.detach().to(self.device, copy=True, memory_format=torch.contiguous_format))
 
 
 class Sums(Accumulator):

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from . import checks, gates
 from .attention_profile import BINS, HIGH, LOW, AttentionProfile, SiteProfile, accumulators
 from .images import Batches, batches
+from .rows import Groups, Numbers, sent
 from .shards import Shard
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class _Pass:
                 "an attribute `classes`, or the model: ecaviz.load(net, classes=…); or use by=None."
             )
         self.counts = torch.zeros(len(self.classes), dtype=torch.int64)
-        self.correct: Tensor | None = torch.zeros_like(self.counts)
+        self.correct: Tensor | None = torch.zeros_like(self.counts, device=self.device)
         self.own_class = None if names is None else _match(names, own)
         if names is not None and self.own_class is None:
             self.correct = None
@@ -196,7 +197,9 @@ class _Pass:
             )
         self.start = self.passed = found.positions
         self.counts, self.skipped = found.counts.clone(), found.skipped
-        self.correct = None if found.correct is None or self.correct is None else found.correct.clone()
+        self.correct = (
+            None if found.correct is None or self.correct is None else found.correct.to(self.device, copy=True)
+        )
         for name, site in found.sites.items():
             statistics = self._accumulators(site.channels, self.device)
             for what, statistic in statistics.items():
@@ -265,12 +268,12 @@ class _Pass:
     def take(
         self, captured: Mapping[str, gates.GateRecord], output: Any, labels: Tensor | None, positions: Tensor
     ) -> None:
+        # labels and positions are on the CPU; nothing here may wait for the device (see ecaviz.rows)
         n = len(positions)
-        labels = None if labels is None else labels.cpu()
-        groups = self._groups(labels, n)
-        self.counts += torch.bincount(groups, minlength=len(self.classes))
+        groups = self._groups(labels)
+        self.counts += n if groups is None else torch.bincount(groups.labels, minlength=len(self.classes))
         self._score(output, labels, groups)
-        groups, positions = groups.to(self.device), positions.to(self.device)
+        numbers = Numbers.of(positions, self.device)
         for name, record in captured.items():
             gate = record.by_channel
             if len(gate) != n:
@@ -284,8 +287,8 @@ class _Pass:
             statistics["moments"].update(gate, groups)
             statistics["tails"].update(gate, groups)
             statistics["histogram"].update(gate)
-            statistics["largest"].update(gate, index=positions)
-            statistics["smallest"].update(gate, index=positions)
+            statistics["largest"].update(gate, index=numbers)
+            statistics["smallest"].update(gate, index=numbers)
 
     def finish(self) -> dict[str, SiteProfile]:
         """The statistics, on the CPU."""
@@ -312,9 +315,10 @@ class _Pass:
         }
         return accumulators(channels, len(self.classes), settings, device)
 
-    def _groups(self, labels: Tensor | None, n: int) -> Tensor:
+    def _groups(self, labels: Tensor | None) -> Groups | None:
+        """The class of each image; None where all are pooled."""
         if self.by is None:
-            return torch.zeros(n, dtype=torch.int64)
+            return None
         if labels is None:
             raise ValueError(
                 'profile: by="class" needs a label (a whole number) for each image, and these images have none. Pass a '
@@ -326,9 +330,9 @@ class _Pass:
                 f"profile: label {low if low < 0 else high} has no class: there are {len(self.classes)} classes, so "
                 f"labels 0 to {len(self.classes) - 1} were expected."
             )
-        return labels
+        return Groups.of(labels, len(self.classes), self.device)
 
-    def _score(self, output: Any, labels: Tensor | None, groups: Tensor) -> None:
+    def _score(self, output: Any, labels: Tensor | None, groups: Groups | None) -> None:
         """Count what was classified right; give up for good where that cannot be told."""
         usable = self.correct is not None and labels is not None and isinstance(output, Tensor) and output.ndim == 2
         if usable and self.own_class is not None:
@@ -337,8 +341,12 @@ class _Pass:
         if not usable or int(own.min()) < 0 or int(own.max()) >= output.shape[1]:
             self.correct = None
             return
-        hits = (output.argmax(1).cpu() == own).long()
-        self.correct.index_add_(0, groups, hits)
+        (own,) = sent([own], self.device)
+        hits = output.argmax(1).to(self.device) == own
+        if groups is None:
+            self.correct += hits.sum()
+        else:
+            self.correct.index_add_(0, groups.rows, hits.long())
 
 
 def _match(names: Sequence[str], own: Sequence[str]) -> Tensor | None:
