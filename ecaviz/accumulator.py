@@ -88,7 +88,8 @@ class Accumulator:
     def copy(self):
         """Another accumulator with the same content."""
         other = object.__new__(type(self))
-        other.__dict__.update({k: v.clone() if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
+        with torch.inference_mode(False):
+            other.__dict__.update({k: v.clone() if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
         return other
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -113,7 +114,7 @@ class Accumulator:
                     f"got {new.dtype} of shape {tuple(new.shape)}."
                 )
         for name, new in state.items():
-            setattr(self, f"_{name}", new.detach().to(self.device, copy=True, memory_format=torch.contiguous_format))
+            getattr(self, f"_{name}").copy_(new.detach())
 
 
 class Sums(Accumulator):

@@ -27,6 +27,7 @@ class Groups:
         present: int64 P, the groups that occur, in order.
         place: int64 N, where in ``present`` the group of each row stands.
         counts: int64 P, how many rows each group that occurs has.
+        first: int64 P, the first row of each group that occurs.
     """
 
     total: int
@@ -35,6 +36,7 @@ class Groups:
     present: Tensor
     place: Tensor
     counts: Tensor
+    first: Tensor
 
     @classmethod
     def of(cls, labels: Tensor, total: int, device: torch.device | str = "cpu", *, who: str = "Groups.of") -> Groups:
@@ -59,7 +61,8 @@ class Groups:
         present, place, counts = labels.unique(return_inverse=True, return_counts=True)
         if len(present) and (int(present[0]) < 0 or int(present[-1]) >= total):
             raise ValueError(f"{who}: groups run from 0 to {total - 1}, got {int(present[0])} to {int(present[-1])}.")
-        return cls(total, labels, *sent([labels, present, place, counts], device))
+        first = torch.full_like(present, len(labels)).scatter_reduce_(0, place, torch.arange(len(labels)), "amin")
+        return cls(total, labels, *sent([labels, present, place, counts, first], device))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -91,7 +94,8 @@ class Groups:
         here = self.rows.device
         if here.type == device.type and device.index in (None, here.index):
             return self
-        return Groups(self.total, self.labels, *sent([self.rows, self.present, self.place, self.counts], device))
+        tensors = [self.rows, self.present, self.place, self.counts, self.first]
+        return Groups(self.total, self.labels, *sent(tensors, device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +105,12 @@ class Numbers:
     Attributes:
         values: int64 N on the device.
         rank: int64 N on the device: 0 for the row with the smallest number; of equal numbers the first row comes first.
+        ends: The smallest and the largest number; None where the numbers came on a GPU, and looking would be waiting.
     """
 
     values: Tensor
     rank: Tensor
+    ends: tuple[int, int] | None
 
     @classmethod
     def of(cls, numbers: Tensor, device: torch.device | str = "cpu") -> Numbers:
@@ -115,7 +121,11 @@ class Numbers:
             device: Where the tensors are put.
         """
         numbers = torch.as_tensor(numbers).detach().long()
-        return cls(*sent([numbers, numbers.argsort(stable=True).argsort()], device))
+        order = numbers.argsort(stable=True)
+        ends = None
+        if len(numbers) and numbers.device.type == "cpu":
+            ends = int(numbers[order[0]]), int(numbers[order[-1]])
+        return cls(*sent([numbers, order.argsort()], device), ends)
 
     def __len__(self) -> int:
         return len(self.values)

@@ -23,6 +23,8 @@ GPU where labels and image numbers come from the CPU; several accumulators share
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -75,24 +77,33 @@ class Moments(Accumulator):
         if not len(x):
             return self
         x = x.double()
+        n0, mean0 = self._n[:, None], self._mean
         if groups is None:
-            n = torch.full_like(self._n, len(x))
-            mean = x.sum(0, keepdim=True) / len(x)
-            deviation = x - mean
+            n, first = len(x), x[:1]
         else:
-            n = groups.counts
-            mean = self._added(x, groups) / n[:, None]
-            deviation = x - mean.index_select(0, groups.place)
-        # the rounding of the mean leaves a rest in Σ deviation; taking it out (Björck) costs little
-        rest = self._added(deviation, groups)
-        m2 = self._added(deviation.square_(), groups) - rest.square() / n[:, None]
+            n, first = groups.counts[:, None], x.index_select(0, groups.first)
+            n0, mean0 = (one.index_select(0, groups.present) for one in (n0, mean0))
+        # Deviations are taken from the mean so far, or from a group's first row. Either is as near to the batch's own
+        # mean as the n of it allow, so that of Σd² − (Σd)²/n no more than a factor n of the precision is lost.
+        about = torch.where(n0 > 0, mean0, first)
+        deviation = x - (about if groups is None else about.index_select(0, groups.place))
+        total = self._added(deviation, groups)
+        step = total / (n0 + n)
+        squares = self._added(deviation.square_(), groups)
         if groups is None:
             least, greatest = x.amin(0, keepdim=True), x.amax(0, keepdim=True)
+            self._n += n
+            self._mean += (about - mean0).add_(step)
+            self._m2 += squares.sub_(total.mul_(step)).clamp_(min=0)
+            torch.minimum(self._min, least, out=self._min)
+            torch.maximum(self._max, greatest, out=self._max)
         else:
-            place = groups.place[:, None].expand_as(x)
-            least = torch.full_like(mean, torch.inf).scatter_reduce_(0, place, x, "amin")
-            greatest = torch.full_like(mean, -torch.inf).scatter_reduce_(0, place, x, "amax")
-        self._combine(groups, n, mean + rest / n[:, None], m2.clamp_(min=0), least, greatest)
+            rows = groups.rows[:, None].expand_as(x)
+            self._n.index_add_(0, groups.present, groups.counts)
+            self._mean.index_add_(0, groups.present, (about - mean0).add_(step))
+            self._m2.index_add_(0, groups.present, squares.sub_(total.mul_(step)).clamp_(min=0))
+            self._min.scatter_reduce_(0, rows, x, "amin")
+            self._max.scatter_reduce_(0, rows, x, "amax")
         return self
 
     def merge(self, other: Moments) -> Moments:
@@ -106,30 +117,15 @@ class Moments(Accumulator):
             ValueError: It has other channels or groups.
         """
         self._same(other)
-        self._combine(None, *(getattr(other, f"_{name}").to(self.device) for name in self._kept))
+        n, mean, m2, least, greatest = (getattr(other, f"_{name}").to(self.device) for name in self._kept)
+        share = (n.double() / (self._n + n).clamp(min=1))[:, None]  # int64 / int64 would be float32
+        step = mean - self._mean
+        self._m2 += m2 + step.square() * self._n[:, None] * share
+        self._mean += step * share
+        torch.minimum(self._min, least, out=self._min)
+        torch.maximum(self._max, greatest, out=self._max)
+        self._n += n
         return self
-
-    def _combine(self, groups: Groups | None, n, mean, m2, least, greatest) -> None:
-        """Combine what is kept with as much of a batch or another; only the rows of the groups that it has."""
-        n0, mean0, m20, min0, max0 = (
-            kept if groups is None else kept.index_select(0, groups.present)
-            for kept in (self._n, self._mean, self._m2, self._min, self._max)
-        )
-        total = n0 + n
-        share = (n.double() / total.clamp(min=1))[:, None]  # int64 / int64 would be float32
-        step = mean - mean0
-        new = {
-            "_n": total,
-            "_mean": mean0 + step * share,
-            "_m2": m20 + m2 + step.square() * n0[:, None] * share,
-            "_min": torch.minimum(min0, least),
-            "_max": torch.maximum(max0, greatest),
-        }
-        for name, value in new.items():
-            if groups is None:
-                setattr(self, name, value)
-            else:
-                getattr(self, name).index_copy_(0, groups.present, value)
 
     def pooled(self) -> Moments:
         """The same without groups: all of them taken as one."""
@@ -218,6 +214,9 @@ class Histogram(Sums):
         if not low < high:
             raise ValueError(f"Histogram: low < high was expected, got {low!r} and {high!r}.")
         self.low, self.high = float(low), float(high)
+        self._scale = self.bins / (self.high - self.low)
+        # x · 2ⁿ has no rounding, so that the batch's own precision gives the same bins as float64, in half the time
+        self._exact = self.low == 0 and math.frexp(self._scale)[0] == 0.5
         self._counts = self._full((self.groups, self.channels, self.bins), 0, torch.int64)
         self._outside = self._full((self.groups, self.channels), 0, torch.int64)
 
@@ -234,19 +233,19 @@ class Histogram(Sums):
             ValueError: The shapes do not fit, or a group is out of range.
         """
         x, groups = self._take(batch, groups)
-        x = x.double()
+        x = (x if self._exact and x.is_floating_point() else x.double()).T.contiguous()  # a channel's bins lie together
         within = x.clamp(self.low, self.high)
         inside = torch.eq(within, x, out=torch.empty_like(x, dtype=torch.int64))  # 0 for NaN too
-        bin_ = within.sub_(self.low).mul_(self.bins / (self.high - self.low)).int().clamp_(0, self.bins - 1)
-        cell = bin_ + self.bins * torch.arange(self.channels, device=self.device)
-        if groups is not None:
-            cell += (self.channels * self.bins) * groups.rows[:, None]
+        bin_ = within.sub_(self.low).mul_(self._scale).int().clamp_(0, self.bins - 1).long()
         # what is outside adds 0 to some bin: to leave it out would be to wait for how much is left
-        self._counts.view(-1).scatter_add_(0, cell.view(-1), inside.view(-1))
         if groups is None:
-            self._outside += len(x) - inside.sum(0)
+            self._counts[0].scatter_add_(1, bin_, inside)
+            self._outside += x.shape[1] - inside.sum(1)
         else:
-            self._outside.index_add_(0, groups.rows, 1 - inside)
+            channel = torch.arange(self.channels, device=self.device)[:, None]
+            cell = bin_.add_((groups.rows * self.channels + channel) * self.bins)
+            self._counts.view(-1).scatter_add_(0, cell.view(-1), inside.view(-1))
+            self._outside.index_add_(0, groups.rows, (1 - inside).T)
         return self
 
     @property
@@ -336,14 +335,15 @@ class Tails(Sums):
             self._n += len(x)
         else:
             self._n.index_add_(0, groups.present, groups.counts)
+        # floats are added up several times as fast as bool or int64, and float32 counts exactly up to 2²⁴
+        dtype = torch.float32 if len(x) < 2**24 else torch.float64
         for count, compare, bound in ((self._low_count, torch.lt, self.low), (self._high_count, torch.gt, self.high)):
-            # float64 counts exactly, and is added up several times as fast as bool or int64
-            beyond = compare(x, bound, out=torch.empty(x.shape, dtype=torch.float64, device=x.device))
+            beyond = compare(x, bound, out=torch.empty(x.shape, dtype=dtype, device=x.device))
             found = self._added(beyond, groups).long()
             if groups is None:
                 count += found
             else:
-                count.index_copy_(0, groups.present, count.index_select(0, groups.present) + found)
+                count.index_add_(0, groups.present, found)
         return self
 
     @property
