@@ -41,7 +41,7 @@ class Moments(Accumulator):
 
     Batches and shards are combined by the parallel formula of Chan, Golub and LeVeque (1979), on deviations from the
     mean rather than on Σx², so that a small variance about a large mean survives. NaN in, NaN out: for that group and
-    channel.
+    channel. Of an infinite value too, but for min and max.
 
     Args:
         channels: C.
@@ -90,18 +90,20 @@ class Moments(Accumulator):
         total = self._added(deviation, groups)
         step = total / (n0 + n)
         squares = self._added(deviation.square_(), groups)
+        more = squares.sub_(total.mul_(step)).clamp_(min=0)
+        step = (about - mean0).add_(step).add_(step * 0)  # an infinite value makes NaN of the mean, whenever it comes
         if groups is None:
             least, greatest = x.amin(0, keepdim=True), x.amax(0, keepdim=True)
             self._n += n
-            self._mean += (about - mean0).add_(step)
-            self._m2 += squares.sub_(total.mul_(step)).clamp_(min=0)
+            self._mean += step
+            self._m2 += more
             torch.minimum(self._min, least, out=self._min)
             torch.maximum(self._max, greatest, out=self._max)
         else:
             rows = groups.rows[:, None].expand_as(x)
             self._n.index_add_(0, groups.present, groups.counts)
-            self._mean.index_add_(0, groups.present, (about - mean0).add_(step))
-            self._m2.index_add_(0, groups.present, squares.sub_(total.mul_(step)).clamp_(min=0))
+            self._mean.index_add_(0, groups.present, step)
+            self._m2.index_add_(0, groups.present, more)
             self._min.scatter_reduce_(0, rows, x, "amin")
             self._max.scatter_reduce_(0, rows, x, "amax")
         return self
