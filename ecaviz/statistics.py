@@ -76,36 +76,36 @@ class Moments(Accumulator):
         x, groups = self._take(batch, groups)
         if not len(x):
             return self
-        x = x.double()
+        x = x.to(torch.float64, copy=True)
         n0, mean0 = self._n[:, None], self._mean
         if groups is None:
-            n, first = len(x), x[:1]
+            n, about = len(x), x[:1]
+            torch.minimum(self._min, x.amin(0, keepdim=True), out=self._min)
+            torch.maximum(self._max, x.amax(0, keepdim=True), out=self._max)
         else:
-            n, first = groups.counts[:, None], x.index_select(0, groups.first)
+            n, about = groups.counts[:, None], x.index_select(0, groups.first)
             n0, mean0 = (one.index_select(0, groups.present) for one in (n0, mean0))
-        # Deviations are taken from the mean so far, or from a group's first row. Either is as near to the batch's own
-        # mean as the n of it allow, so that of Σd² − (Σd)²/n no more than a factor n of the precision is lost.
-        about = torch.where(n0 > 0, mean0, first)
-        deviation = x - (about if groups is None else about.index_select(0, groups.place))
-        total = self._added(deviation, groups)
-        step = total / (n0 + n)
-        squares = self._added(deviation.square_(), groups)
-        more = squares.sub_(total.mul_(step)).clamp_(min=0)
-        step = (about - mean0).add_(step).add_(step * 0)  # an infinite value makes NaN of the mean, whenever it comes
-        if groups is None:
-            least, greatest = x.amin(0, keepdim=True), x.amax(0, keepdim=True)
-            self._n += n
-            self._mean += step
-            self._m2 += more
-            torch.minimum(self._min, least, out=self._min)
-            torch.maximum(self._max, greatest, out=self._max)
-        else:
             rows = groups.rows[:, None].expand_as(x)
-            self._n.index_add_(0, groups.present, groups.counts)
-            self._mean.index_add_(0, groups.present, step)
-            self._m2.index_add_(0, groups.present, more)
             self._min.scatter_reduce_(0, rows, x, "amin")
             self._max.scatter_reduce_(0, rows, x, "amax")
+        # Deviations are taken from the mean so far, or from a group's first row. Either is as near to the batch's own
+        # mean as the n of it allow, so that of Σd² − (Σd)²/n no more than a factor n of the precision is lost.
+        about = torch.where(n0 > 0, mean0, about)
+        x -= about if groups is None else about.index_select(0, groups.place)
+        total = self._added(x, groups)
+        squares = self._added(x.square_(), groups)
+        step = total / (n0 + n)
+        squares.sub_(total.mul_(step)).clamp_(min=0)
+        # an infinite value makes NaN of the mean, whenever it comes
+        about.sub_(mean0).add_(step).add_(step.mul_(0))
+        if groups is None:
+            self._n += n
+            self._mean += about
+            self._m2 += squares
+        else:
+            self._n.index_add_(0, groups.present, groups.counts)
+            self._mean.index_add_(0, groups.present, about)
+            self._m2.index_add_(0, groups.present, squares)
         return self
 
     def merge(self, other: Moments) -> Moments:
