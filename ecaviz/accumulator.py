@@ -23,6 +23,7 @@ class Accumulator:
     """
 
     _kept: ClassVar[tuple[str, ...]] = ()  # names of the tensors that are the whole state
+    _saved_as: ClassVar[dict[str, torch.dtype]] = {}  # types in a state, where they are others than in memory
 
     def __init__(self, channels: int, groups: int | None = None, device: torch.device | str = "cpu"):
         self.channels = checks.at_least_one(channels, f"{type(self).__name__}: channels")
@@ -94,7 +95,8 @@ class Accumulator:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything it has seen, as tensors on the CPU."""
-        return {name: getattr(self, f"_{name}").detach().cpu().clone() for name in self._kept}
+        kept = {name: getattr(self, f"_{name}").detach() for name in self._kept}
+        return {name: one.to("cpu", self._saved_as.get(name, one.dtype), copy=True) for name, one in kept.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over what another accumulator, made alike, had seen.
@@ -108,9 +110,10 @@ class Accumulator:
             )
         for name, new in state.items():
             old = getattr(self, f"_{name}")
-            if new.shape != old.shape or new.dtype != old.dtype:
+            dtype = self._saved_as.get(name, old.dtype)
+            if new.shape != old.shape or new.dtype != dtype:
                 raise ValueError(
-                    f"{self!r}: {name} should be {old.dtype} of shape {tuple(old.shape)}, "
+                    f"{self!r}: {name} should be {dtype} of shape {tuple(old.shape)}, "
                     f"got {new.dtype} of shape {tuple(new.shape)}."
                 )
         for name, new in state.items():

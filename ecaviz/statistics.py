@@ -24,6 +24,7 @@ GPU where labels and image numbers come from the CPU; several accumulators share
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -305,6 +306,8 @@ class Tails(Sums):
     """
 
     _kept = ("n", "low_count", "high_count")
+    # in memory float64, which is added up several times as fast, and exact up to 2⁵³
+    _saved_as: ClassVar = {"low_count": torch.int64, "high_count": torch.int64}
 
     def __init__(
         self,
@@ -317,8 +320,8 @@ class Tails(Sums):
         super().__init__(channels, groups, device)
         self.low, self.high = float(low), float(high)
         self._n = self._full((self.groups,), 0, torch.int64)
-        self._low_count = self._full((self.groups, self.channels), 0, torch.int64)
-        self._high_count = self._full((self.groups, self.channels), 0, torch.int64)
+        self._low_count = self._full((self.groups, self.channels), 0, torch.float64)
+        self._high_count = self._full((self.groups, self.channels), 0, torch.float64)
 
     def _settings(self) -> dict[str, float]:
         return {"low": self.low, "high": self.high}
@@ -337,23 +340,20 @@ class Tails(Sums):
             self._n += len(x)
         else:
             self._n.index_add_(0, groups.present, groups.counts)
-        # floats are added up several times as fast as bool or int64, and float32 counts exactly up to 2²⁴
-        dtype = torch.float32 if len(x) < 2**24 else torch.float64
         for count, compare, bound in ((self._low_count, torch.lt, self.low), (self._high_count, torch.gt, self.high)):
-            beyond = compare(x, bound, out=torch.empty(x.shape, dtype=dtype, device=x.device))
-            found = self._added(beyond, groups).long()
+            beyond = compare(x, bound, out=torch.empty(x.shape, dtype=torch.float64, device=x.device))
             if groups is None:
-                count += found
+                count += beyond.sum(0)
             else:
-                count.index_add_(0, groups.present, found)
+                count.index_add_(0, groups.rows, beyond)
         return self
 
     @property
     def below(self) -> Tensor:
         """float64 G×C: share of the values below ``low``; NaN for a group without rows."""
-        return self._low_count.double() / torch.where(self._n > 0, self._n.double(), torch.nan)[:, None]
+        return self._low_count / torch.where(self._n > 0, self._n.double(), torch.nan)[:, None]
 
     @property
     def above(self) -> Tensor:
         """float64 G×C: share of the values above ``high``; NaN for a group without rows."""
-        return self._high_count.double() / torch.where(self._n > 0, self._n.double(), torch.nan)[:, None]
+        return self._high_count / torch.where(self._n > 0, self._n.double(), torch.nan)[:, None]
