@@ -93,6 +93,18 @@ class Accumulator:
             other.__dict__.update({k: v.clone() if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
         return other
 
+    def part(self, start: int, stop: int):
+        """Another accumulator, on the CPU, with what this one holds of the channels from ``start`` to ``stop``."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.channels, other.device = stop - start, torch.device("cpu")
+        with torch.inference_mode(False):
+            for name in (f"_{name}" for name in self._kept):
+                tensor = getattr(self, name)
+                tensor = tensor if tensor.ndim == 1 else tensor[:, start:stop]
+                setattr(other, name, torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor))
+        return other
+
     def state_dict(self) -> dict[str, Tensor]:
         """Everything it has seen, as tensors on the CPU."""
         kept = {name: getattr(self, f"_{name}").detach() for name in self._kept}

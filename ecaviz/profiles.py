@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from . import checks, gates
-from .attention_profile import BINS, HIGH, LOW, AttentionProfile, SiteProfile, accumulators
+from .attention_profile import BINS, HIGH, LOW, STATISTICS, AttentionProfile, SiteProfile
 from .images import Batches, batches
 from .rows import Groups, Numbers, sent
 from .shards import Shard
+from .site_statistics import SiteStatistics
 
 if TYPE_CHECKING:
     from .models import LoadedModel
@@ -157,7 +158,15 @@ class _Pass:
         self.own_class = None if names is None else _match(names, own)
         if names is not None and self.own_class is None:
             self.correct = None
-        self.sites: dict[str, tuple[gates.GateSite | SiteProfile, dict[str, Any]]] = {}
+        self.sites: dict[str, tuple[gates.GateSite | SiteProfile, int]] = {}  # with the number of channels
+        settings = {
+            "moments": {},
+            "tails": {"low": LOW, "high": HIGH},
+            "histogram": {"bins": BINS, "low": 0.0, "high": 1.0},
+            "largest": {"k": self.top, "largest": True},
+            "smallest": {"k": self.top, "largest": False},
+        }
+        self.statistics = SiteStatistics(len(self.classes), settings, self.device)
 
     def resume(self, path: Path, sites: set[str]) -> None:
         """Take up what a file holds of an earlier pass; nothing where there is none.
@@ -201,10 +210,8 @@ class _Pass:
             None if found.correct is None or self.correct is None else found.correct.to(self.device, copy=True)
         )
         for name, site in found.sites.items():
-            statistics = self._accumulators(site.channels, self.device)
-            for what, statistic in statistics.items():
-                statistic.load_state_dict(getattr(site, what).state_dict())
-            self.sites[name] = site, statistics
+            self.sites[name] = site, site.channels
+            self.statistics.go_on_from(name, {what: getattr(site, what) for what in STATISTICS})
 
     def rest(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
         """The batches that are left of this part, positions counted from its first image."""
@@ -274,46 +281,36 @@ class _Pass:
         self.counts += n if groups is None else torch.bincount(groups.labels, minlength=len(self.classes))
         self._score(output, labels, groups)
         numbers = Numbers.of(positions, self.device)
+        found = {}
         for name, record in captured.items():
-            gate = record.by_channel
+            gate = found[name] = record.by_channel
             if len(gate) != n:
                 raise ValueError(
                     f"profile: {name} gave {len(gate)} gates for {n} images, so they cannot be told apart by image. "
                     f"Leave the site out with `sites`."
                 )
-            if name not in self.sites:
-                self.sites[name] = record.site, self._accumulators(gate.shape[1], self.device)
-            statistics = self.sites[name][1]
-            statistics["moments"].update(gate, groups)
-            statistics["tails"].update(gate, groups)
-            statistics["histogram"].update(gate)
-            statistics["largest"].update(gate, index=numbers)
-            statistics["smallest"].update(gate, index=numbers)
+            _, channels = self.sites.setdefault(name, (record.site, gate.shape[1]))
+            if gate.shape[1] != channels:
+                raise ValueError(f"profile: {name} gave {gate.shape[1]} gates an image, and {channels} before.")
+        self.statistics.update(found, groups, numbers)
 
     def finish(self) -> dict[str, SiteProfile]:
         """The statistics, on the CPU."""
         if not self.sites:
             raise ValueError("profile: the network ran without calling any of the sites. Choose others with `sites`.")
-        sites = {}
-        for name, (site, statistics) in self.sites.items():
-            channels = statistics["moments"].channels
-            kept = self._accumulators(channels, "cpu")
-            for what, statistic in kept.items():
-                statistic.load_state_dict(statistics[what].state_dict())
-            sites[name] = SiteProfile(
-                name, site.family, channels, site.kernel_size, site.reduction, site.activation, **kept, per=site.per
+        return {
+            name: SiteProfile(
+                name,
+                site.family,
+                channels,
+                site.kernel_size,
+                site.reduction,
+                site.activation,
+                **self.statistics.of(name),
+                per=site.per,
             )
-        return sites
-
-    def _accumulators(self, channels: int, device: torch.device | str) -> dict[str, Any]:
-        settings = {
-            "moments": {},
-            "tails": {"low": LOW, "high": HIGH},
-            "histogram": {"bins": BINS, "low": 0.0, "high": 1.0},
-            "largest": {"k": self.top, "largest": True},
-            "smallest": {"k": self.top, "largest": False},
+            for name, (site, channels) in self.sites.items()
         }
-        return accumulators(channels, len(self.classes), settings, device)
 
     def _groups(self, labels: Tensor | None) -> Groups | None:
         """The class of each image; None where all are pooled."""
