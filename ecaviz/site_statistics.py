@@ -19,7 +19,7 @@ from .rows import Groups, Numbers
 
 __all__ = ["SiteStatistics"]
 
-AT_ONCE = 2048
+AT_ONCE = 4096
 """Channels that are joined on a CPU."""
 
 

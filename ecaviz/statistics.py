@@ -77,12 +77,13 @@ class Moments(Accumulator):
         x, groups = self._take(batch, groups)
         if not len(x):
             return self
+        if groups is None:
+            torch.minimum(self._min, x.amin(0, keepdim=True), out=self._min)
+            torch.maximum(self._max, x.amax(0, keepdim=True), out=self._max)
         x = x.to(torch.float64, copy=True)
         n0, mean0 = self._n[:, None], self._mean
         if groups is None:
             n, about = len(x), x[:1]
-            torch.minimum(self._min, x.amin(0, keepdim=True), out=self._min)
-            torch.maximum(self._max, x.amax(0, keepdim=True), out=self._max)
         else:
             n, about = groups.counts[:, None], x.index_select(0, groups.first)
             n0, mean0 = (one.index_select(0, groups.present) for one in (n0, mean0))
@@ -239,7 +240,8 @@ class Histogram(Sums):
         x = (x if self._exact and x.is_floating_point() else x.double()).T.contiguous()  # a channel's bins lie together
         within = x.clamp(self.low, self.high)
         inside = torch.eq(within, x, out=torch.empty_like(x, dtype=torch.int64))  # 0 for NaN too
-        bin_ = within.sub_(self.low).mul_(self._scale).int().clamp_(0, self.bins - 1).long()
+        within = within.sub_(self.low) if self.low else within
+        bin_ = within.mul_(self._scale).int().clamp_(0, self.bins - 1).long()
         # what is outside adds 0 to some bin: to leave it out would be to wait for how much is left
         if groups is None:
             self._counts[0].scatter_add_(1, bin_, inside)
@@ -340,8 +342,10 @@ class Tails(Sums):
             self._n += len(x)
         else:
             self._n.index_add_(0, groups.present, groups.counts)
+        # float32, half as much to move, counts exactly the rows of any batch but the most enormous
+        dtype = torch.float32 if groups is None and len(x) < 2**24 else torch.float64
         for count, compare, bound in ((self._low_count, torch.lt, self.low), (self._high_count, torch.gt, self.high)):
-            beyond = compare(x, bound, out=torch.empty(x.shape, dtype=torch.float64, device=x.device))
+            beyond = compare(x, bound, out=torch.empty(x.shape, dtype=dtype, device=x.device))
             if groups is None:
                 count += beyond.sum(0)
             else:

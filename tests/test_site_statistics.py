@@ -52,7 +52,7 @@ def assert_same(found, expected):
             torch.testing.assert_close(value, second[key], rtol=1e-12, atol=0, equal_nan=True, msg=f"{what} {key}")
 
 
-@pytest.mark.parametrize("at_once", [1, 11, 2048])
+@pytest.mark.parametrize("at_once", [1, 11, 4096])
 @pytest.mark.parametrize("total", [1, 50])
 @pytest.mark.parametrize("called", [["abcd"] * 5, ["abcd", "acd", "abcd", "d", "ab", "cdab"]])
 def test_joined_sites_are_as_by_themselves(monkeypatch, at_once, total, called):
