@@ -219,8 +219,8 @@ class Histogram(Sums):
             raise ValueError(f"Histogram: low < high was expected, got {low!r} and {high!r}.")
         self.low, self.high = float(low), float(high)
         self._scale = self.bins / (self.high - self.low)
-        # x · 2ⁿ has no rounding, so that the batch's own precision gives the same bins as float64, in half the time
-        self._exact = self.low == 0 and math.frexp(self._scale)[0] == 0.5
+        # x · 2ⁿ has no rounding, so that float32 gives the same bins as float64, in half the time
+        self._exact = self.low == 0 and math.frexp(self._scale)[0] == 0.5 and self.bins < 2**24
         self._counts = self._full((self.groups, self.channels, self.bins), 0, torch.int64)
         self._outside = self._full((self.groups, self.channels), 0, torch.int64)
 
@@ -237,7 +237,8 @@ class Histogram(Sums):
             ValueError: The shapes do not fit, or a group is out of range.
         """
         x, groups = self._take(batch, groups)
-        x = (x if self._exact and x.is_floating_point() else x.double()).T.contiguous()  # a channel's bins lie together
+        x = x if self._exact and x.dtype == torch.float32 else x.double()
+        x = x.T.contiguous()  # so that a channel's values come one after the other, like its bins
         within = x.clamp(self.low, self.high)
         inside = torch.eq(within, x, out=torch.empty_like(x, dtype=torch.int64))  # 0 for NaN too
         within = within.sub_(self.low) if self.low else within
