@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import checks
+from .rows import Groups
 
 __all__ = ["Accumulator", "Sums"]
 
@@ -22,6 +23,7 @@ class Accumulator:
     """
 
     _kept: ClassVar[tuple[str, ...]] = ()  # names of the tensors that are the whole state
+    _saved_as: ClassVar[dict[str, torch.dtype]] = {}  # types in a state, where they are others than in memory
 
     def __init__(self, channels: int, groups: int | None = None, device: torch.device | str = "cpu"):
         self.channels = checks.at_least_one(channels, f"{type(self).__name__}: channels")
@@ -37,8 +39,13 @@ class Accumulator:
         """What two accumulators must agree on, besides C and G, to be merged."""
         return {}
 
-    def _take(self, batch: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Batch and groups, checked and on the device; without groups everything belongs to group 0."""
+    def _full(self, shape: tuple[int, ...], value: float, dtype: torch.dtype) -> Tensor:
+        """A tensor of the state; also under inference_mode one that can be changed outside of it."""
+        with torch.inference_mode(False):
+            return torch.full(shape, value, dtype=dtype, device=self.device)
+
+    def _take(self, batch: Tensor, groups: Tensor | Groups | None) -> tuple[Tensor, Groups | None]:
+        """Batch and groups, checked and on the device; None for the groups where all rows belong to the only one."""
         name = type(self).__name__
         if not isinstance(batch, Tensor) or batch.ndim != 2 or batch.shape[1] != self.channels:
             came = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
@@ -49,19 +56,27 @@ class Accumulator:
                 raise ValueError(
                     f"{name}.update: it keeps {self.groups} groups; give the group of each of the {len(batch)} rows."
                 )
-            return batch, torch.zeros(len(batch), dtype=torch.int64, device=self.device)
-        groups = torch.as_tensor(groups, device=self.device)
-        if groups.shape != (len(batch),) or groups.is_floating_point():
+            return batch, None
+        if not isinstance(groups, Groups):
+            groups = torch.as_tensor(groups)
+            if groups.shape != (len(batch),) or groups.is_floating_point():
+                raise ValueError(
+                    f"{name}.update: {len(batch)} whole numbers were expected as groups, one a row, "
+                    f"got {groups.dtype} of shape {tuple(groups.shape)}."
+                )
+            groups = Groups.of(groups, self.groups, self.device, who=f"{name}.update")
+        if len(groups) != len(batch) or groups.total != self.groups:
             raise ValueError(
-                f"{name}.update: {len(batch)} whole numbers were expected as groups, one a row, "
-                f"got {groups.dtype} of shape {tuple(groups.shape)}."
+                f"{name}.update: it keeps {self.groups} groups, and the batch has {len(batch)} rows; got Groups of "
+                f"{groups.total} groups for {len(groups)} rows."
             )
-        if len(groups) and (int(groups.min()) < 0 or int(groups.max()) >= self.groups):
-            raise ValueError(
-                f"{name}.update: groups run from 0 to {self.groups - 1}, got {int(groups.min())} to "
-                f"{int(groups.max())}."
-            )
-        return batch, groups.long()
+        return batch, None if self.groups == 1 else groups.to(self.device)
+
+    def _added(self, values: Tensor, groups: Groups | None) -> Tensor:
+        """Σ over the rows of each group that occurs, P×C; over all rows, 1×C, without groups."""
+        if groups is None:
+            return values.sum(0, keepdim=True)
+        return values.new_zeros(len(groups.present), self.channels).index_add_(0, groups.place, values)
 
     def _same(self, other) -> None:
         if type(other) is not type(self):
@@ -74,12 +89,26 @@ class Accumulator:
     def copy(self):
         """Another accumulator with the same content."""
         other = object.__new__(type(self))
-        other.__dict__.update({k: v.clone() if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
+        with torch.inference_mode(False):
+            other.__dict__.update({k: v.clone() if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
+        return other
+
+    def part(self, start: int, stop: int):
+        """Another accumulator, on the CPU, with what this one holds of the channels from ``start`` to ``stop``."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.channels, other.device = stop - start, torch.device("cpu")
+        with torch.inference_mode(False):
+            for name in (f"_{name}" for name in self._kept):
+                tensor = getattr(self, name)
+                tensor = tensor if tensor.ndim == 1 else tensor[:, start:stop]
+                setattr(other, name, torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor))
         return other
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything it has seen, as tensors on the CPU."""
-        return {name: getattr(self, f"_{name}").detach().cpu().clone() for name in self._kept}
+        kept = {name: getattr(self, f"_{name}").detach() for name in self._kept}
+        return {name: one.to("cpu", self._saved_as.get(name, one.dtype), copy=True) for name, one in kept.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over what another accumulator, made alike, had seen.
@@ -93,13 +122,14 @@ class Accumulator:
             )
         for name, new in state.items():
             old = getattr(self, f"_{name}")
-            if new.shape != old.shape or new.dtype != old.dtype:
+            dtype = self._saved_as.get(name, old.dtype)
+            if new.shape != old.shape or new.dtype != dtype:
                 raise ValueError(
-                    f"{self!r}: {name} should be {old.dtype} of shape {tuple(old.shape)}, "
+                    f"{self!r}: {name} should be {dtype} of shape {tuple(old.shape)}, "
                     f"got {new.dtype} of shape {tuple(new.shape)}."
                 )
         for name, new in state.items():
-            setattr(self, f"_{name}", new.detach().to(self.device, copy=True))
+            getattr(self, f"_{name}").copy_(new.detach())
 
 
 class Sums(Accumulator):

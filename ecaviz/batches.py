@@ -74,7 +74,8 @@ class Batches:
         self.skipped: list[tuple[Path, str]] = []
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        return ((x, labels) for x, labels, _ in self.indexed())
+        for x, labels, _ in self.indexed():
+            yield x, None if labels is None else self._moved(labels)
 
     @property
     def shuffled(self) -> bool:
@@ -82,7 +83,9 @@ class Batches:
         return isinstance(getattr(self._images, "sampler", None), torch.utils.data.RandomSampler)
 
     def indexed(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-        """The same with a third: int64 N on the CPU, the position of each image in the set (files left out count).
+        """The same with a third: int64 N, the position of each image in the set (files left out count).
+
+        Labels and positions are on the CPU, where they can be looked at without waiting for a GPU.
 
         Args:
             start: Position of the first image to take; those before it are passed by, unread where they can be.
@@ -102,7 +105,7 @@ class Batches:
         for x, labels, positions in go(start, sys.maxsize if stop is None else stop):
             seen += len(x)
             self.passed = max(self.passed, int(positions[-1]) + 1)
-            yield self._moved(x, self._dtype), None if labels is None else self._moved(labels), positions
+            yield self._moved(x, self._dtype), None if labels is None else labels.cpu(), positions
         if isinstance(self._images, ImageFiles):
             self._images.skipped = list(self.skipped)
         if self.skipped:

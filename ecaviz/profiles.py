@@ -23,9 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from . import checks, gates
-from .attention_profile import BINS, HIGH, LOW, AttentionProfile, SiteProfile, accumulators
+from .attention_profile import BINS, HIGH, LOW, STATISTICS, AttentionProfile, SiteProfile
 from .images import Batches, batches
+from .rows import Groups, Numbers, sent
 from .shards import Shard
+from .site_statistics import SiteStatistics
 from .sites import network
 
 if TYPE_CHECKING:
@@ -164,11 +166,19 @@ class _Pass:
                 "an attribute `classes`, or the model: ecaviz.load(net, classes=…); or use by=None."
             )
         self.counts = torch.zeros(len(self.classes), dtype=torch.int64)
-        self.correct: Tensor | None = torch.zeros_like(self.counts)
+        self.correct: Tensor | None = torch.zeros_like(self.counts, device=self.device)
         self.own_class = None if names is None else _match(names, own)
         if names is not None and self.own_class is None:
             self.correct = None
-        self.sites: dict[str, tuple[gates.GateSite | SiteProfile, dict[str, Any]]] = {}
+        self.sites: dict[str, tuple[gates.GateSite | SiteProfile, int]] = {}  # with the number of channels
+        settings = {
+            "moments": {},
+            "tails": {"low": LOW, "high": HIGH},
+            "histogram": {"bins": BINS, "low": 0.0, "high": 1.0},
+            "largest": {"k": self.top, "largest": True},
+            "smallest": {"k": self.top, "largest": False},
+        }
+        self.statistics = SiteStatistics(len(self.classes), settings, self.device)
 
     def resume(self, path: Path, sites: set[str]) -> None:
         """Take up what a file holds of an earlier pass; nothing where there is none.
@@ -208,12 +218,12 @@ class _Pass:
             )
         self.start = self.passed = found.positions
         self.counts, self.skipped = found.counts.clone(), found.skipped
-        self.correct = None if found.correct is None or self.correct is None else found.correct.clone()
+        self.correct = (
+            None if found.correct is None or self.correct is None else found.correct.to(self.device, copy=True)
+        )
         for name, site in found.sites.items():
-            statistics = self._accumulators(site.channels, self.device)
-            for what, statistic in statistics.items():
-                statistic.load_state_dict(getattr(site, what).state_dict())
-            self.sites[name] = site, statistics
+            self.sites[name] = site, site.channels
+            self.statistics.go_on_from(name, {what: getattr(site, what) for what in STATISTICS})
 
     def rest(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
         """The batches that are left of this part, positions counted from its first image."""
@@ -277,56 +287,47 @@ class _Pass:
     def take(
         self, captured: Mapping[str, gates.GateRecord], output: Any, labels: Tensor | None, positions: Tensor
     ) -> None:
+        # labels and positions are on the CPU; nothing here may wait for the device (see ecaviz.rows)
         n = len(positions)
-        labels = None if labels is None else labels.cpu()
-        groups = self._groups(labels, n)
-        self.counts += torch.bincount(groups, minlength=len(self.classes))
+        groups = self._groups(labels)
+        self.counts += n if groups is None else torch.bincount(groups.labels, minlength=len(self.classes))
         self._score(output, labels, groups)
-        groups, positions = groups.to(self.device), positions.to(self.device)
+        numbers = Numbers.of(positions, self.device)
+        found = {}
         for name, record in captured.items():
-            gate = record.by_channel
+            gate = found[name] = record.by_channel
             if len(gate) != n:
                 raise ValueError(
                     f"profile: {name} gave {len(gate)} gates for {n} images, so they cannot be told apart by image. "
                     f"Leave the site out with `sites`."
                 )
-            if name not in self.sites:
-                self.sites[name] = record.site, self._accumulators(gate.shape[1], self.device)
-            statistics = self.sites[name][1]
-            statistics["moments"].update(gate, groups)
-            statistics["tails"].update(gate, groups)
-            statistics["histogram"].update(gate)
-            statistics["largest"].update(gate, index=positions)
-            statistics["smallest"].update(gate, index=positions)
+            _, channels = self.sites.setdefault(name, (record.site, gate.shape[1]))
+            if gate.shape[1] != channels:
+                raise ValueError(f"profile: {name} gave {gate.shape[1]} gates an image, and {channels} before.")
+        self.statistics.update(found, groups, numbers)
 
     def finish(self) -> dict[str, SiteProfile]:
         """The statistics, on the CPU."""
         if not self.sites:
             raise ValueError("profile: the network ran without calling any of the sites. Choose others with `sites`.")
-        sites = {}
-        for name, (site, statistics) in self.sites.items():
-            channels = statistics["moments"].channels
-            kept = self._accumulators(channels, "cpu")
-            for what, statistic in kept.items():
-                statistic.load_state_dict(statistics[what].state_dict())
-            sites[name] = SiteProfile(
-                name, site.family, channels, site.kernel_size, site.reduction, site.activation, **kept, per=site.per
+        return {
+            name: SiteProfile(
+                name,
+                site.family,
+                channels,
+                site.kernel_size,
+                site.reduction,
+                site.activation,
+                **self.statistics.of(name),
+                per=site.per,
             )
-        return sites
-
-    def _accumulators(self, channels: int, device: torch.device | str) -> dict[str, Any]:
-        settings = {
-            "moments": {},
-            "tails": {"low": LOW, "high": HIGH},
-            "histogram": {"bins": BINS, "low": 0.0, "high": 1.0},
-            "largest": {"k": self.top, "largest": True},
-            "smallest": {"k": self.top, "largest": False},
+            for name, (site, channels) in self.sites.items()
         }
-        return accumulators(channels, len(self.classes), settings, device)
 
-    def _groups(self, labels: Tensor | None, n: int) -> Tensor:
+    def _groups(self, labels: Tensor | None) -> Groups | None:
+        """The class of each image; None where all are pooled."""
         if self.by is None:
-            return torch.zeros(n, dtype=torch.int64)
+            return None
         if labels is None:
             raise ValueError(
                 'profile: by="class" needs a label (a whole number) for each image, and these images have none. Pass a '
@@ -338,9 +339,9 @@ class _Pass:
                 f"profile: label {low if low < 0 else high} has no class: there are {len(self.classes)} classes, so "
                 f"labels 0 to {len(self.classes) - 1} were expected."
             )
-        return labels
+        return Groups.of(labels, len(self.classes), self.device)
 
-    def _score(self, output: Any, labels: Tensor | None, groups: Tensor) -> None:
+    def _score(self, output: Any, labels: Tensor | None, groups: Groups | None) -> None:
         """Count what was classified right; give up for good where that cannot be told."""
         usable = self.correct is not None and labels is not None and isinstance(output, Tensor) and output.ndim == 2
         if usable and self.own_class is not None:
@@ -349,8 +350,12 @@ class _Pass:
         if not usable or int(own.min()) < 0 or int(own.max()) >= output.shape[1]:
             self.correct = None
             return
-        hits = (output.argmax(1).cpu() == own).long()
-        self.correct.index_add_(0, groups, hits)
+        (own,) = sent([own], self.device)
+        hits = output.argmax(1).to(self.device) == own
+        if groups is None:
+            self.correct += hits.sum()
+        else:
+            self.correct.index_add_(0, groups.rows, hits.long())
 
 
 def _match(names: Sequence[str], own: Sequence[str]) -> Tensor | None:

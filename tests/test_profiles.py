@@ -236,6 +236,27 @@ def test_on_the_gpu_as_on_the_cpu(drawn, by_class):
     assert torch.equal(got.counts, by_class.counts)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("by", [None, "class"])
+def test_on_the_gpu_no_batch_after_the_first_waits(drawn, monkeypatch, by):
+    pixels, labels = drawn.tensors()
+    given = DataLoader(TensorDataset(normalise(pixels).cuda(), labels), batch_size=7)  # so that none is copied
+    loaded = ecaviz.load(model().net, transform=normalise, classes=CLASSES, device="cuda")
+    run, calls = profiles._Pass.run, []
+
+    def strict(*args):
+        calls.append(args)
+        torch.cuda.set_sync_debug_mode("error" if len(calls) > 1 else "default")
+        try:
+            run(*args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(profiles._Pass, "run", strict)
+    assert profile(loaded, given, by=by, progress=False).n == N
+    assert len(calls) == 8
+
+
 # --------------------------------------------------------------------------------------------- streaming, and no traces
 
 
