@@ -11,9 +11,10 @@ as makes them about as large as ImageNet's, fifty to a class and 1000 classes na
 - profile: all of it, ``ecaviz.profile(model, files, by="class")``.
 
 Reading and profile are measured for each number of ``--workers`` (processes that read; 0 is none beside the one that
-runs the network), where this ecaviz takes any. Each figure is from the median seconds of ``--repeats`` passes. A pass
-over the whole folder and one over a fifth of it are measured, and the rate is of the difference: what a pass costs once
-(starting the workers, the fingerprint of the weights, the statistics at its end) is left out and printed by itself.
+runs the network), where this ecaviz takes any; reading goes over the files three times in a pass. Each figure is from
+the median seconds of ``--repeats`` passes. A pass over all images and one over a fifth of them are measured, and the
+rate is of the difference: what a pass costs once (starting the workers, the fingerprint of the weights, the statistics
+at its end) is left out and printed by itself.
 
 The hours are an extrapolation: images / rate + once, and for 2, 4 and 8 processes under torchrun the images' part
 divided by their number. That takes each process to have a device, cores and a disk of its own as here; files that come
@@ -39,6 +40,8 @@ from _table import Table
 
 import ecaviz
 
+READ = 3
+"""How often a pass of reading goes over the files."""
 SETS = {"val": 50_000, "train": 1_281_167}
 PROCESSES = (1, 2, 4, 8)
 CLASSES = 1000
@@ -68,15 +71,17 @@ def draw(folder: Path, count: int) -> float:
 def rate(do: Callable[[int], object], many: int, few: int, repeats: int) -> tuple[float, float]:
     """Images a second, and the seconds that a pass takes once, from passes over many images and over few.
 
-    NaN where the passes over many took no longer: too few images, or a machine at other work.
+    NaN where those over many took no longer: too few images, or a machine at other work. With ``few`` of 0 a pass is
+    taken to cost nothing once.
     """
 
     def took(count: int) -> float:
         start = time.perf_counter()
-        do(count)
+        if count:
+            do(count)
         return time.perf_counter() - start
 
-    do(few)  # warm
+    do(few or many)  # warm
     pairs = [(took(many), took(few)) for _ in range(repeats)]
     long, short = (statistics.median(column) for column in zip(*pairs, strict=True))
     if long <= short:
@@ -122,12 +127,14 @@ def main() -> None:
         size = tuple(next(iter(ecaviz.images.batches(place, loaded.transform, 1)))[0].shape[-2:])
         print(f"{many} files of {WIDTH}×{HEIGHT}, {kilobytes:.0f} kB on average; the network sees {size[0]}×{size[1]}")
         print(f"hours of one pass over {SETS['val']:,} (val) and {SETS['train']:,} images (train), by 1 to 8 processes")
-        paths = ecaviz.images.folder(place).paths
-        labels, names = [i // 50 % CLASSES for i in range(many)], [str(i) for i in range(CLASSES)]
-        files = {n: ecaviz.images.ImageFiles(paths[:n], labels[:n], names, "drawn") for n in (few, many)}
+        paths, names = ecaviz.images.folder(place).paths * READ, [str(i) for i in range(CLASSES)]
+        labels = [i // 50 % CLASSES for i in range(len(paths))]
+
+        def files(count: int) -> ecaviz.images.ImageFiles:
+            return ecaviz.images.ImageFiles(paths[:count], labels[:count], names, "drawn")
 
         def read(count: int, **workers: int) -> None:
-            for _batch in ecaviz.images.batches(files[count], loaded.transform, given.batch, **workers):
+            for _batch in ecaviz.images.batches(files(count), loaded.transform, given.batch, **workers):
                 pass
 
         x = torch.randn(given.batch, 3, *size, device=device)
@@ -139,11 +146,12 @@ def main() -> None:
             wait(device)
 
         def profile(count: int, **workers: int) -> None:
-            ecaviz.profile(loaded, files[count], by="class", batch_size=given.batch, progress=False, **workers)
+            ecaviz.profile(loaded, files(count), by="class", batch_size=given.batch, progress=False, **workers)
             wait(device)
 
         def row(what: str, workers: int | str, do: Callable[[int], object]) -> float:
-            per_second, once = rate(do, many, few, given.repeats)
+            long, short = {"network": (many, 0), "reading": (READ * many, READ * few)}.get(what, (many, few))
+            per_second, once = rate(do, long, short, given.repeats)
             hours = {
                 f"{name}_{count}": round((images / per_second / count + once) / 3600, 3)
                 for name, images in SETS.items()
