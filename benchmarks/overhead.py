@@ -1,6 +1,7 @@
 """What ``ecaviz.profile`` adds to the forward pass, and how much memory it takes.
 
     python benchmarks/overhead.py [--pairs 30] [--batch 16] [--images 32] [--threads 1] [--device cpu] [--record]
+    python benchmarks/overhead.py --alone [the same]
     python benchmarks/overhead.py --memory [--numbers 1000 10000] [--batch 16] [--device cpu] [--record]
 
 Time. The network is legacy_seresnet50 with random weights, the images float tensors of 224×224 in memory, the labels
@@ -20,7 +21,8 @@ first and add the second.
 What the hooks and the statistics take a batch is also measured alone, since beside a network's second it is lost in
 the noise: the 16 attention modules by themselves, without the network around them, each on the descriptors that it got
 in there (as maps of 1×1), plain, captured and profiled in turns. Hooks are captured less plain, statistics are profiled
-less captured. Their data lie in the cache then, so inside the network they can take longer.
+less captured. Their data lie in the cache then, so inside the network they can take longer. ``--alone`` measures
+nothing else.
 
 Memory. The peak of one pass over 1,000 and over 10,000 images of 64×64 with 1000 classes, drawn when they are asked
 for, each in a process of its own: the largest resident size of the process, and on a card the most that torch had
@@ -173,6 +175,15 @@ def timing(given: argparse.Namespace, device: torch.device, table: Table) -> Non
         table.add(**machine(device), **settings, **counts, **figures)
 
     profiles = ("profile by=None", 'profile by="class"')
+    turns = Passes(modules, Held(small, device), given.dtype).turns(given.pairs)
+    for what, way, less in (
+        ("hooks alone", "capture", "plain"),
+        *((f"statistics alone, {way.removeprefix('profile ')}", way, "capture") for way in profiles),
+    ):
+        row(what, "ms a batch", [1000 * (turn[way][0] - turn[less][0]) / ALONE for turn in turns], 2)
+    if given.alone:
+        return
+
     turns = Passes(net, Held(batches, device), given.dtype).turns(given.pairs)
     for way in ("capture", *profiles):
         row(way, "× plain", [turn[way][0] / turn["plain"][0] for turn in turns], 4)
@@ -182,13 +193,6 @@ def timing(given: argparse.Namespace, device: torch.device, table: Table) -> Non
     for way in profiles:
         rest = [{which: whole - clocked for which, (clocked, whole) in turn.items()} for turn in turns]
         row(f"{way}: once a pass", "ms", [1000 * (one[way] - one["plain"]) for one in rest], 1)
-
-    turns = Passes(modules, Held(small, device), given.dtype).turns(given.pairs)
-    for what, way, less in (
-        ("hooks alone", "capture", "plain"),
-        *((f"statistics alone, {way.removeprefix('profile ')}", way, "capture") for way in profiles),
-    ):
-        row(what, "ms a batch", [1000 * (turn[way][0] - turn[less][0]) / ALONE for turn in turns], 2)
 
 
 class Drawn(torch.utils.data.Dataset):
@@ -258,6 +262,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: %(default)s")
+    parser.add_argument("--alone", action="store_true", help="measure the hooks and the statistics alone, a minute")
     parser.add_argument("--memory", action="store_true", help="measure memory instead of time")
     parser.add_argument("--numbers", type=int, nargs="+", default=[1000, 10000], help="of images, for --memory")
     parser.add_argument("--record", action="store_true", help="append the rows to benchmarks/results/ as well")
