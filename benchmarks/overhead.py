@@ -13,10 +13,10 @@ random among its 1000 classes. Four passes over the same batches take turns, in 
 
 Each turn gives the ratio of each to the plain pass beside it; the figures are the median of these ratios and its exact
 95 % interval by order statistics (from the binomial distribution: two of the sorted ratios). One turn more is run
-before. Every pass begins with one batch more, in which the statistics make their room; the ratio is of the time from
-its end to that of the last batch. "Once a pass" is all the rest, less that of the plain pass: the fingerprint of the
-weights, the room, and the statistics of all classes made ready at the end. For a pass over n batches, multiply the
-first and add the second.
+before. Every pass begins with 1000 images of 16×16, one a class, in which the statistics of all classes make their
+room; the ratio is of the time from their end to that of the last batch. "Once a pass" is all the rest, less that of the
+plain pass: the fingerprint of the weights, the room, and the statistics of all classes made ready at the end. For a
+pass over n batches, multiply the first and add the second.
 
 What the hooks and the statistics take a batch is also measured alone, since beside a network's second it is lost in
 the noise: the 16 attention modules by themselves, without the network around them, each on the descriptors that it got
@@ -60,18 +60,18 @@ ALONE = 10
 
 
 class Held:
-    """Batches in memory, as a loader; it clocks the time from the end of the first batch to that of the last."""
+    """Batches in memory, as a loader; it clocks the time from the end of the first ones to that of the others."""
 
-    def __init__(self, batches: list[tuple[Tensor, Tensor]], device: torch.device):
-        self.batches, self.device = batches, device
-        self.dataset = range(sum(len(x) for x, _ in batches))  # whose length is asked for
+    def __init__(self, first: list[tuple[Tensor, Tensor]], clocked: list[tuple[Tensor, Tensor]], device: torch.device):
+        self.first, self.clocked, self.device = first, clocked, device
+        self.dataset = range(sum(len(x) for x, _labels in (*first, *clocked)))  # whose length is asked for
         self.seconds = 0.0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield self.batches[0]
+        yield from self.first
         wait(self.device)
         start = time.perf_counter()
-        yield from self.batches[1:]
+        yield from self.clocked
         wait(self.device)
         self.seconds = time.perf_counter() - start
 
@@ -154,18 +154,21 @@ class Passes:
 def timing(given: argparse.Namespace, device: torch.device, table: Table) -> None:
     torch.manual_seed(0)
     net = timm.create_model("legacy_seresnet50", pretrained=False).eval().to(device)
-    batches = [
-        (torch.randn(given.batch, 3, given.size, given.size, device=device), torch.randint(CLASSES, (given.batch,)))
-        for _ in range(1 + given.images // given.batch)
-    ]
-    with torch.no_grad():
-        modules = Modules(net, batches[0][0]).eval()
-    small = [
-        (torch.zeros(given.batch, 3, 1, 1, device=device), torch.randint(CLASSES, (given.batch,)))
-        for _ in range(1 + ALONE)
-    ]
 
-    count = len(batches) - 1  # on the clock
+    def drawn(batches: int, size: int) -> list[tuple[Tensor, Tensor]]:
+        shape = (given.batch, 3, size, size)
+        return [(torch.randn(shape, device=device), torch.randint(CLASSES, shape[:1])) for _ in range(batches)]
+
+    count = given.images // given.batch
+    every = torch.randn(CLASSES, 3, 16, 16, device=device), torch.arange(CLASSES)
+    held = Held([every], drawn(count, given.size), device)
+    with torch.no_grad():
+        modules = Modules(net, held.clocked[0][0]).eval()
+    first = [
+        (x, (i * given.batch + torch.arange(len(x))) % CLASSES)
+        for i, (x, _) in enumerate(drawn(-(-CLASSES // given.batch), 1))
+    ]
+    alone = Held(first, drawn(ALONE, 1), device)
 
     def row(what: str, unit: str, values: list[float], digits: int) -> None:
         median, low, high = (round(value, digits) for value in median_interval(values))
@@ -175,7 +178,7 @@ def timing(given: argparse.Namespace, device: torch.device, table: Table) -> Non
         table.add(**machine(device), **settings, **counts, **figures)
 
     profiles = ("profile by=None", 'profile by="class"')
-    turns = Passes(modules, Held(small, device), given.dtype).turns(given.pairs)
+    turns = Passes(modules, alone, given.dtype).turns(given.pairs)
     for what, way, less in (
         ("hooks alone", "capture", "plain"),
         *((f"statistics alone, {way.removeprefix('profile ')}", way, "capture") for way in profiles),
@@ -184,7 +187,7 @@ def timing(given: argparse.Namespace, device: torch.device, table: Table) -> Non
     if given.alone:
         return
 
-    turns = Passes(net, Held(batches, device), given.dtype).turns(given.pairs)
+    turns = Passes(net, held, given.dtype).turns(given.pairs)
     for way in ("capture", *profiles):
         row(way, "× plain", [turn[way][0] / turn["plain"][0] for turn in turns], 4)
     row("plain", "ms a batch", [1000 * turn["plain"][0] / count for turn in turns], 1)
