@@ -38,3 +38,23 @@ class Table:
             writer.writeheader()
             writer.writerows(self.rows)
         print(f"written to {path.relative_to(ROOT)}")
+
+    def record(self) -> None:
+        """Append the rows to the file that is kept with the code, ``benchmarks/results/<name>.csv``.
+
+        Raises:
+            ValueError: That file has other columns.
+        """
+        path = ROOT / "benchmarks" / "results" / f"{self.name}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        columns, new = list(self.rows[0]), not path.exists()
+        if not new:
+            with path.open(newline="", encoding="utf-8") as file:
+                if next(csv.reader(file)) != columns:
+                    raise ValueError(f"{path.relative_to(ROOT)} has other columns. Delete or convert it first.")
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerows(self.rows)
+        print(f"appended to {path.relative_to(ROOT)}")
