@@ -108,6 +108,7 @@ def profile(
     from .profiles import profile as run
 
     out = out or Path(f"{model}.profile")
+    partial = out
     try:
         _writable(out)
         if table is not None:
@@ -125,7 +126,7 @@ def profile(
             chosen = sets.shapes("test", int(count))
         else:
             chosen = sets.folder(images)
-        if device == "auto" and shard.count > 1 and (gpus := torch.cuda.device_count()):
+        if device in ("auto", "cuda") and shard.count > 1 and (gpus := torch.cuda.device_count()):
             device = f"cuda:{shard.local % gpus}"
         loaded = load(model, device=device)
         path = shard.file(out)
@@ -146,18 +147,20 @@ def profile(
                 progress=shard.rank == 0,
             )
             result.save(path)
-            partial.unlink(missing_ok=True)
             if shard.count > 1:
                 result = shards.merged(shard, out)
+            partial.unlink(missing_ok=True)  # only now: where another process fails, this one is through already
+        if result is not None and table is not None:  # in the other processes there is none
+            result.save_table(table)
     except (ValueError, TypeError, OSError, RuntimeError, ModuleNotFoundError) as error:
         raise _fail(error) from None
     except KeyboardInterrupt:
-        typer.secho(f"Interrupted; the same command goes on from {out.name}.partial, if a batch was through.", err=True)
+        typer.secho(f"Interrupted; the same command goes on from {partial}, if a batch was through.", err=True)
         raise typer.Exit(130) from None
-    if result is not None:  # in the other processes there is none
+    if result is not None:
         typer.echo(f"{result}\nwritten to {out}")
         if table is not None:
-            typer.echo(f"table written to {result.save_table(table)}")
+            typer.echo(f"table written to {table}")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["BINS", "HIGH", "LOW", "STATISTICS", "AttentionProfile", "SiteProfile", "accumulators"]
 
 FORMAT, VERSION = "ecaviz-profile", "1"
+
+HALF = ".half"
+"""What the folder ends in in which a file is written, beside the place where it will be."""
 
 BINS = 64
 """Bins of a site's histograms over [0, 1]."""
@@ -96,6 +100,8 @@ class AttentionProfile:
         correct: int64 G, images by class whose own class the model put first; None if that cannot be known.
         skipped: (file name, reason) of each image that was left out.
         sites: The statistics, by site.
+        asked: What the pass was asked for, so that another one can tell whether it may go on from here: names of the
+            sites (of which those never called are none of ``sites``), accuracy, precision of the network.
     """
 
     model: str
@@ -110,6 +116,7 @@ class AttentionProfile:
     correct: Tensor | None
     skipped: tuple[tuple[str, str], ...]
     sites: Mapping[str, SiteProfile] = field(repr=False)
+    asked: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sites", MappingProxyType(dict(self.sites)))
@@ -266,6 +273,7 @@ class AttentionProfile:
             correct=self.correct + other.correct if known else None,
             skipped=self.skipped + other.skipped,
             sites=sites,
+            asked=self.asked,
         )
 
     def save(self, path: str | os.PathLike) -> Path:
@@ -279,7 +287,7 @@ class AttentionProfile:
         """
         from safetensors.torch import save_file
 
-        names = ("model", "source", "fingerprint", "images", "by", "classes", "n", "positions", "skipped")
+        names = ("model", "source", "fingerprint", "images", "by", "classes", "n", "positions", "skipped", "asked")
         about = {name: getattr(self, name) for name in names}
         about["sites"] = [
             site._about() | {what: getattr(site, what)._settings() for what in STATISTICS}
@@ -291,12 +299,14 @@ class AttentionProfile:
                 tensors |= {f"{i}.{what}.{key}": value for key, value in getattr(site, what).state_dict().items()}
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        half = path.with_name(f"{path.name}.{os.getpid()}{HALF}")  # safetensors has temporary files of its own there
         try:
-            save_file(tensors, partial, metadata={"format": FORMAT, "version": VERSION, "profile": json.dumps(about)})
-            partial.replace(path)
+            half.mkdir(exist_ok=True)
+            metadata = {"format": FORMAT, "version": VERSION, "profile": json.dumps(about)}
+            save_file(tensors, half / path.name, metadata=metadata)
+            (half / path.name).replace(path)
         finally:
-            partial.unlink(missing_ok=True)
+            shutil.rmtree(half, ignore_errors=True)
         return path
 
     @classmethod
@@ -358,8 +368,8 @@ class AttentionProfile:
         return cls(
             **rest,
             classes=classes,
-            counts=tensors["counts"],
-            correct=tensors.get("correct"),
+            counts=tensors["counts"].clone(),  # on some systems what safetensors gives keeps the file open
+            correct=None if "correct" not in tensors else tensors["correct"].clone(),
             skipped=skipped,
             sites=sites,
         )

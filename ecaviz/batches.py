@@ -40,6 +40,7 @@ class Batches:
         description: The set in a few words, without paths.
         passed: Images that this or the latest pass has gone through, the unreadable ones included.
         skipped: (path, reason) of each file that it has left out.
+        skipped_at: The position of each of them; −1 of those that were no part of the set from the start.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Batches:
         like = isinstance(device, Tensor)
         self._device = device.device if like else device
         self._dtype = device.dtype if like and device.is_floating_point() else None
-        self.total = items.length(self._images.dataset if self._kind == "loader" else self._images)
+        self.total = _length_of_loader(self._images) if self._kind == "loader" else items.length(self._images)
         if self.total == 0:
             raise ValueError(f"images: there is no image in {items.what(self._images)}. {items.EXPECTED}")
         classes = _attribute(self._images, "classes")
@@ -72,6 +73,7 @@ class Batches:
         self.description = describe(self._images)
         self.passed = 0
         self.skipped: list[tuple[Path, str]] = []
+        self.skipped_at: list[int] = []
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for x, labels, _ in self.indexed():
@@ -79,8 +81,13 @@ class Batches:
 
     @property
     def shuffled(self) -> bool:
-        """Whether another pass takes the images in another order."""
-        return isinstance(getattr(self._images, "sampler", None), torch.utils.data.RandomSampler)
+        """Whether another pass may take the images in another order, as far as can be told."""
+        if self._kind != "loader" or isinstance(self._images.dataset, torch.utils.data.IterableDataset):
+            return False
+        sampler = _sampler(self._images)
+        if isinstance(sampler, torch.utils.data.distributed.DistributedSampler):
+            return sampler.shuffle
+        return not isinstance(sampler, torch.utils.data.SequentialSampler)
 
     def indexed(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
         """The same with a third: int64 N, the position of each image in the set (files left out count).
@@ -97,11 +104,12 @@ class Batches:
         Warns:
             UserWarning: Once, at the end of the pass: how many files were skipped, which, and why.
         """
-        self.skipped, self.passed = list(getattr(self._images, "_left_out", ())), start
+        self.skipped, self.passed = list(getattr(self._images, "_left_out", ())) if start == 0 else [], start
+        self.skipped_at = [-1] * len(self.skipped)
         go = {"loader": self._from_loader, "dataset": self._from_dataset}.get(self._kind, self._from_tensor)
         if self._workers and self._kind == "dataset" and not isinstance(self._images, torch.utils.data.IterableDataset):
             go = self._from_workers
-        seen = start
+        seen = 0
         for x, labels, positions in go(start, sys.maxsize if stop is None else stop):
             seen += len(x)
             self.passed = max(self.passed, int(positions[-1]) + 1)
@@ -112,10 +120,10 @@ class Batches:
             named = ", ".join(f"{path.name} ({reason})" for path, reason in self.skipped[:_NAMED])
             more = f" and {len(self.skipped) - _NAMED} more" if len(self.skipped) > _NAMED else ""
             message = f"images: {len(self.skipped)} file(s) of {describe(self._images)} were skipped: {named}{more}."
-            if not seen:
+            if not seen and start == 0:
                 raise ValueError(f"{message} None could be read. {items.EXPECTED}")
             warnings.warn(message, stacklevel=3)
-        if not seen:
+        if not seen and start == 0:
             raise ValueError(f"images: {items.what(self._images)} gave no image. {items.EXPECTED}")
 
     def _from_tensor(self, first: int, stop: int):
@@ -175,7 +183,7 @@ class Batches:
         for position, item in numbered:
             self.passed = position + 1
             if isinstance(item, ImageReadError):
-                self.skipped.append((item.path, item.reason))
+                self._skip(position, item.path, item.reason)
                 continue
             yield position, *items.checked(item, position)
 
@@ -188,7 +196,7 @@ class Batches:
         for found in items.in_runs(self._images, self._prepare, span, self._batch_size, self._workers, pin):
             if isinstance(found, items.Unread):
                 self.passed = found.position + 1
-                self.skipped.append((found.path, found.reason))
+                self._skip(*found)
                 continue
             while found.positions:
                 part, found = found.cut(missing)
@@ -200,6 +208,10 @@ class Batches:
                     parts, missing = [], self._batch_size
         if parts:
             yield self._joined(parts)
+
+    def _skip(self, position: int, path: Path, reason: str) -> None:
+        self.skipped.append((path, reason))
+        self.skipped_at.append(position)
 
     def _joined(self, parts: list[items.Run]):
         images, labels, positions = zip(*parts, strict=True)
@@ -308,6 +320,20 @@ def _kind(images) -> str:
     ):
         return "dataset"
     raise ValueError(f"images: got {items.what(images)}. {items.EXPECTED}{items.hint(images)}")
+
+
+def _sampler(loader):
+    """What says in which order a DataLoader takes the images."""
+    return getattr(getattr(loader, "batch_sampler", None), "sampler", None) or getattr(loader, "sampler", None)
+
+
+def _length_of_loader(loader) -> int | None:
+    """Images that a DataLoader gives; None if that is not known."""
+    if isinstance(loader.dataset, torch.utils.data.IterableDataset):
+        return items.length(loader.dataset)
+    total = items.length(_sampler(loader))
+    size = getattr(loader, "batch_size", None)
+    return total // size * size if total is not None and size and getattr(loader, "drop_last", False) else total
 
 
 def _is_batch(x) -> bool:

@@ -353,16 +353,16 @@ def _linear(site: gates.GateSite) -> InteractionMatrix:
 
 
 def _off(site: gates.GateSite, closed: Callable[[Tensor], Tensor]) -> tuple[float, float, float]:
-    """How far a closed form is off on two random descriptors, up to a constant; the largest logit; the tolerance."""
-    y = torch.randn(site.channels, generator=torch.Generator().manual_seed(0))
-    y = torch.stack([y, -y])  # a unit without a bias that a ReLU shuts for y is open for −y
+    """How far a closed form is off on three random descriptors, up to a constant; the largest logit; the tolerance."""
+    y = torch.randn(2, site.channels, generator=torch.Generator().manual_seed(0))
+    y = torch.cat([y, -y[:1]])  # a unit without a bias that a ReLU shuts for y is open for −y
     weight = next(site.module.parameters(), y)
     y = y.to(weight.dtype)
     own = torch.stack([y, 0 * y], dim=1) if site.family == "cbam" else y  # two squeezes; the other adds a constant
     with evaluating(site.module):
         found = _plain(site.excite(own.to(weight.device)))
     should = closed(y.double())
-    error = float(((found[0] - found[1]) - (should[0] - should[1])).abs().max())
+    error = float(((found - found[0]) - (should - should[0])).abs().max())
     scale = max(float(found.abs().max()), float(should.abs().max()))
     # Sums of at most C terms, rounded in the dtype of the weights; another form is off by about the scale.
     return error, scale, min(16 * math.sqrt(site.channels) * torch.finfo(weight.dtype).eps, 0.1) * scale

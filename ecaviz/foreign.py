@@ -95,7 +95,7 @@ def discover(model: Any, images: Any) -> list[GateSite]:
         RuntimeError: The network was scripted by torch.jit.
     """
     net = network(model)
-    with followed(getattr(model, "net", model), "discover"):
+    with followed(network(model, wrapped=True), "discover"):
         survey = _survey(model, net, images)
     return [one for one in find_sites(net) if one.rung == "registry" or one.module in survey.found]
 
@@ -115,7 +115,7 @@ def not_gates(model: Any, images: Any) -> list[NotAGate]:
         As :func:`discover`.
     """
     net = network(model)
-    with followed(getattr(model, "net", model), "discover"):
+    with followed(network(model, wrapped=True), "discover"):
         survey = _survey(model, net, images)
     return [NotAGate(name, type(module).__name__, reason) for name, (module, reason) in survey.others.items()]
 

@@ -18,7 +18,6 @@ Which modules are known, and how a site is found, is in :mod:`ecaviz.sites`; how
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -164,12 +163,12 @@ class Captured(Mapping[str, GateRecord]):
         self._parts.setdefault(name, (one, []))[1].append((descriptor, logit))
 
 
-class _Enough(Exception):  # noqa: N818 (no error: a signal)
-    """All that is wanted of a forward has been read."""
+class _Enough(BaseException):
+    """All that is wanted of a forward has been read. No Exception: a network may catch those."""
 
 
-_RUNNING: weakref.WeakKeyDictionary[nn.Module, list[_Run]] = weakref.WeakKeyDictionary()
-"""The captures of a network that are under way: a forward may end early only where all of them have enough."""
+_RUNNING: list[_Run] = []
+"""The captures that are under way: a forward may end early only where all that it concerns have enough."""
 
 
 class _Run:
@@ -177,9 +176,11 @@ class _Run:
 
     What a forward read is kept back until it is through: one that fails half-way (out of memory, say) leaves no rows at
     some sites that others lack.
+
+    A copy of the network, also one that is pickled, takes the hooks along, and with them a run that reads nothing.
     """
 
-    def __init__(self, net: nn.Module, captured: Captured, stop: bool) -> None:
+    def __init__(self, net: nn.Module | None, captured: Captured, stop: bool) -> None:
         self.net, self.captured, self.stop = net, captured, stop
         self.handles: list[Any] = []
         self.calls: Counter[str] | None = None
@@ -188,7 +189,7 @@ class _Run:
         self.thread = threading.get_ident()
 
     def attach(self, sites: Sequence[GateSite]) -> None:
-        _RUNNING.setdefault(self.net, []).append(self)
+        _RUNNING.append(self)
         self.handles.append(self.net.register_forward_pre_hook(self.on_start))
         self.handles.append(self.net.register_forward_hook(self.on_success))
         self.handles.append(self.net.register_forward_hook(self.on_end, always_call=True))
@@ -200,8 +201,14 @@ class _Run:
     def detach(self) -> None:
         while self.handles:
             self.handles.pop().remove()
-        if self in _RUNNING.get(self.net, ()):
-            _RUNNING[self.net].remove(self)
+        if self in _RUNNING:
+            _RUNNING.remove(self)
+
+    def __deepcopy__(self, _memo: dict) -> _Run:
+        return _Run(None, Captured(), False)
+
+    def __reduce__(self) -> tuple:
+        return _Run, (None, Captured(), False)
 
     def until_enough(self, forward: Callable, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -230,6 +237,13 @@ class _Run:
         """Whether every site was called as often as in the forward that ran to its end."""
         return self.stop and bool(self.whole) and self.calls == self.whole
 
+    def concerned(self) -> Iterator[_Run]:
+        """The other captures that a forward of this network is read by: of it, of a part of it or of what it is in."""
+        inside = set(self.net.modules()) if len(_RUNNING) > 1 else set()
+        for run in _RUNNING:
+            if run is not self and (run.net in inside or any(module is self.net for module in run.net.modules())):
+                yield run
+
     def receive(self, one: GateSite, descriptor: Tensor, logit: Tensor) -> None:
         if threading.get_ident() != self.thread:
             raise RuntimeError(
@@ -241,7 +255,7 @@ class _Run:
         self.calls[one.name] += 1
         again = self.calls[one.name]
         self.pending.append((one.name if again == 1 else f"{one.name}#{again}", one, descriptor, logit))
-        if self.has_enough() and one.module is not self.net and all(run.has_enough() for run in _RUNNING[self.net]):
+        if self.has_enough() and one.module is not self.net and all(run.has_enough() for run in self.concerned()):
             raise _Enough
 
 
@@ -261,7 +275,8 @@ def capture(model: Any, sites: Selection = None, *, stop: bool = False) -> Itera
         model: What :func:`ecaviz.load` returns, or an nn.Module.
         sites: A glob, a list of names or globs, a callable of a site, or None for all.
         stop: Whether each forward but the first ends after the last of the sites, which the first tells; the network
-            then gives None. For networks that call their sites alike every time.
+            then gives None, to its own forward hooks too. For networks that call their sites alike every time: what
+            a later forward would call beyond the calls of the first is not read.
 
     Yields:
         :class:`Captured`, a mapping from site names to records.
@@ -274,7 +289,7 @@ def capture(model: Any, sites: Selection = None, *, stop: bool = False) -> Itera
         UserWarning: A DataParallel of several devices.
     """
     net = network(model)
-    with followed(getattr(model, "net", model), "capture"):
+    with followed(network(model, wrapped=True), "capture"):
         chosen = select_sites(net, sites)
         captured = Captured()
         run = _Run(net, captured, stop)

@@ -91,11 +91,27 @@ class Preparation:
 
 
 def get(images, index: int):
-    """The item, or the error that says that its file cannot be read."""
+    """The item, or the error that says that its file cannot be read: what Pillow raises counts as that."""
     try:
         return images[index]
     except ImageReadError as error:
         return error
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1].filename
+        if "PIL" not in Path(last).parts or isinstance(error, MemoryError):
+            raise
+        path = _file(images, index)
+        return ImageReadError(path, str(error).replace(str(path), path.name) or type(error).__name__)
+
+
+def _file(images, index: int) -> Path:
+    """The file of an item, where the set says it as torchvision's do; else its number."""
+    while hasattr(images, "indices") and hasattr(images, "dataset"):  # a Subset
+        images, index = images.dataset, images.indices[index]
+    try:
+        return Path(images.samples[index][0])
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return Path(f"item {index}")
 
 
 def checked(item: Any, position: int) -> tuple[Any, int | None]:

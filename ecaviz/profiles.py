@@ -12,8 +12,10 @@ One streaming pass, with memory that does not depend on the number of images::
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,8 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from . import checks, gates
-from .attention_profile import BINS, HIGH, LOW, STATISTICS, AttentionProfile, SiteProfile
+from .attention_profile import BINS, HALF, HIGH, LOW, STATISTICS, AttentionProfile, SiteProfile
 from .images import Batches, batches
+from .interrupts import uninterrupted
 from .rows import Groups, Numbers, sent
 from .shards import Shard
 from .site_statistics import SiteStatistics
@@ -108,11 +111,9 @@ def profile(
     # A model without gates is told before the images are touched.
     names = [site.name for site in gates.select_channel_sites(model, sites)]
     stream = batches(images, model.transform, batch_size, next(model.net.parameters(), model.device), workers)
-    pass_ = _Pass(model, stream, by, top, shard)
-    if not accuracy:
-        pass_.correct = None
+    pass_ = _Pass(model, stream, by, top, shard, {"sites": sorted(names), "accuracy": bool(accuracy)})
     if checkpoint is not None:
-        pass_.resume(Path(checkpoint), set(names))
+        pass_.resume(Path(checkpoint))
     bar = tqdm(
         total=pass_.total, initial=pass_.start, desc=f"profiling {model.name}", unit="image", disable=not progress
     )
@@ -124,7 +125,7 @@ def profile(
                 if checkpoint is not None and count % every == 0:
                     pass_.built().save(checkpoint)
     except BaseException:
-        if checkpoint is not None and pass_.sites and pass_.whole:
+        if checkpoint is not None and pass_.sites and pass_.whole:  # not whole: memory ran out in the statistics
             pass_.built().save(checkpoint)
         raise
     pass_.passed = stream.passed - pass_.first
@@ -137,16 +138,30 @@ def profile(
 class _Pass:
     """What one pass over the images collects."""
 
-    def __init__(self, model: LoadedModel, stream: Batches, by: str | None, top: int, shard: Shard | None):
+    def __init__(
+        self,
+        model: LoadedModel,
+        stream: Batches,
+        by: str | None,
+        top: int,
+        shard: Shard | None,
+        asked: dict[str, Any] | None = None,
+    ):
         own, names = tuple(model.classes or ()), stream.classes
         self.model, self.stream, self.by, self.top = model, stream, by, top
         self.net = network(model)  # DistributedDataParallel would wait for the others at every batch
         self.fingerprint = _fingerprint(self.net)
+        self.asked = {**(asked or {}), "precision": _precision(self.net, model.device)}
         self.description = stream.description
         self.first, self.total, self.stop = 0, stream.total, None  # of this part
         if shard is not None:
             if stream.total is None:
                 raise ValueError("profile: images whose number is not known cannot be shared out; give a dataset.")
+            if stream.shuffled:
+                raise ValueError(
+                    "profile: the images of a DataLoader that shuffles cannot be shared out: each process would take "
+                    "them in another order. Make it with shuffle=False."
+                )
             self.description = shard.named(stream.description)
             self.first, self.stop = shard.part(stream.total)
             self.total = self.stop - self.first
@@ -167,6 +182,8 @@ class _Pass:
             )
         self.counts = torch.zeros(len(self.classes), dtype=torch.int64)
         self.correct: Tensor | None = torch.zeros_like(self.counts, device=self.device)
+        if not self.asked.get("accuracy", True):
+            self.correct = None
         self.own_class = None if names is None else _match(names, own)
         if names is not None and self.own_class is None:
             self.correct = None
@@ -180,8 +197,10 @@ class _Pass:
         }
         self.statistics = SiteStatistics(len(self.classes), settings, self.device)
 
-    def resume(self, path: Path, sites: set[str]) -> None:
+    def resume(self, path: Path) -> None:
         """Take up what a file holds of an earlier pass; nothing where there is none.
+
+        What a pass that was killed while it wrote has left is removed.
 
         Raises:
             ValueError: It is of another run, or the images come in another order each time.
@@ -191,6 +210,8 @@ class _Pass:
                 "profile: a DataLoader that shuffles cannot be resumed from a checkpoint: each pass takes the images "
                 "in another order. Make it with shuffle=False."
             )
+        for half in path.parent.glob(f"{glob.escape(path.name)}.*{HALF}"):
+            shutil.rmtree(half, ignore_errors=True)
         if not path.exists():
             return
         found = AttentionProfile.load(path)
@@ -199,18 +220,18 @@ class _Pass:
             "images": self.description,
             "by": self.by,
             "classes": self.classes,
-            "sites": sorted(sites),
             "top": self.top,
+            **self.asked,
         }
         there = {
             "weights": found.fingerprint,
             "images": found.images,
             "by": found.by,
             "classes": found.classes,
-            "sites": sorted({name.partition("#")[0] for name in found}),
             "top": next(iter(found.sites.values())).largest.values.shape[2],
+            **found.asked,
         }
-        differ = [what for what in wanted if wanted[what] != there[what]]
+        differ = [what for what in wanted if wanted[what] != there.get(what)]
         if differ:
             raise ValueError(
                 f"profile: {path} is of another run: it differs in {', '.join(differ)}. Delete it to start afresh, or "
@@ -234,7 +255,7 @@ class _Pass:
         """Run one batch and take in its gates; in parts where it does not fit into memory.
 
         Raises:
-            torch.OutOfMemoryError: A single image does not fit.
+            RuntimeError: A single image does not fit (torch.OutOfMemoryError, on a GPU).
         """
         parts = [(x, labels, positions)]
         while parts:
@@ -246,7 +267,9 @@ class _Pass:
                 continue
             try:
                 output = self.net(x)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
                 if len(x) == 1:
                     error.add_note("profile: a single image does not fit into memory. Use smaller images, or the CPU.")
                     raise
@@ -260,15 +283,15 @@ class _Pass:
                     torch.cuda.empty_cache()
                 parts.insert(0, (x, labels, positions))
                 continue
-            self.whole = False
-            self.take(captured, output, labels, positions)
-            self.passed = int(positions[-1]) + 1
-            self.whole = True
+            with uninterrupted():
+                self.take(captured, output, labels, positions)
             captured.clear()
 
     def built(self) -> AttentionProfile:
         """The profile of what was taken in so far."""
-        skipped = tuple((path.name, reason) for path, reason in self.stream.skipped)
+        # Beyond the last image of a batch more may have been looked at; whoever goes on from here will again.
+        stream = zip(self.stream.skipped, self.stream.skipped_at, strict=True)
+        skipped = tuple((path.name, reason) for (path, reason), at in stream if at - self.first < self.passed)
         return AttentionProfile(
             model=self.model.name,
             source=str(self.model.source),
@@ -280,7 +303,8 @@ class _Pass:
             positions=self.passed,
             counts=self.counts.cpu(),
             correct=None if self.correct is None else self.correct.cpu(),
-            skipped=(*self.skipped, *(one for one in skipped if one not in self.skipped)),
+            skipped=(*self.skipped, *skipped),
+            asked=self.asked,
             sites=self.finish(),
         )
 
@@ -290,8 +314,6 @@ class _Pass:
         # labels and positions are on the CPU; nothing here may wait for the device (see ecaviz.rows)
         n = len(positions)
         groups = self._groups(labels)
-        self.counts += n if groups is None else torch.bincount(groups.labels, minlength=len(self.classes))
-        self._score(output, labels, groups)
         numbers = Numbers.of(positions, self.device)
         found = {}
         for name, record in captured.items():
@@ -304,11 +326,21 @@ class _Pass:
             _, channels = self.sites.setdefault(name, (record.site, gate.shape[1]))
             if gate.shape[1] != channels:
                 raise ValueError(f"profile: {name} gave {gate.shape[1]} gates an image, and {channels} before.")
+        self.whole = False  # from here on nothing goes wrong, as long as there is memory
+        self.counts += n if groups is None else torch.bincount(groups.labels, minlength=len(self.classes))
+        self._score(output, labels, groups)
         self.statistics.update(found, groups, numbers)
+        self.passed = int(positions[-1]) + 1
+        self.whole = True
 
     def finish(self) -> dict[str, SiteProfile]:
         """The statistics, on the CPU."""
         if not self.sites:
+            if not self.counts.any() and self.stream.skipped:
+                raise ValueError(
+                    f"profile: none of the images of {self.description} could be read: {len(self.stream.skipped)} were "
+                    f"skipped."
+                )
             raise ValueError("profile: the network ran without calling any of the sites. Choose others with `sites`.")
         return {
             name: SiteProfile(
@@ -378,6 +410,19 @@ def _match(names: Sequence[str], own: Sequence[str]) -> Tensor | None:
     if not found or any(len(outputs) != 1 for outputs in found):
         return None
     return torch.tensor([next(iter(outputs)) for outputs in found])
+
+
+def _precision(net: nn.Module, device: torch.device) -> str:
+    """What the network computes in: the dtype of its weights, and that of autocast where it is on."""
+    own = str(next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32))
+    low = str(torch.get_autocast_dtype(device.type)) if torch.is_autocast_enabled(device.type) else own
+    return " under autocast to ".join(dict.fromkeys(one.removeprefix("torch.") for one in (own, low)))
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Also where it is said in words alone: by the CPU, by mps, by cuDNN and cuBLAS."""
+    words = ("out of memory", "can't allocate memory", "_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def _fingerprint(net: nn.Module) -> str:

@@ -34,7 +34,7 @@ class SiteStatistics:
 
     def __init__(self, groups: int, settings: Mapping[str, Mapping[str, Any]], device: torch.device | str):
         self._groups, self._settings, self._device = groups, settings, torch.device(device)
-        # A network that calls its sites in some forwards only has several sets of joined sites, and a site is in some.
+        self._alone = False  # whether each site is kept by itself from now on
         self._joined: dict[tuple[tuple[str, int], ...], dict[str, Any]] = {}
         self._before: dict[str, dict[str, Accumulator]] = {}  # of an earlier pass
 
@@ -50,12 +50,14 @@ class SiteStatistics:
             groups: The class of each image; None where all are pooled.
             numbers: The position of each image.
         """
-        for names in self._parts(gates):
-            key = tuple((name, gates[name].shape[1]) for name in names)
+        # A network that calls some sites in some forwards only would make a new set for each combination of them.
+        known = {name for joined in self._joined for name, _ in joined}
+        self._alone |= any(key not in self._joined and not known.isdisjoint(gates) for key in self._keys(gates))
+        for key in self._keys(gates):
             if key not in self._joined:
                 channels = sum(channels for _, channels in key)
                 self._joined[key] = accumulators(channels, self._groups, self._settings, self._device)
-            joined = torch.cat([gates[name].to(self._device) for name in names], 1)
+            joined = torch.cat([gates[name].to(self._device) for name, _ in key], 1)
             statistics = self._joined[key]
             statistics["moments"].update(joined, groups)
             statistics["tails"].update(joined, groups)
@@ -63,18 +65,19 @@ class SiteStatistics:
             statistics["largest"].update(joined, index=numbers)
             statistics["smallest"].update(joined, index=numbers)
 
-    def _parts(self, gates: Mapping[str, Tensor]) -> Iterator[list[str]]:
-        """The names in turn, as many at a time as are joined."""
-        part: list[str] = []
+    def _keys(self, gates: Mapping[str, Tensor]) -> Iterator[tuple[tuple[str, int], ...]]:
+        """Names and numbers of channels in turn, as many at a time as are joined."""
+        part: list[tuple[str, int]] = []
         width = 0
         for name, gate in gates.items():
-            if part and self._device.type == "cpu" and width + gate.shape[1] > AT_ONCE:
-                yield part
+            full = self._device.type == "cpu" and width + gate.shape[1] > AT_ONCE
+            if part and (full or self._alone):
+                yield tuple(part)
                 part, width = [], 0
-            part.append(name)
+            part.append((name, gate.shape[1]))
             width += gate.shape[1]
         if part:
-            yield part
+            yield tuple(part)
 
     def of(self, name: str) -> dict[str, Any]:
         """All that was found at a site, on the CPU."""

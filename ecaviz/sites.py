@@ -249,16 +249,23 @@ class GateSite:
         return layout
 
 
-def network(model: Any) -> nn.Module:
+def network(model: Any, *, wrapped: bool = False) -> nn.Module:
     """The nn.Module in what the library's functions take: a loaded model or the module itself, out of its wrappers.
 
     Of DataParallel, DistributedDataParallel and what torch.compile returned it is the network inside, so that sites
     have the same names in all of them.
+
+    Args:
+        model: What :func:`ecaviz.load` returns, or an nn.Module.
+        wrapped: Whether it is wanted as it is, in its wrappers.
+
+    Raises:
+        TypeError: ``model`` is neither.
     """
     net = getattr(model, "net", model) if not isinstance(model, nn.Module) else model
     if not isinstance(net, nn.Module):
         raise TypeError(f"expected a model from ecaviz.load() or an nn.Module, got {type(model).__name__}.")
-    return unwrapped(net)
+    return net if wrapped else unwrapped(net)
 
 
 def make_site(name: str, module: nn.Module, layout: Layout, net: nn.Module) -> GateSite:

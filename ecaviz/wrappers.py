@@ -6,9 +6,11 @@ A compiled network does not call hooks that come later, and DataParallel runs co
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -60,6 +62,28 @@ def followed(net: nn.Module, what: str) -> Iterator[None]:
             )
             stack.callback(setattr, one, "device_ids", one.device_ids)
             one.device_ids = one.device_ids[:1]
-        # Also where nothing is compiled yet: it may be in the `with`, and the compiler cannot follow the hooks.
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_eager())
         yield
+
+
+_stance: list[Any] = []
+"""How many are reading along, as entries; in the first what gives the compiler back the stance it had."""
+_lock = threading.Lock()
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    """Everything compiled runs eagerly, until the last of those who want that has left, in whatever order they leave.
+
+    Also where nothing is compiled yet: it may be inside the ``with``, and the compiler cannot follow the hooks.
+    """
+    with _lock:
+        _stance.append(None if _stance else torch.compiler.set_stance("force_eager"))
+    try:
+        yield
+    finally:
+        with _lock:
+            first = _stance[0]
+            _stance.pop()
+            if not _stance:
+                first.__exit__(None, None, None)

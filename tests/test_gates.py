@@ -463,6 +463,87 @@ def test_a_traced_network_is_refused_plainly():
         pass
 
 
+def test_a_network_whose_attribute_is_called_net():
+    net = Wrapped(attention.SE(16, 4))
+    net.net = "resnet"
+    with capture(net) as captured:
+        net(torch.randn(1, 3, 8, 8))
+    assert list(captured) == ["se"]
+    net.net, net.parallel = nn.Identity(), nn.DataParallel(nn.Linear(2, 2))
+    net.parallel.device_ids = [0, 1]
+    with pytest.warns(UserWarning, match="a DataParallel of 2 devices"), capture(net):
+        assert net.parallel.device_ids == [0]
+
+
+@pytest.mark.parametrize("stop", [False, True])
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_copy_made_in_the_with_reads_nothing_and_works(stop, how, tmp_path):
+    net, x = small("se"), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = net(x)
+        with capture(net, "layer1.*", stop=stop) as captured:
+            net(x)
+            if how == "pickle":
+                torch.save(net, tmp_path / "net.pt")
+                twin = torch.load(tmp_path / "net.pt", weights_only=False)
+            else:
+                twin = copy.deepcopy(net)
+            assert torch.equal(twin(x), expected)
+            assert torch.equal(twin(x), expected)
+        assert torch.equal(twin(x), expected)
+    assert len(captured["layer1.0.se"].gate) == 2
+    runs = {
+        hook.__self__.run
+        for m in twin.modules()
+        for hook in m._forward_hooks.values()
+        if hasattr(hook, "__self__") and hasattr(hook.__self__, "run")
+    }
+    assert runs
+    assert all(len(run.captured) == 0 for run in runs)
+    with torch.no_grad(), capture(twin) as again:
+        twin(x)
+    assert len(again) == 5
+
+
+def test_early_stop_asks_captures_of_a_part_too():
+    net, x = small("se"), torch.randn(2, 3, 64, 64)
+    with torch.no_grad(), capture(net.layer3) as inner, capture(net, "layer1.*", stop=True) as outer:
+        for _ in range(3):
+            assert net(x) is not None
+    assert {len(record.gate) for record in [*inner.values(), *outer.values()]} == {6}
+
+
+def test_a_network_that_catches_exceptions_can_be_stopped_early():
+    class Catching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = small("se")
+
+        def forward(self, x):
+            try:
+                return self.inner(x)
+            except Exception:
+                raise AssertionError("it was no error") from None
+
+    net, x = Catching().eval(), torch.randn(2, 3, 64, 64)
+    with torch.no_grad(), capture(net, "*layer1*", stop=True) as captured:
+        net(x), net(x)
+    assert len(captured["inner.layer1.0.se"].gate) == 4
+
+
+def test_captures_that_overlap_without_nesting_give_the_stance_back():
+    from torch._dynamo import eval_frame
+
+    before = eval_frame._stance.stance
+    net = small("se")
+    one, other = capture(net), capture(net)
+    one.__enter__(), other.__enter__()
+    one.__exit__(None, None, None)
+    assert eval_frame._stance.stance == "force_eager"
+    other.__exit__(None, None, None)
+    assert eval_frame._stance.stance == before
+
+
 def test_patterns():
     model = LoadedModel(small(), None, (), torch.device("cpu"), "x", "module")
     names = [site.name for site in find_sites(model)]

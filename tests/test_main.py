@@ -1,6 +1,7 @@
 """The command line: each command helps, works, and fails with one line and a status that tells."""
 
 import re
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 import ecaviz
-from ecaviz import bundle, coverages, items, results, training
+from ecaviz import bundle, coverages, items, profiles, results, shards, training
 from ecaviz.__main__ import app
 from ecaviz.networks import Architecture
 from ecaviz.profiles import AttentionProfile
@@ -69,6 +70,27 @@ def test_profile_writes_a_table_too_in_the_precision_asked_for(tmp_path):
     direct = ecaviz.profile(model, ecaviz.images.shapes("test", 24), by="class", sites="layer1.*", progress=False)
     off = max(float((low.mean(name) - direct.mean(name)).abs().max()) for name in low)
     assert 1e-5 < off < 0.05  # the network's rounding, and no more
+
+
+def test_a_part_that_is_through_is_kept_where_another_process_fails(tmp_path, monkeypatch):
+    """As under torchrun: the second of two processes, whose first one has died before the parts are merged."""
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+
+    def dies(*_):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(shards, "together", lambda shard: nullcontext())
+    monkeypatch.setattr(shards, "merged", dies)
+    options = ("profile", "shapes-eca-k3", "shapes:24", "--device", "cpu", "--out", tmp_path / "a.profile")
+    assert "Connection closed by peer" in run(*options).stderr
+    assert AttentionProfile.load(tmp_path / "a.profile.2-of-2.partial").positions == 12
+    monkeypatch.setattr(shards, "merged", lambda shard, out: None)
+    ran = []
+    monkeypatch.setattr(profiles._Pass, "run", lambda *given: ran.append(given))
+    assert run(*options).exit_code == 0
+    assert ran == []  # all of it was there
+    assert [path.name for path in tmp_path.iterdir()] == ["a.profile.2-of-2"]
 
 
 def test_coverage_writes_what_the_library_gives(tmp_path):

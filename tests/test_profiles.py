@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import warnings
+from contextlib import nullcontext
 
 import pandas as pd
 import pytest
@@ -19,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import ecaviz
-from ecaviz import attention, attention_profile, gates, images, networks, profiles
+from ecaviz import attention, attention_profile, gates, images, networks, profiles, site_statistics
 from ecaviz.profiles import AttentionProfile, profile
 from ecaviz.shapes import CLASSES, normalise
 from ecaviz.shards import Shard
@@ -868,3 +869,181 @@ def test_shards_read_by_other_processes(drawn, by_class):
     options = {"by": "class", "batch_size": 7, "workers": 2, "progress": False}
     parts = [profile(model(), drawn, shard=Shard(rank, 3), **options) for rank in range(3)]
     assert_same(parts[0].merge(parts[1]).merge(parts[2]), by_class)
+
+
+class Sometimes(nn.Module):
+    """A site that is never called, and one that is called in some forwards only."""
+
+    def __init__(self, never=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.first, self.second = nn.Conv2d(3, 16, 5, stride=2), attention.SE(16, 4), attention.SE(16, 4)
+        self.third, self.head = attention.ECA(16, 3), nn.Linear(16, 12)
+        self.never = attention.SE(16, 4) if never else nn.Identity()
+
+    def forward(self, x):
+        x = self.first(self.conv(x))
+        if float(x.mean()) > -0.02:
+            x = self.second(x)
+        if float(x.std()) > 0.2:
+            x = self.third(x)
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_site_that_is_not_called_is_no_other_run(drawn, tmp_path):
+    loaded = ecaviz.load(Sometimes(), transform=normalise, classes=CLASSES, device="cpu")
+    options = {"batch_size": 7, "progress": False, "checkpoint": tmp_path / "p"}
+    first = profile(loaded, drawn, **options)
+    assert "never" not in first
+    again = profile(loaded, drawn, **options)
+    assert (list(again), again.n) == (list(first), first.n)
+    with pytest.raises(ValueError, match="is of another run: it differs in sites"):
+        profile(loaded, drawn, sites="first", **options)
+
+
+def test_sites_called_in_some_forwards_only_need_no_more_memory(drawn):
+    """One image a batch: every combination of the sites comes up, and each image is known by hand."""
+    net = Sometimes(never=False)
+    loaded = ecaviz.load(net, transform=normalise, classes=CLASSES, device="cpu")
+    by_hand = {}
+    with torch.no_grad(), gates.evaluating(net):
+        for x in normalise(drawn.tensors()[0]).split(1):
+            with gates.capture(net) as captured:
+                net(x)
+            for name, record in captured.items():
+                by_hand.setdefault(name, []).append(record.gate)
+    counts = {name: len(parts) for name, parts in by_hand.items()}
+    assert 0 < counts["second"] < N
+    assert 0 < counts["third"] < N
+    kept = []
+    with pytest.MonkeyPatch.context() as patch:
+        made = site_statistics.accumulators
+        patch.setattr(site_statistics, "accumulators", lambda *given: kept.append(given[0]) or made(*given))
+        found = profile(loaded, drawn, batch_size=1, progress=False)
+    assert len(kept) <= 4
+    for name, parts in by_hand.items():
+        assert int(found[name].moments.n.sum()) == counts[name]
+        torch.testing.assert_close(found.mean(name)[0], torch.cat(parts).double().mean(0), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["subset", "weighted", "batches", "distributed"])
+def test_loaders_in_another_order_each_time_are_not_resumed_nor_shared_out(drawn, tmp_path, kind):
+    from torch.utils import data
+
+    x, labels = drawn.tensors()
+    images = TensorDataset(normalise(x), labels)
+    loader = {
+        "subset": lambda: data.DataLoader(images, 8, sampler=data.SubsetRandomSampler(range(N))),
+        "weighted": lambda: data.DataLoader(images, 8, sampler=data.WeightedRandomSampler([1.0] * N, N)),
+        "batches": lambda: data.DataLoader(
+            images, batch_sampler=data.BatchSampler(data.RandomSampler(images), 8, False)
+        ),
+        "distributed": lambda: data.DataLoader(images, 8, sampler=data.DistributedSampler(images, 2, 0, shuffle=True)),
+    }[kind]()
+    with pytest.raises(ValueError, match="shuffles cannot be resumed"):
+        profile(model(), loader, checkpoint=tmp_path / "p", progress=False)
+    with pytest.raises(ValueError, match="shuffles cannot be shared out"):
+        profile(model(), loader, shard=Shard(0, 2), progress=False)
+    assert profile(model(), loader, progress=False).n == (N // 2 if kind == "distributed" else N)
+
+
+def test_an_interrupt_while_the_gates_are_taken_in_loses_nothing(drawn, by_class, tmp_path, monkeypatch):
+    """Ctrl-C, that is a real signal, in the middle of the statistics of the fourth batch."""
+    own, count = site_statistics.SiteStatistics.update, 0
+
+    def update(self, *given):
+        nonlocal count
+        count += 1
+        if count == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return own(self, *given)
+
+    monkeypatch.setattr(site_statistics.SiteStatistics, "update", update)
+    options = {"by": "class", "batch_size": 7, "progress": False, "checkpoint": tmp_path / "p"}
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        profile(model(), drawn, **options)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert AttentionProfile.load(tmp_path / "p").positions == 28
+    assert_same(profile(model(), drawn, **options), by_class)
+
+
+def test_a_bad_label_loses_nothing_of_what_was_before(drawn, tmp_path):
+    x, labels = drawn.tensors()
+    labels[20] = 99
+    with pytest.raises(ValueError, match="label 99 has no class"):
+        profile(model(), TensorDataset(x, labels), by="class", batch_size=7, progress=False, checkpoint=tmp_path / "p")
+    assert AttentionProfile.load(tmp_path / "p").n == 14
+
+
+@pytest.mark.parametrize("differs", ["accuracy", "precision"])
+def test_what_was_asked_for_has_to_be_the_same(drawn, tmp_path, differs):
+    options = {"progress": False, "checkpoint": tmp_path / "p", "batch_size": 25}
+    profile(model(), drawn, accuracy=differs != "accuracy", **options)
+    low = torch.autocast("cpu", torch.bfloat16) if differs == "precision" else nullcontext()
+    with low, pytest.raises(ValueError, match=f"is of another run: it differs in {differs}"):
+        profile(model(), drawn, **options)
+
+
+def test_skipped_files_of_one_name_are_all_counted(tmp_path):
+    """Also when the pass was interrupted between them; and what was no part of the set is of the first shard alone."""
+    from PIL import Image
+
+    for folder in ("a", "b"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (64, 64), (40 * i, 10, 200)).save(tmp_path / "set" / folder / f"{i}.png")
+        (tmp_path / "set" / folder / "1.png").write_bytes(b"no image")
+    Image.new("RGB", (64, 64)).save(tmp_path / "set" / "beside.png")
+    loaded = model(transform=normalise)
+    with pytest.warns(UserWarning, match="were skipped"):
+        whole = profile(loaded, tmp_path / "set", batch_size=2, progress=False)
+    assert sorted(name for name, _ in whole.skipped) == ["1.png", "1.png", "beside.png"]
+    count = []
+
+    def stop(*_):
+        count.append(1)
+        if len(count) == 4:
+            raise KeyboardInterrupt
+
+    hook = loaded.net.register_forward_pre_hook(stop)
+    options = {"batch_size": 2, "progress": False, "checkpoint": tmp_path / "p"}
+    with pytest.raises(KeyboardInterrupt):
+        profile(loaded, tmp_path / "set", **options)
+    hook.remove()
+    with pytest.warns(UserWarning, match="were skipped"):
+        resumed = profile(loaded, tmp_path / "set", **options)
+    assert (resumed.n, resumed.skipped) == (whole.n, whole.skipped)
+    with pytest.warns(UserWarning, match="were skipped"):
+        parts = [profile(loaded, tmp_path / "set", batch_size=2, progress=False, shard=Shard(i, 2)) for i in (0, 1)]
+    assert sorted(parts[0].merge(parts[1]).skipped) == sorted(whole.skipped)
+
+
+def test_corrupt_files_of_torchvision_s_folder_are_skipped_too(tmp_path):
+    from PIL import Image
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms.functional import pil_to_tensor
+
+    (tmp_path / "a").mkdir()
+    for i in range(4):
+        Image.new("RGB", (64, 64), (40 * i, 10, 200)).save(tmp_path / "a" / f"{i}.png")
+    good = (tmp_path / "a" / "2.png").read_bytes()
+    (tmp_path / "a" / "1.png").write_bytes(b"no image")
+    (tmp_path / "a" / "2.png").write_bytes(good[: len(good) // 2])
+    loaded = model(transform=lambda image: normalise(pil_to_tensor(image)))
+    with pytest.warns(UserWarning, match=r"2 file\(s\).*2\.png.*1\.png"):
+        found = profile(loaded, torch.utils.data.Subset(ImageFolder(tmp_path), [3, 2, 1]), progress=False)
+    assert (found.n, [name for name, _ in found.skipped]) == (1, ["2.png", "1.png"])
+
+
+def test_out_of_memory_is_also_told_by_words(drawn, by_class):
+    loaded = model()
+
+    def refuse(_module, args):
+        if len(args[0]) > 8:
+            raise RuntimeError("MPS backend out of memory (MPS allocated: 1.00 GB)")
+
+    loaded.net.register_forward_pre_hook(refuse)
+    with pytest.warns(UserWarning, match="memory ran out"):
+        found = profile(loaded, drawn, by="class", batch_size=32, progress=False)
+    assert torch.equal(found.counts, by_class.counts)
