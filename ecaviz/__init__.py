@@ -36,8 +36,10 @@ _WHERE = {
     "interaction_matrices": "interaction",
     "interaction_matrix": "interaction",
     "kernel_provenance": "provenance",
+    "kernel_surgery": "surgery",
     "load": "models",
     "profile": "profiles",
+    "surgery_effect": "surgery",
 }
 _MODULES = (
     "attention",
@@ -86,6 +88,7 @@ __all__ = [
     "interaction_matrices",
     "interaction_matrix",
     "kernel_provenance",
+    "kernel_surgery",
     "kernels",
     "load",
     "locality",
@@ -97,6 +100,7 @@ __all__ = [
     "profiles",
     "results",
     "statistics",
+    "surgery_effect",
     "survey",
     "training",
 ]
@@ -131,6 +135,7 @@ if TYPE_CHECKING:
     from .models import LoadedModel, load
     from .profiles import AttentionProfile, profile
     from .provenance import kernel_provenance
+    from .surgery import kernel_surgery, surgery_effect
 
 
 def __getattr__(name: str) -> Any:

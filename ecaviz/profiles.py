@@ -17,7 +17,7 @@ import hashlib
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from . import checks, gates
 from .attention_profile import BINS, HALF, HIGH, LOW, STATISTICS, AttentionProfile, SiteProfile
+from .class_names import own_classes
 from .images import Batches, batches
 from .interrupts import uninterrupted
 from .rows import Groups, Numbers, sent
@@ -184,7 +185,7 @@ class _Pass:
         self.correct: Tensor | None = torch.zeros_like(self.counts, device=self.device)
         if not self.asked.get("accuracy", True):
             self.correct = None
-        self.own_class = None if names is None else _match(names, own)
+        self.own_class = None if names is None else own_classes(names, own)
         if names is not None and self.own_class is None:
             self.correct = None
         self.sites: dict[str, tuple[gates.GateSite | SiteProfile, int]] = {}  # with the number of channels
@@ -388,28 +389,6 @@ class _Pass:
             self.correct += hits.sum()
         else:
             self.correct.index_add_(0, groups.rows, hits.long())
-
-
-def _match(names: Sequence[str], own: Sequence[str]) -> Tensor | None:
-    """The model's output for each class of the images, by name; None unless every class has exactly one.
-
-    Names are compared without case, with _ for a space; of a name with synonyms ("tench, Tinca tinca") each will do,
-    unless two classes share it (ImageNet has two cranes).
-    """
-
-    def plain(name: str) -> str:
-        return " ".join(name.replace("_", " ").casefold().split())
-
-    whole: dict[str, set[int]] = {}
-    part: dict[str, set[int]] = {}
-    for i, name in enumerate(own):
-        whole.setdefault(plain(name), set()).add(i)
-        for synonym in name.split(","):
-            part.setdefault(plain(synonym), set()).add(i)
-    found = [whole.get(plain(name)) or part.get(plain(name), set()) for name in names]
-    if not found or any(len(outputs) != 1 for outputs in found):
-        return None
-    return torch.tensor([next(iter(outputs)) for outputs in found])
 
 
 def _precision(net: nn.Module, device: torch.device) -> str:

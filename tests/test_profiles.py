@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import ecaviz
-from ecaviz import attention, attention_profile, gates, images, networks, profiles, site_statistics
+from ecaviz import attention, attention_profile, class_names, gates, images, networks, profiles, site_statistics
 from ecaviz.profiles import AttentionProfile, profile
 from ecaviz.shapes import CLASSES, normalise
 from ecaviz.shards import Shard
@@ -390,7 +390,7 @@ def test_accuracy_needs_names_that_match(drawn, by_class):
     ],
 )
 def test_matching_of_class_names(names, own, expected):
-    got = profiles._match(names, own)
+    got = class_names.own_classes(names, own)
     assert (None if got is None else got.tolist()) == expected
 
 

@@ -1,0 +1,313 @@
+"""Surgery on a trained ECA network: another kernel in its place, for as long as a ``with`` lasts, and what that does.
+
+    with kernel_surgery(model, {"layer3.0.se": 9}):             # the same weights, padded with zeros to k = 9
+        logits = model.net(batch)
+    with kernel_surgery(model, "layer4.*", "permute", seed=1):  # neighbours drawn by lot: is locality worth anything?
+        ...
+    surgery_effect(model, images, "layer4.*", "permute").to_frame()
+
+==========  ==========================================================================================================
+mode        what takes the place of z = Conv1D_k(y)
+==========  ==========================================================================================================
+"resize"    the kernel with another k, cropped or padded with zeros about its centre
+"impulse"   the centre weight alone: every channel listens to itself
+"circular"  the same kernel, with channels that wrap around instead of zeros beyond either end
+"permute"   the same kernel over the channels in another order, drawn once for each site: P⁻¹·Conv1D_k(P·y)
+"random"    a kernel of normal random numbers with the same norm ‖w‖
+==========  ==========================================================================================================
+
+The weights themselves are never touched: what stands in for the convolution goes away at the end, whatever was raised,
+and the network is what it was, bit for bit. Source of ECA: Wang et al., CVPR 2020, Eq. 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from . import checks, gates
+from .attention import channel_conv
+from .batches import batches
+from .class_names import own_classes
+from .function_calls import StandIn
+from .intervals import bootstrap_mean
+from .kernels import eca_sites, resize_kernel
+from .sites import GateSite, Selection, network, select_sites
+from .wrappers import followed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["MODES", "SurgeryEffect", "kernel_surgery", "surgery_effect"]
+
+MODES = ("resize", "impulse", "circular", "permute", "random")
+
+
+@contextmanager
+def kernel_surgery(
+    model: Any,
+    sites: Mapping[str, Any] | Selection = None,
+    mode: str = "resize",
+    *,
+    kernel_size: int | None = None,
+    seed: int = 0,
+) -> Iterator[tuple[GateSite, ...]]:
+    """Another kernel at some ECA sites of a network, inside the ``with``.
+
+    Surgeries may be nested. On one site the innermost counts, but for permutations, which add up.
+
+    Args:
+        model: What :func:`ecaviz.load` returns, or an nn.Module.
+        sites: Which sites: a glob, a list, a callable, or None for every ECA; or a mapping from names or globs to what
+            each is to get: its k for "resize", its order of the channels (int64 C) for "permute".
+        mode: One of :data:`MODES`.
+        kernel_size: k for "resize", where ``sites`` is no mapping.
+        seed: Of the random numbers of "permute" and "random"; every site has its own.
+
+    Yields:
+        The sites under surgery.
+
+    Raises:
+        ValueError: No ECA is among the sites, an unknown mode, no k or an even one, an order that is none; when the
+            network runs, a circular kernel that goes round the channels more than once.
+        RuntimeError: The network was scripted by torch.jit.
+    """
+    if mode not in MODES:
+        raise ValueError(f"kernel_surgery: mode {mode!r} is not known. Modes: {', '.join(MODES)}.")
+    wanted = _wanted(model, sites, mode, kernel_size)
+    depths = {one.name: depth for depth, one in enumerate(eca_sites(model, "kernel_surgery"))}
+    handles: list[StandIn] = []
+    with followed(network(model, wrapped=True), "kernel_surgery"):
+        try:
+            for site, given in wanted:
+                made = torch.Generator().manual_seed(1_000_003 * seed + depths[site.name])
+                operation = _permuted if mode == "permute" else _replaced
+                stand_in = operation(site, mode, given, made)
+                if stand_in is not None:
+                    handles.append(stand_in)
+            yield tuple(site for site, _ in wanted)
+        finally:
+            while handles:
+                handles.pop().remove()
+
+
+def _wanted(model: Any, sites: Any, mode: str, kernel_size: int | None) -> list[tuple[GateSite, Any]]:
+    """The ECA sites, each with what it is to get."""
+    known = eca_sites(model, "kernel_surgery")
+    if kernel_size is not None and (mode != "resize" or isinstance(sites, Mapping)):
+        raise ValueError('kernel_surgery: kernel_size is for the mode "resize", where sites is no mapping.')
+    if isinstance(sites, Mapping):
+        if mode not in ("resize", "permute"):
+            raise ValueError(
+                f"kernel_surgery: a mapping says k or an order of channels; the mode {mode!r} wants neither."
+            )
+        found = {one.name: (one, given) for pattern, given in sites.items() for one in select_sites(model, pattern)}
+    else:
+        chosen = known if sites is None else select_sites(model, sites)
+        found = {one.name: (one, kernel_size) for one in chosen}
+    other = [name for name, (one, _) in found.items() if one.family != "eca"]
+    if other or not found:
+        raise ValueError(
+            f"kernel_surgery: {', '.join(other) or 'none'}: only an ECA has a kernel over the channels. ECA sites of "
+            f"this model: {', '.join(one.name for one in known)}."
+        )
+    if mode == "resize":
+        if any(given is None for _, given in found.values()):
+            raise ValueError('kernel_surgery: the mode "resize" needs a k: {"layer3.0.se": 9}, or kernel_size=9.')
+        return [(one, checks.kernel_size(given, "kernel_surgery: k")) for one, given in found.values()]
+    return list(found.values())
+
+
+def _replaced(site: GateSite, mode: str, given: Any, made: torch.Generator) -> StandIn | None:
+    """Another kernel, or another padding; None where nothing is to change."""
+    kernel, padding = site.kernel, site.padding
+    if mode == "resize":
+        if given == site.kernel_size:
+            return None
+        kernel = resize_kernel(kernel, given)
+    elif mode == "impulse":
+        kernel = torch.zeros_like(kernel).index_copy_(0, *_centre(kernel))
+    elif mode == "random":
+        drawn = torch.randn(len(kernel), generator=made, dtype=torch.float64)
+        kernel = (drawn * (kernel.double().norm().cpu() / drawn.norm())).to(kernel)
+    else:
+        padding = "circular"
+    conv = site.module.get_submodule(site.layout.conv)
+
+    def run(_forward: Any, y: Tensor) -> Tensor:
+        flat = _bare(site, y)
+        checks.padding(padding, len(kernel), flat.shape[1], f"kernel_surgery: {site.name}")
+        z = channel_conv(flat, kernel.to(flat), padding)
+        return (z if conv.bias is None else z + conv.bias).unsqueeze(1)
+
+    return StandIn(conv, run)
+
+
+def _centre(kernel: Tensor) -> tuple[Tensor, Tensor]:
+    at = torch.tensor([len(kernel) // 2], device=kernel.device)
+    return at, kernel[at]
+
+
+def _permuted(site: GateSite, _mode: str, given: Any, made: torch.Generator) -> StandIn:
+    """The channels in another order, then the convolution that is there, then their own order again."""
+    order = None if given is None else torch.as_tensor(given).long().cpu()
+    if order is not None and not torch.equal(order.flatten().sort().values, torch.arange(order.numel())):
+        raise ValueError(f"kernel_surgery: {site.name}: an order of the channels holds each of 0…C−1 once.")
+
+    def run(forward: Any, y: Tensor) -> Tensor:
+        nonlocal order
+        flat = _bare(site, y)
+        channels = flat.shape[1]
+        if order is None:
+            order = torch.randperm(channels, generator=made)
+        if len(order) != channels:
+            raise ValueError(f"kernel_surgery: {site.name} has {channels} channels; the order is of {len(order)}.")
+        there = order.to(flat.device)
+        flat = flat[:, there]
+        reach = (y.shape[2] - channels) // 2  # what timm's CecaModule has padded already
+        if reach:
+            flat = torch.cat([flat[:, -reach:], flat, flat[:, :reach]], dim=1)
+        return forward(flat.unsqueeze(1))[:, :, there.argsort()]
+
+    return StandIn(site.module.get_submodule(site.layout.conv), run)
+
+
+def _bare(site: GateSite, y: Tensor) -> Tensor:
+    """The descriptors that a convolution is given, N×C, without what was padded before it."""
+    conv = site.module.get_submodule(site.layout.conv)
+    reach = (site.kernel_size - 1) // 2 if site.padding == "circular" and conv.padding_mode == "zeros" else 0
+    return y[:, 0, reach : y.shape[2] - reach]
+
+
+@dataclass(frozen=True, eq=False)
+class SurgeryEffect:
+    """What a surgery did, image by image.
+
+    Attributes:
+        model: Name of the model.
+        images: The set of images, in words.
+        mode: Of the surgery.
+        gate_change: Mean of |ω after − ω before| over the channels, N numbers for each site under surgery.
+        agrees: N, whether the prediction is the same.
+        divergence: N, KL(before ‖ after) of the predicted probabilities, in nats.
+        right: N×2, whether the prediction before and after is the label; None where there are no labels that tell.
+    """
+
+    model: str
+    images: str
+    mode: str
+    gate_change: Mapping[str, Tensor] = field(repr=False)
+    agrees: Tensor = field(repr=False)
+    divergence: Tensor = field(repr=False)
+    right: Tensor | None = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.agrees)
+
+    def to_frame(self, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+        """Means with bootstrap intervals over the images.
+
+        Args:
+            level: Of the intervals, 0…1.
+            seed: Of the bootstrap.
+
+        Returns:
+            One row a measure. Columns: measure ("gate change", "agreement", "divergence", and with labels "accuracy
+            before", "accuracy after", "accuracy difference"); site (of the gate change, else empty); mean, low, high.
+        """
+        import pandas as pd
+
+        rows = [("gate change", name, values) for name, values in self.gate_change.items()]
+        rows += [("agreement", "", self.agrees), ("divergence", "", self.divergence)]
+        if self.right is not None:
+            before, after = self.right.double().T
+            rows += [("accuracy before", "", before), ("accuracy after", "", after)]
+            rows += [("accuracy difference", "", after - before)]
+        table = []
+        for measure, site, values in rows:
+            low, high = bootstrap_mean(values.double(), level=level, seed=seed)
+            table.append((measure, site, float(values.double().mean()), low, high))
+        return pd.DataFrame(table, columns=["measure", "site", "mean", "low", "high"])
+
+
+def surgery_effect(
+    model: Any,
+    images: Any,
+    sites: Mapping[str, Any] | Selection = None,
+    mode: str = "resize",
+    *,
+    kernel_size: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> SurgeryEffect:
+    """Run a network over images as it is and under surgery, and compare.
+
+    Args:
+        model: What :func:`ecaviz.load` returns.
+        images: In any form that :func:`ecaviz.images.batches` takes; labels are used where there are any.
+        sites: As for :func:`kernel_surgery`, like the three that follow.
+        mode: One of :data:`MODES`.
+        kernel_size: k for "resize".
+        seed: Of the random numbers.
+        batch_size: Images run at once.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The :class:`SurgeryEffect`.
+
+    Raises:
+        ValueError: As for :func:`kernel_surgery`; or the network gives no logits N×K.
+    """
+    from tqdm.auto import tqdm
+
+    net = network(model)
+    stream = batches(images, model.transform, batch_size, next(net.parameters(), model.device))
+    own = None if stream.classes is None else own_classes(stream.classes, model.classes)
+    usable = stream.classes is None or own is not None
+    names = [one.name for one, _ in _wanted(model, sites, mode, kernel_size)]
+    changes: dict[str, list[Tensor]] = {}
+    found: dict[str, list[Tensor]] = {"agrees": [], "divergence": [], "right": []}
+    bar = tqdm(total=stream.total, desc=f"surgery on {model.name}", unit="image", disable=not progress)
+    with bar, gates.evaluating(net):
+        for x, labels in stream:
+            with gates.capture(net, names) as before:
+                logits = _logits(net(x))
+            with (
+                kernel_surgery(net, sites, mode, kernel_size=kernel_size, seed=seed),
+                gates.capture(net, names) as after,
+            ):
+                others = _logits(net(x))
+            for name, record in before.items():
+                change = (after[name].gate - record.gate).abs().mean(dim=1)
+                changes.setdefault(name, []).append(change.cpu())
+            first, second = logits.double().log_softmax(1), others.double().log_softmax(1)
+            found["agrees"].append((first.argmax(1) == second.argmax(1)).cpu())
+            found["divergence"].append((first.exp() * (first - second)).sum(1).cpu())
+            if usable and labels is not None:
+                right = labels if own is None else own.to(labels.device)[labels]
+                found["right"].append(torch.stack([logits.argmax(1) == right, others.argmax(1) == right], 1).cpu())
+            bar.update(len(x))
+    agrees = torch.cat(found["agrees"])
+    right = torch.cat(found["right"]) if found["right"] else None
+    return SurgeryEffect(
+        model=model.name,
+        images=stream.description,
+        mode=mode,
+        gate_change={name: torch.cat(parts) for name, parts in changes.items()},
+        agrees=agrees,
+        divergence=torch.cat(found["divergence"]),
+        right=right if right is not None and len(right) == len(agrees) else None,
+    )
+
+
+def _logits(output: Any) -> Tensor:
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"surgery_effect: a network that gives logits N×K was expected; this one gave {shape}.")
+    return output
