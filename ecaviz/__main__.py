@@ -172,6 +172,16 @@ def train(
         list[int] | None,
         typer.Option(help="Seed of the initial weights and the order of the images; repeat for several. 0 if none."),
     ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="A file of data/recipes: how, and, unless named otherwise here, which models and seeds."),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of CIFAR-10; $ECAVIZ_CIFAR10 or ~/.cache/ecaviz/cifar10 if not given.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after so many, with exit status 75; the same command goes on.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     epochs: Annotated[int | None, typer.Option(help="Passes over the images; the recipe's own if not given.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all cores if not given.")] = None,
@@ -179,7 +189,7 @@ def train(
     scratch: Annotated[Path, typer.Option(help="Folder of the resumable states.")] = Path("build/training"),
     redo: Annotated[bool, typer.Option("--redo", help="Train also what is there already.")] = False,
 ) -> None:
-    """Train bundled models on the procedural set. Interrupt at will: the next run goes on from the last epoch.
+    """Train bundled models by a recipe. Interrupt at will: the next run goes on from the last epoch.
 
     Every run is recorded in data/results (with --out, in its subfolder results); seed 0 also becomes a checkpoint.
     """
@@ -187,28 +197,36 @@ def train(
 
     import torch
 
+    from . import recipes, training_sets
     from .bundle import BUNDLE, SURVEY
     from .models import choose_device
-    from .training import Recipe, train_bundled
+    from .training import OutOfTime, Recipe, train_bundled
 
-    if bundle + survey + bool(names) != 1:
+    if bundle + survey + bool(names) != 1 and (recipe is None or bundle + survey + bool(names) > 1):
         raise typer.BadParameter(
             "give the names of models, or --bundle for all of them, or --survey for one of each module (one of the "
-            "three)."
+            "three), or --recipe for those of a recipe."
         )
     if threads:
         torch.set_num_threads(threads)
     try:
-        recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
+        study = recipes.Study(Recipe(), (), (0,)) if recipe is None else recipes.read(recipe)
+        how = study.recipe if epochs is None else replace(study.recipe, epochs=epochs)
+        every = [name for name in BUNDLE if training_sets.of(name).name == how.data]
         train_bundled(
-            list(BUNDLE) if bundle else list(SURVEY) if survey else list(names or []),
-            seeds=seed or [0],
-            recipe=recipe,
+            every if bundle else list(SURVEY) if survey else list(names or study.models),
+            seeds=seed or study.seeds,
+            recipe=how,
             device=choose_device(device),
             folder=out,
             scratch=scratch,
+            root=root,
+            minutes=minutes,
             redo=redo,
         )
+    except OutOfTime as stopped:
+        typer.secho(f"{stopped} The time is over; the same command goes on from there.", err=True)
+        raise typer.Exit(75) from None
     except (ValueError, OSError, RuntimeError) as error:
         raise _fail(error) from None
     except KeyboardInterrupt:

@@ -26,6 +26,9 @@ __all__ = ["BUNDLE", "SURVEY", "ManifestRow", "alone", "data_folder", "manifest"
 
 FORMAT = "1"
 
+CIFAR10 = {"classes": 10, "blocks": (2, 2, 2), "planes": (16, 32, 64), "stem_strides": (2, 1)}
+"""What the networks for CIFAR-10 have in common: for 32×32 images three stages of 16², 8² and 4² positions."""
+
 BUNDLE: dict[str, Architecture] = {
     "shapes-none": Architecture("none"),
     **{f"shapes-se-r{r}": Architecture("se", {"reduction": r}) for r in (2, 4, 8, 16, 32)},
@@ -41,6 +44,11 @@ BUNDLE: dict[str, Architecture] = {
     "shapes-ge-theta": Architecture("ge-theta", {"size": (16, 8, 4, 2)}),
     "shapes-ge-theta-plus": Architecture("ge-theta-plus", {"size": (16, 8, 4, 2), "reduction": 16}),
     "shapes-ge-theta-e2": Architecture("ge-theta", {"extent": 2}),
+    "cifar10-none": Architecture("none", **CIFAR10),
+    **{f"cifar10-se-r{r}": Architecture("se", {"reduction": r}, **CIFAR10) for r in (4, 16)},
+    **{f"cifar10-eca-k{k}": Architecture("eca", {"kernel_size": k}, **CIFAR10) for k in (1, 3, 5, 7, 9)},
+    "cifar10-eca-adaptive": Architecture("eca", {}, **CIFAR10),
+    **{f"cifar10-{name}": Architecture(name, **CIFAR10) for name in ("se-var1", "se-var2", "se-var3")},
 }
 """What each bundled name is built as."""
 
@@ -70,6 +78,7 @@ class ManifestRow:
 
     Attributes:
         name: What ``load`` knows it by.
+        data: What it was trained on: "shapes", "cifar10", or "cifar10-jpeg" (a copy with losses).
         family: Family of the attention module.
         setting: ``r=4``, ``k=3``, ``k=adaptive``, ``c=32``, ``e=2``, or empty.
         seed: Seed of initialisation and order.
@@ -84,6 +93,7 @@ class ManifestRow:
     """
 
     name: str
+    data: str
     family: str
     setting: str
     seed: int
@@ -169,7 +179,7 @@ def write(
         net: The network.
         architecture: How to build it again.
         classes: Class names, by output.
-        row: The other fields of :class:`ManifestRow`: seed, epochs, train_images, seconds, hardware, test_images,
+        row: The other fields of :class:`ManifestRow`: data, seed, epochs, train_images, seconds, hardware, test_images,
             accuracy.
         folder: Where to; None for the bundled checkpoints.
     """
@@ -177,7 +187,12 @@ def write(
 
     folder = _checkpoints(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"format": FORMAT, "architecture": json.dumps(architecture.to_dict()), "classes": json.dumps(classes)}
+    about = {
+        "format": FORMAT,
+        "architecture": json.dumps(architecture.to_dict()),
+        "classes": json.dumps(classes),
+        "data": row["data"],
+    }
     tensors = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
     content = save(tensors, metadata=about)
     replace_file(folder / f"{name}.safetensors", content)
@@ -291,11 +306,11 @@ def read(name: str, folder: Path | None = None) -> tuple[Architecture, dict[str,
         about = described(file.metadata() or {}, path)
     if about is None:
         raise ValueError(f"ecaviz: the header of {path} does not say how to build its network.")
-    architecture, classes = about
+    architecture, classes, _ = about
     return architecture, load(content), classes, row
 
 
-def described(metadata: dict[str, str], path: Path) -> tuple[Architecture, tuple[str, ...]] | None:
+def described(metadata: dict[str, str], path: Path) -> tuple[Architecture, tuple[str, ...], str] | None:
     """What the header of a checkpoint written by :func:`write` says of its network; None for other files.
 
     Args:
@@ -303,7 +318,7 @@ def described(metadata: dict[str, str], path: Path) -> tuple[Architecture, tuple
         path: The file, for messages.
 
     Returns:
-        Architecture and class names.
+        Architecture, class names, and what the network was trained on, as in :class:`ManifestRow`.
 
     Raises:
         ValueError: Another format version, or a header that says nothing sensible.
@@ -323,4 +338,4 @@ def described(metadata: dict[str, str], path: Path) -> tuple[Architecture, tuple
         raise ValueError(
             f"ecaviz: the header of {path} does not say how to build its network ({type(error).__name__}: {error})."
         ) from error
-    return architecture, classes
+    return architecture, classes, metadata.get("data", "shapes")

@@ -38,9 +38,10 @@ class Architecture:
         options: What the module takes, such as ``{"reduction": 4}``; a tuple of four has one for each stage, such as
             ``{"size": (16, 8, 4, 2)}``.
         classes: Number of outputs.
-        blocks: Bottleneck blocks per stage.
+        blocks: Bottleneck blocks per stage; three stages or four.
         planes: Inner width of the blocks per stage; the attention sees four times as many channels.
         stem: Width of the stem's first two convolutions; its output has twice as many channels.
+        stem_strides: Strides of the two.
     """
 
     attention: str = "none"
@@ -49,6 +50,7 @@ class Architecture:
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     planes: tuple[int, ...] = (8, 16, 32, 64)
     stem: int = 16
+    stem_strides: tuple[int, int] = (2, 2)
 
     def to_dict(self) -> dict:
         """Plain types, for JSON."""
@@ -58,8 +60,9 @@ class Architecture:
     def from_dict(cls, values: dict) -> Architecture:
         """The inverse of :meth:`to_dict`."""
         values = dict(values)
-        for name in ("blocks", "planes"):
-            values[name] = tuple(values[name])
+        for name in ("blocks", "planes", "stem_strides"):
+            if name in values:
+                values[name] = tuple(values[name])
         values["options"] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.get("options", {}).items()}
         return cls(**values)
 
@@ -68,7 +71,8 @@ def build(architecture: Architecture) -> nn.Module:
     """Make the network, with random weights.
 
     timm's bottleneck ResNet with a light stem: three 3×3 convolutions, the first two of stride 2, and no max pool.
-    For 64×64 images the four stages work on 16², 8², 4² and 2² positions, with C = 4·planes channels at the gates.
+    For 64×64 images the four stages work on 16², 8², 4² and 2² positions, with C = 4·planes channels at the gates. Of
+    three stages the last is followed by the global pool.
 
     Args:
         architecture: What to build.
@@ -78,17 +82,27 @@ def build(architecture: Architecture) -> nn.Module:
     """
     from timm.models.resnet import Bottleneck, ResNet
 
+    stages = len(architecture.blocks)
+    if stages not in (3, 4) or len(architecture.planes) != stages:
+        raise ValueError(
+            f"networks: blocks and planes must have three or four stages, got {architecture.blocks} and "
+            f"{architecture.planes}."
+        )
+    missing = 4 - stages  # timm has four: the last is taken out again, and may be anything of the right width till then
     net = ResNet(
         block=Bottleneck,
-        layers=tuple(architecture.blocks),
-        channels=tuple(architecture.planes),
+        layers=(*architecture.blocks, *(1,) * missing),
+        channels=(*architecture.planes, *architecture.planes[-1:] * missing),
         num_classes=architecture.classes,
         stem_type="deep",
         stem_width=architecture.stem,
         block_args={"attn_layer": _by_stage(architecture)},
         zero_init_last=False,
     )
-    net.conv1[3].stride = (2, 2)  # the second of the three: timm's deep stem leaves the halving to the max pool
+    if missing:
+        net.layer4 = nn.Identity()
+    for place, stride in zip((0, 3), architecture.stem_strides, strict=True):
+        net.conv1[place].stride = (stride, stride)  # timm's deep stem leaves the second halving to the max pool
     net.maxpool = nn.Identity()
     return net
 

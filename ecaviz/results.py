@@ -1,11 +1,12 @@
 """What training gave, every seed of every module, and what the differences between modules say.
 
     results.runs()                                            # a row a run: data/results/shapes.csv
+    results.runs(data="cifar10")                              # data/results/cifar10.csv
     results.summary()                                         # a row a module: mean, spread, interval over seeds
     results.paired_difference("shapes-se-var1", "shapes-none")
 
-All runs follow one recipe (:class:`ecaviz.training.Recipe`). Beside the accuracy of a run it is kept which of the test
-images it got right, so that two modules can be compared image by image as well as seed by seed.
+All runs of one table follow one recipe (:class:`ecaviz.recipes.Recipe`). Beside the accuracy of a run it is kept which
+of the test images it got right, so that two modules can be compared image by image as well as seed by seed.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import bundle, checks
+from . import bundle, checks, training_sets
 from .intervals import t_half_width
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Difference", "Run", "check_recipe", "correct", "paired_difference", "record", "runs", "summary"]
 
-TABLE, ANSWERS = "shapes.csv", "shapes-correct.safetensors"
-"""Names of the two files: the table of the runs, and which images each got right."""
+NEEDS = ("shape", "texture", "both")
+"""What the classes of the procedural set need: accuracies are given for each besides."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Run:
 
     Attributes:
         name: Name of the model, as :data:`ecaviz.bundle.BUNDLE` has it.
+        data: What it was trained and tested on: "shapes", "cifar10", or "cifar10-jpeg" (a copy with losses).
+        recipe: Name of the recipe.
         family: Family of the attention module.
         setting: ``r=4``, ``k=3`` and so on, or empty.
         seed: Seed of initialisation and order.
@@ -47,15 +50,24 @@ class Run:
         hardware: What it was trained on.
         test_images: Number of held-out images.
         accuracy: Share of them whose class came first, 0…1.
-        accuracy_shape: The same, of the four classes that need shape.
-        accuracy_texture: Of the four that need texture.
-        accuracy_both: Of the four that need both.
+        loss: Mean cross-entropy over them, nats.
         parameters: Number of parameters of the network.
+        accuracy_shape: On the procedural set, the accuracy over the four classes that need shape; else None.
+        accuracy_texture: Over the four that need texture.
+        accuracy_both: Over the four that need both.
+        variant: The name without the set of images.
+        k: Kernel size of an ECA, or "adaptive"; else empty.
+        r: Reduction of an SE; else empty.
     """
 
     name: str
+    data: str
+    variant: str = field(init=False)
     family: str
     setting: str
+    k: str = field(init=False)
+    r: str = field(init=False)
+    recipe: str
     seed: int
     epochs: int
     train_images: int
@@ -63,34 +75,67 @@ class Run:
     hardware: str
     test_images: int
     accuracy: float
-    accuracy_shape: float
-    accuracy_texture: float
-    accuracy_both: float
+    loss: float
     parameters: int
+    accuracy_shape: float | None = None
+    accuracy_texture: float | None = None
+    accuracy_both: float | None = None
+
+    def __post_init__(self) -> None:
+        letter, _, value = self.setting.partition("=")
+        object.__setattr__(self, "variant", self.name.removeprefix(f"{_set(self.name)}-"))
+        object.__setattr__(self, "k", value if letter == "k" else "")
+        object.__setattr__(self, "r", value if letter == "r" else "")
+
+    @property
+    def followed(self) -> tuple[str, str, int, int, int]:
+        """What must be alike for runs to be compared: the arguments of :func:`check_recipe`."""
+        return self.data, self.recipe, self.epochs, self.train_images, self.test_images
+
+
+def _set(name: str) -> str:
+    return training_sets.of(name).name
 
 
 def _folder(folder: Path | None) -> Path:
     return bundle.data_folder() / "results" if folder is None else Path(folder)
 
 
-def runs(folder: Path | None = None) -> pd.DataFrame:
-    """Every run, a row each: the columns are the fields of :class:`Run`; ordered as the bundle, then by seed.
+def _table(folder: Path, data: str) -> Path:
+    return folder / f"{data}.csv"
+
+
+def _right(folder: Path, data: str) -> Path:
+    """The file that has which images each run got right."""
+    return folder / f"{data}-correct.safetensors"
+
+
+def runs(folder: Path | None = None, *, data: str = "shapes") -> pd.DataFrame:
+    """Every run on a set of images, a row each, in the order of the bundle, then by seed.
 
     Args:
         folder: Where the results lie; None for ``data/results``.
+        data: The set: "shapes" or "cifar10".
+
+    Returns:
+        A frame whose columns are the fields of :class:`Run`; on CIFAR-10 without the accuracies by need.
 
     Raises:
         FileNotFoundError: There is no table.
+        ValueError: An unknown set.
     """
     import pandas as pd
 
-    path = _folder(folder) / TABLE
+    if data not in training_sets.SETS:
+        raise ValueError(f"results: data must be one of {', '.join(training_sets.SETS)}, got {data!r}.")
+    path = _table(_folder(folder), data)
     if not path.is_file():
         raise FileNotFoundError(
             f"results: there is no {path}. Restore it with `git checkout -- data/results`, or train: "
-            f"`python -m ecaviz train --bundle`."
+            f"`python -m ecaviz train --recipe data/recipes/{data}.toml`."
         )
-    return pd.read_csv(path, keep_default_na=False)
+    words = dict.fromkeys(("name", "data", "variant", "family", "setting", "k", "r", "recipe", "hardware"), str)
+    return pd.read_csv(path, dtype=words).fillna(dict.fromkeys(words, ""))
 
 
 def correct(name: str, folder: Path | None = None) -> dict[int, np.ndarray]:
@@ -103,25 +148,25 @@ def correct(name: str, folder: Path | None = None) -> dict[int, np.ndarray]:
     Raises:
         ValueError: No run of that name was recorded.
     """
-    table = runs(folder)
+    table = runs(folder, data=_set(name))
     counts = {int(row.seed): int(row.test_images) for row in table[table["name"] == name].itertuples()}
     if not counts:
         known = ", ".join(dict.fromkeys(table["name"]))
         raise ValueError(f"results: no run of {name!r} was recorded. Recorded: {known}.")
-    answers = _answers(_folder(folder))
+    path = _right(_folder(folder), _set(name))
+    answers = _answers(path)
     for seed in counts:
         if f"{name}/{seed}" not in answers:
             raise ValueError(
-                f"results: {_folder(folder) / ANSWERS} lacks the answers of {name}, seed {seed}. Restore it with "
+                f"results: {path} lacks the answers of {name}, seed {seed}. Restore it with "
                 f"`git checkout -- data/results`, or train that run anew with --redo."
             )
     return {seed: np.unpackbits(answers[f"{name}/{seed}"], count=count).astype(bool) for seed, count in counts.items()}
 
 
-def _answers(folder: Path) -> dict[str, np.ndarray]:
+def _answers(path: Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load
 
-    path = folder / ANSWERS
     return load(path.read_bytes()) if path.is_file() else {}
 
 
@@ -134,7 +179,7 @@ def record(run: Run, right: np.ndarray, folder: Path | None = None) -> None:
         folder: Where to; None for ``data/results``.
 
     Raises:
-        ValueError: The other runs there are of another length or another test set, or ``right`` is of another number of
+        ValueError: The other runs there are of another recipe, length or test set, or ``right`` is of another number of
             images: runs of different recipes cannot be compared.
     """
     from safetensors.numpy import save
@@ -144,22 +189,26 @@ def record(run: Run, right: np.ndarray, folder: Path | None = None) -> None:
     folder = _folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with bundle.alone(folder):
-        rows = {(row["name"], int(row["seed"])): row for row in _rows(folder)}
-        one = [(run.name, run.seed)]
-        check_recipe(run.epochs, run.train_images, run.test_images, replaced=one, folder=folder)
-        rows[run.name, run.seed] = {key: str(value) for key, value in asdict(run).items()}
+        data = _set(run.name)
+        rows = {(row["name"], int(row["seed"])): row for row in _rows(folder, data)}
+        check_recipe(*run.followed, replaced=[(run.name, run.seed)], folder=folder)
+        rows[run.name, run.seed] = {key: "" if value is None else str(value) for key, value in asdict(run).items()}
         order = {known: i for i, known in enumerate(bundle.BUNDLE)}
         lines = sorted(rows.values(), key=lambda r: (order.get(r["name"], len(order)), r["name"], int(r["seed"])))
+        columns = [f.name for f in fields(Run) if any(row.get(f.name) for row in lines) or f.init is False]
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, [f.name for f in fields(Run)], lineterminator="\n")
+        writer = csv.DictWriter(buffer, columns, lineterminator="\n", extrasaction="ignore", restval="")
         writer.writeheader()
         writer.writerows(lines)
-        answers = _answers(folder) | {f"{run.name}/{run.seed}": np.packbits(np.asarray(right, dtype=bool))}
-        bundle.replace_file(folder / ANSWERS, save(dict(sorted(answers.items()))))
-        bundle.replace_file(folder / TABLE, buffer.getvalue().encode())
+        path = _right(folder, data)
+        answers = _answers(path) | {f"{run.name}/{run.seed}": np.packbits(np.asarray(right, dtype=bool))}
+        bundle.replace_file(path, save(dict(sorted(answers.items()))))
+        bundle.replace_file(_table(folder, data), buffer.getvalue().encode())
 
 
 def check_recipe(
+    data: str,
+    recipe: str,
     epochs: int,
     train_images: int,
     test_images: int,
@@ -167,9 +216,11 @@ def check_recipe(
     replaced: Iterable[tuple[str, int]] = (),
     folder: Path | None = None,
 ) -> None:
-    """Whether a run of that length and test set can stand beside those that are recorded.
+    """Whether a run can stand beside those that are recorded of its set: the same images, recipe and length.
 
     Args:
+        data: What it is trained on, as :attr:`Run.data`.
+        recipe: Name of its recipe.
         epochs: Its passes over the training images.
         train_images: Its number of training images.
         test_images: Its number of held-out images.
@@ -180,9 +231,16 @@ def check_recipe(
         ValueError: It cannot; the message says what differs.
     """
     folder, replaced = _folder(folder), set(replaced)
-    rows = [row for row in _rows(folder) if (row["name"], int(row["seed"])) not in replaced]
-    for what, value in (("epochs", epochs), ("train_images", train_images), ("test_images", test_images)):
-        found = {int(row[what]) for row in rows} - {value}
+    rows = [row for row in _rows(folder, _set(data)) if (row["name"], int(row["seed"])) not in replaced]
+    wanted = {
+        "data": data,
+        "recipe": recipe,
+        "epochs": epochs,
+        "train_images": train_images,
+        "test_images": test_images,
+    }
+    for what, value in wanted.items():
+        found = {row[what] for row in rows} - {str(value)}
         if found:
             raise ValueError(
                 f"results: this run has {what} = {value}, and runs in {folder} are of "
@@ -191,8 +249,8 @@ def check_recipe(
             )
 
 
-def _rows(folder: Path) -> list[dict[str, str]]:
-    path = folder / TABLE
+def _rows(folder: Path, data: str) -> list[dict[str, str]]:
+    path = _table(folder, data)
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -202,19 +260,22 @@ def _rows(folder: Path) -> list[dict[str, str]]:
 # ------------------------------------------------------------------------------------------------------ what they say
 
 
-def summary(names: Sequence[str] | None = None, *, level: float = 0.95, folder: Path | None = None) -> pd.DataFrame:
+def summary(
+    names: Sequence[str] | None = None, *, level: float = 0.95, data: str = "shapes", folder: Path | None = None
+) -> pd.DataFrame:
     """Accuracy by module, over its seeds.
 
     Args:
-        names: Names of models, in the order of the rows; None for all that have more than one seed.
+        names: Names of models of one set, in the order of the rows; None for all that have more than one seed.
         level: Of the interval, 0…1.
+        data: The set where no names are given: "shapes" or "cifar10".
         folder: Where the results lie; None for ``data/results``.
 
     Returns:
         A frame with a row a module: name, family, setting, parameters, seeds (their number), mean, std (over seeds),
-        low and high (the t interval of the mean over seeds; missing for one seed), shape, texture and both (means by
-        what the classes need). The interval says where the mean over seeds lies, on these test images; a single seed
-        scatters more.
+        low and high (the t interval of the mean over seeds; missing for one seed); on the procedural set also shape,
+        texture and both (means by what the classes need). The interval says where the mean over seeds lies, on these
+        test images; a single seed scatters more.
 
     Raises:
         ValueError: A name without runs, or a level that is no share.
@@ -222,7 +283,7 @@ def summary(names: Sequence[str] | None = None, *, level: float = 0.95, folder: 
     import pandas as pd
 
     checks.share(level, "results: level")
-    table = runs(folder)
+    table = runs(folder, data=_set(names[0]) if names else data)
     groups = dict(tuple(table.groupby("name", sort=False)))
     if names is None:
         names = [name for name, group in groups.items() if len(group) > 1]
@@ -246,7 +307,7 @@ def summary(names: Sequence[str] | None = None, *, level: float = 0.95, folder: 
                 "std": values.std(ddof=1) if len(values) > 1 else math.nan,
                 "low": math.nan if half is None else values.mean() - half,
                 "high": math.nan if half is None else values.mean() + half,
-                **{need: group[f"accuracy_{need}"].mean() for need in ("shape", "texture", "both")},
+                **{need: group[f"accuracy_{need}"].mean() for need in NEEDS if f"accuracy_{need}" in group},
             }
         )
     return pd.DataFrame(rows)

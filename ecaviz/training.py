@@ -1,7 +1,7 @@
-"""The recipe behind the bundled models: one recipe, seeded, resumable, on the CPU or the GPU.
+"""How the bundled models are trained: by one recipe a set of images, seeded, resumable, on the CPU or the GPU.
 
-AdamW, a linear warm-up and a cosine to zero, horizontal flips, cross-entropy. Nothing is tuned per attention module:
-the models differ in the module alone.
+AdamW, a linear warm-up and a cosine to zero, horizontal flips and shifts, cross-entropy. Nothing is tuned per attention
+module: the models of a set differ in the module alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,41 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import bundle, coverage_records, networks, results
+from . import bundle, coverage_records, networks, results, training_sets
 from .gates import evaluating
 from .networks import Architecture
-from .shapes import CLASSES, NEEDS, Shapes, normalise
+from .recipes import Recipe
 
-__all__ = ["Recipe", "TrainingResult", "accuracy", "answers", "keep", "train", "train_bundled"]
+__all__ = ["OutOfTime", "Recipe", "TrainingResult", "accuracy", "answers", "keep", "logits", "train", "train_bundled"]
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """All that decides a bundled model besides its architecture and its seed.
-
-    Attributes:
-        train_images: Images drawn from the training split (with the set's own seed 0).
-        test_images: Images of the held-out split that the accuracy is of.
-        epochs: Passes over the training images.
-        batch_size: Images a step.
-        learning_rate: The peak, reached after the warm-up.
-        weight_decay: Decoupled, on the weights of convolutions and linear layers; none on norms, biases and the vector
-            w of SE-Var2.
-        warmup: Share of all steps in which the learning rate rises from zero.
-    """
-
-    train_images: int = 24_000
-    test_images: int = 3_600
-    epochs: int = 6
-    batch_size: int = 64
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.05
-    warmup: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name in ("train_images", "test_images", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train: {name} must be at least 1, got {getattr(self, name)!r}.")
+class OutOfTime(Exception):  # noqa: N818 - nothing went wrong: the same call goes on from here
+    """The time that was given is over; what was trained is kept."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +67,10 @@ def train(
     state: Path | None = None,
     data: tuple[Tensor, Tensor] | None = None,
     test: tuple[Tensor, Tensor] | None = None,
+    until: float | None = None,
     progress: bool = True,
 ) -> TrainingResult:
-    """Train one network on the procedural set.
+    """Train one network on the recipe's set of images.
 
     With ``state``, the whole state is written there after every epoch, and a run that finds the file goes on from it.
     On the CPU an interrupted and resumed run ends in the same weights as one without a break.
@@ -105,8 +81,10 @@ def train(
         seed: Of the initial weights and the order of the images.
         device: Where.
         state: File for resuming; None for no resuming.
-        data: Training images and labels if they are drawn already (uint8 N×3×H×W, int64 N).
+        data: Training images and labels if they are read already (uint8 N×3×H×W, int64 N).
         test: The same for the held-out split.
+        until: When to stop, by ``time.monotonic()``: no epoch is begun that would end later, going by the one before,
+            but the first of this call always is. None for no such moment.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -114,12 +92,13 @@ def train(
 
     Raises:
         ValueError: ``state`` belongs to another architecture, recipe or seed.
+        OutOfTime: The moment came before the last epoch; with ``state``, the same call goes on from there.
     """
     from tqdm.auto import tqdm
 
     recipe = recipe or Recipe()
-    images, labels = data if data is not None else Shapes("train", recipe.train_images).tensors(progress)
-    held_out = test if test is not None else Shapes("test", recipe.test_images).tensors(progress)
+    images, labels = data if data is not None else _read(recipe, "train", progress=progress)
+    held_out = test if test is not None else _read(recipe, "test", progress=progress)
     device = torch.device(device)
 
     torch.manual_seed(seed)
@@ -153,11 +132,15 @@ def train(
 
     images, labels = images.to(device), labels.to(device)
     bar = tqdm(total=total, initial=done * steps, disable=not progress, unit="step", desc="training")
+    lasted = 0.0
     with bar:
         for epoch in range(done, recipe.epochs):
             started = time.perf_counter()
+            if until is not None and epoch > done and time.monotonic() + lasted > until:
+                raise OutOfTime(f"train: stopped after epoch {epoch} of {recipe.epochs}.")
             loss, correct = _epoch(net, optimizer, schedule, images, labels, recipe, seed, epoch, bar)
-            seconds += time.perf_counter() - started
+            lasted = time.perf_counter() - started
+            seconds += lasted
             history.append({"epoch": epoch + 1, "loss": loss, "train_accuracy": correct, "seconds": seconds})
             bar.set_postfix(loss=f"{loss:.3f}", train=f"{correct:.1%}")
             if state is not None:
@@ -174,7 +157,14 @@ def train(
                     },
                 )
     net.eval()
-    return TrainingResult(net, accuracy(net, *held_out, device=device), seconds, recipe.epochs, history)
+    reached = accuracy(net, *held_out, data=recipe.data, device=device)
+    return TrainingResult(net, reached, seconds, recipe.epochs, history)
+
+
+def _read(recipe: Recipe, split: str, root: Path | None = None, progress: bool = True) -> tuple[Tensor, Tensor]:
+    count = recipe.train_images if split == "train" else recipe.test_images
+    found = training_sets.SETS[recipe.data].read(split, count, root, progress)
+    return found.images, found.labels
 
 
 def _rate(step: int, total: int, warmup: float) -> float:
@@ -185,15 +175,18 @@ def _rate(step: int, total: int, warmup: float) -> float:
 
 
 def _epoch(net, optimizer, schedule, images, labels, recipe, seed, epoch, bar) -> tuple[float, float]:
-    """One pass; the order and the flips depend on (seed, epoch) alone. Returns mean loss and training accuracy."""
+    """One pass; order, flips and shifts depend on (seed, epoch) alone. Returns mean loss and training accuracy."""
+    normalise = training_sets.SETS[recipe.data].normalise
     net.train()
     random = torch.Generator().manual_seed(seed * 100_003 + epoch)
     order = torch.randperm(len(images), generator=random)
     flips = torch.rand(len(images), generator=random) < 0.5
+    shifts = torch.randint(2 * recipe.shift + 1, (len(images), 2), generator=random) if recipe.shift else None
     loss_sum = torch.zeros((), device=images.device)
     hits = torch.zeros((), device=images.device)
     for batch in order.split(recipe.batch_size):
-        x = normalise(images[batch])
+        x = images[batch] if shifts is None else shifted(images[batch], shifts[batch], recipe.shift)
+        x = normalise(x)
         flip = flips[batch].to(x.device)
         x = torch.where(flip[:, None, None, None], x.flip(-1), x).contiguous(memory_format=torch.channels_last)
         target = labels[batch]
@@ -209,6 +202,23 @@ def _epoch(net, optimizer, schedule, images, labels, recipe, seed, epoch, bar) -
     return float(loss_sum) / len(images), float(hits) / len(images)
 
 
+def shifted(images: Tensor, shifts: Tensor, most: int) -> Tensor:
+    """Images moved, each by its own number of pixels; what moves in is 0.
+
+    Args:
+        images: N×3×H×W.
+        shifts: int64 N×2, down and right, 0…2·most: ``most`` leaves an image where it is.
+        most: Pixels.
+    """
+    n, _, height, width = images.shape
+    padded = nn.functional.pad(images, (most, most, most, most))
+    down, right = (2 * most - shifts.to(images.device)).unbind(1)
+    rows = down[:, None] + torch.arange(height, device=images.device)
+    columns = right[:, None] + torch.arange(width, device=images.device)
+    every = torch.arange(n, device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[every, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
 def _save(path: Path, state: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -216,24 +226,26 @@ def _save(path: Path, state: dict) -> None:
     partial.replace(path)
 
 
-def answers(
-    net: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = 200, device: torch.device | str = "cpu"
-) -> np.ndarray:
-    """Whether the class of each image comes first, bool N; the network's training flags are left as found.
+def logits(
+    net: nn.Module, images: Tensor, *, data: str = "shapes", batch_size: int = 200, device: torch.device | str = "cpu"
+) -> Tensor:
+    """What a network answers, float32 N×classes on the CPU; its training flags are left as found.
 
     Args:
         net: N×3×H×W → N×classes.
         images: uint8 N×3×H×W.
-        labels: int64 N.
+        data: The set that they are normalised as.
         batch_size: Images a step.
         device: Where the network is.
     """
+    normalise = training_sets.SETS[data].normalise
     with evaluating(net):
-        parts = [
-            net(normalise(x.to(device))).argmax(1).cpu() == y
-            for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True)
-        ]
-    return torch.cat(parts).numpy()
+        return torch.cat([net(normalise(x.to(device))).float().cpu() for x in images.split(batch_size)])
+
+
+def answers(net: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> np.ndarray:
+    """Whether the class of each image comes first, bool N; other arguments are those of :func:`logits`."""
+    return (logits(net, images, **options).argmax(1) == labels).numpy()
 
 
 def accuracy(net: nn.Module, images: Tensor, labels: Tensor, **options: Any) -> float:
@@ -249,33 +261,46 @@ def train_bundled(
     device: str | torch.device = "cpu",
     folder: Path | None = None,
     scratch: Path = Path("build/training"),
+    root: Path | None = None,
+    minutes: float | None = None,
     redo: bool = False,
     progress: bool = True,
 ) -> None:
     """Train bundled models by name; runs that are there already are kept.
 
-    Every run is recorded in the results (:mod:`ecaviz.results`, :mod:`ecaviz.coverages`). Seed 0 is the one that is
-    bundled: its checkpoint and its row of the manifest are written too. The networks of other seeds are left in
-    ``scratch``.
+    Every run is recorded in the results (:mod:`ecaviz.results`; those on the procedural set also in
+    :mod:`ecaviz.coverages`). Seed 0 is the one that is bundled: its checkpoint and its row of the manifest are written
+    too. The networks of other seeds are left in ``scratch``.
 
     Args:
-        names: Names of :data:`ecaviz.bundle.BUNDLE`.
-        seeds: Seeds of each.
-        recipe: How; None for the bundle's own.
+        names: Names of :data:`ecaviz.bundle.BUNDLE`, all of the recipe's set of images.
+        seeds: Seeds of each; all names of one seed come before the next seed.
+        recipe: How; None for that of the procedural set.
         device: Where.
         folder: Where the checkpoints go, and the results in its subfolder ``results``; None for ``data/checkpoints``
             and ``data/results``.
         scratch: Folder of the resumable states, the loss histories and the networks of other seeds than 0.
+        root: Where CIFAR-10 lies; see :class:`ecaviz.cifar10.Cifar10`.
+        minutes: Time after which to stop, after an epoch; the same call goes on from there. None for no limit.
         redo: Train also what is there already.
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: A name that the bundle does not have, or runs that are there with another recipe.
+        ValueError: A name that the bundle does not have or that is of another set of images, or runs that are there
+            with another recipe.
+        OutOfTime: The minutes are over before all is trained.
     """
+    recipe = recipe or Recipe()
     unknown = [name for name in names if name not in bundle.BUNDLE]
     if unknown:
         raise ValueError(f"train: the bundle has no {', '.join(unknown)}. It has: {', '.join(bundle.BUNDLE)}.")
-    recipe = recipe or Recipe()
+    foreign = [name for name in names if training_sets.of(name).name != recipe.data]
+    if foreign:
+        raise ValueError(
+            f"train: {', '.join(foreign)}: the recipe {recipe.name} is for models of {recipe.data}. "
+            f"Name another with --recipe, such as data/recipes/{training_sets.of(foreign[0]).name}.toml."
+        )
+    until = None if minutes is None else time.monotonic() + 60 * minutes
     kept = None if folder is None else Path(folder) / "results"
     wanted = [(name, seed) for seed in seeds for name in names]
     todo = [one for one in wanted if redo or not _is_there(*one, recipe, folder, kept)]
@@ -283,22 +308,24 @@ def train_bundled(
         if progress:
             print(f"there already: {', '.join(f'{name} (seed {seed})' for name, seed in wanted)}", flush=True)
         return
-    lengths = recipe.epochs, recipe.train_images, recipe.test_images
-    results.check_recipe(*lengths, replaced=todo, folder=kept)  # before hours of work, not after
-    data = Shapes("train", recipe.train_images).tensors(progress)
-    test = Shapes("test", recipe.test_images).tensors(progress)
+    images = training_sets.SETS[recipe.data]
+    test = images.read("test", recipe.test_images, root, progress)
+    followed = test.data, recipe.name, recipe.epochs, recipe.train_images, recipe.test_images
+    results.check_recipe(*followed, replaced=todo, folder=kept)  # before hours of work, not after
+    data = images.read("train", recipe.train_images, root, progress)
     for name, seed in todo:
         if progress:
             print(f"{name}, seed {seed}", flush=True)
         state = scratch / f"{name}-seed{seed}.pt"
         result = train(
-            bundle.BUNDLE[name],
+            replace(bundle.BUNDLE[name], **recipe.network),
             recipe,
             seed=seed,
             device=device,
             state=state,
-            data=data,
-            test=test,
+            data=(data.images, data.labels),
+            test=(test.images, test.labels),
+            until=until,
             progress=progress,
         )
         _write_history(scratch / f"{name}-seed{seed}.csv", result.history)
@@ -306,6 +333,8 @@ def train_bundled(
         state.unlink(missing_ok=True)
         if progress:
             print(f"{name}, seed {seed}: {run.accuracy:.2%} of {run.test_images} held-out images, {run.seconds:.0f} s")
+        if until is not None and (name, seed) != todo[-1] and time.monotonic() > until:
+            raise OutOfTime(f"train: stopped after {name}, seed {seed}.")
 
 
 def keep(
@@ -315,12 +344,12 @@ def keep(
     seconds: float,
     made_on: str,
     recipe: Recipe,
-    test: tuple[Tensor, Tensor],
+    test: training_sets.Images,
     device: str | torch.device = "cpu",
     folder: Path | None = None,
     scratch: Path = Path("build/training"),
 ) -> results.Run:
-    """Evaluate a trained network on the held-out split and record the run and its coverage; of seed 0 keep it too.
+    """Evaluate a trained network on the held-out split and record the run; of seed 0 keep the network too.
 
     Args:
         name: Name of the model.
@@ -329,15 +358,16 @@ def keep(
         seconds: How long the training took.
         made_on: What it was trained on.
         recipe: How it was trained.
-        test: Images and labels of the held-out split.
+        test: The held-out split.
         device: Where the network is.
         folder: As for :func:`train_bundled`.
         scratch: As for :func:`train_bundled`.
     """
-    architecture = bundle.BUNDLE[name]
-    right = answers(net, *test, device=device)
-    needs = np.array([NEEDS[CLASSES[label]] for label in test[1].tolist()])
+    images = training_sets.SETS[recipe.data]
+    answered = logits(net, test.images, data=recipe.data, device=device)
+    right = (answered.argmax(1) == test.labels).numpy()
     about = {
+        "data": test.data,
         "seed": seed,
         "epochs": recipe.epochs,
         "train_images": recipe.train_images,
@@ -346,41 +376,53 @@ def keep(
         "test_images": len(right),
         "accuracy": round(float(right.mean()), 5),
     }
+    architecture = replace(bundle.BUNDLE[name], **recipe.network)
     to = folder if seed == 0 else scratch
-    row = bundle.write(name if seed == 0 else f"{name}-seed{seed}", net, architecture, CLASSES, about, to)
+    row = bundle.write(name if seed == 0 else f"{name}-seed{seed}", net, architecture, images.classes, about, to)
     run = results.Run(
         name=name,
         family=row.family,
         setting=row.setting,
+        recipe=recipe.name,
+        loss=round(float(nn.functional.cross_entropy(answered, test.labels)), 5),
         parameters=row.parameters,
         **about,
-        **{
-            f"accuracy_{need}": round(float(right[needs == need].mean()), 5) if (needs == need).any() else 0.0
-            for need in ("shape", "texture", "both")
-        },
+        **_by_need(images, right, test.labels),
     )
     kept = None if folder is None else Path(folder) / "results"
     results.record(run, right, kept)
-    images = normalise(test[0][: coverage_records.IMAGES].to(device))
-    coverage_records.record(*coverage_records.measure(name, seed, net, images), kept)
+    if recipe.data == "shapes":
+        few = images.normalise(test.images[: coverage_records.IMAGES].to(device))
+        coverage_records.record(*coverage_records.measure(name, seed, net, few), kept)
     return run
 
 
+def _by_need(images: training_sets.TrainingSet, right: np.ndarray, labels: Tensor) -> dict[str, float]:
+    """The accuracy over the classes that need shape, texture or both, where the set's classes do."""
+    needs = np.array([images.needs.get(images.classes[label], "") for label in labels.tolist()])
+    groups = dict.fromkeys(images.needs.values())
+    return {
+        f"accuracy_{need}": round(float(right[needs == need].mean()), 5) if (needs == need).any() else 0.0
+        for need in groups
+    }
+
+
 def _is_there(name: str, seed: int, recipe: Recipe, folder: Path | None, kept: Path | None) -> bool:
-    """Whether the very run was recorded; one of another length under the same name and seed is in the way."""
+    """Whether the very run was recorded; one of another recipe under the same name and seed is in the way."""
     try:
-        table = results.runs(kept)
+        table = results.runs(kept, data=recipe.data)
     except FileNotFoundError:
         return False
     rows = table[(table["name"] == name) & (table["seed"] == seed)]
     if rows.empty or (seed == 0 and name not in bundle.manifest(folder)):
         return False
-    found = tuple(int(rows.iloc[0][column]) for column in ("epochs", "train_images", "test_images"))
-    wanted = (recipe.epochs, recipe.train_images, recipe.test_images)
+    row = rows.iloc[0]
+    found = row["recipe"], *(int(row[column]) for column in ("epochs", "train_images", "test_images"))
+    wanted = (recipe.name, recipe.epochs, recipe.train_images, recipe.test_images)
     if found != wanted:
         raise ValueError(
-            f"train: {name}, seed {seed} is there with (epochs, train images, test images) = {found}, and {wanted} was "
-            f"asked for. Replace it with --redo, or keep both with --out."
+            f"train: {name}, seed {seed} is there with (recipe, epochs, train images, test images) = {found}, and "
+            f"{wanted} was asked for. Replace it with --redo, or keep both with --out."
         )
     return True
 
