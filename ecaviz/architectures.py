@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import bundle, networks
+from . import bundle, networks, training_sets
 from .matches import Match, Shapes, differences, shapes, shapes_of
 from .networks import PlainResNet
 from .plain_layouts import PART, read_mobilenet_v2, read_resnet
@@ -218,7 +218,7 @@ _BYOB = ("seresnet33ts", "seresnext26ts", "eca_resnet33ts", "eca_resnext26ts")
 
 def _matched(name: str, state: dict[str, Tensor], **options: Any) -> Match:
     source = "bundled" if name in bundle.BUNDLE else "torchvision" if name.startswith("torchvision:") else "timm"
-    return Match(name, "", builder(name, outputs(state), **options), state, source)
+    return Match(name, "", builder(name, outputs(state), **options), state, source, training_sets.of(name).name)
 
 
 def _as_told(state: dict[str, Tensor], architecture: str, options: dict[str, Any]) -> Match:
@@ -240,19 +240,20 @@ def _as_told(state: dict[str, Tensor], architecture: str, options: dict[str, Any
     return match
 
 
-def as_described(state: dict[str, Tensor], architecture: networks.Architecture) -> Match:
-    """The match of a file that says itself how its network is built.
+def as_described(state: dict[str, Tensor], architecture: networks.Architecture, data: str = "shapes") -> Match:
+    """The match of a file that says itself how its network is built, and on which of our sets it was trained.
 
     Raises:
         ValueError: The weights do not fit what it says; the message names the entries that differ.
     """
     places = [found for found in map(PART.fullmatch, state) if found]
-    blocks = tuple(len({found[2] for found in places if found[1] == str(stage)}) for stage in (1, 2, 3, 4))
+    stages = range(1, 5 if any(found[1] == "4" for found in places) else 4)
+    blocks = tuple(len({found[2] for found in places if found[1] == str(stage)}) for stage in stages)
     if tuple(architecture.blocks) != blocks:  # before anything is built: a header can ask for a billion blocks
         raise ValueError(
             f"load: the file's header says {architecture.blocks} blocks per stage, its weights are of {blocks}."
         )
-    wide = [state.get(key) for key in ("conv1.0.weight", *(f"layer{i}.0.conv1.weight" for i in (1, 2, 3, 4)))]
+    wide = [state.get(key) for key in ("conv1.0.weight", *(f"layer{i}.0.conv1.weight" for i in stages))]
     widths = [None if one is None or one.ndim != 4 else one.shape[0] for one in wide]
     if [architecture.stem, *architecture.planes] != widths:
         raise ValueError(
@@ -260,7 +261,12 @@ def as_described(state: dict[str, Tensor], architecture: networks.Architecture) 
             f"are of {widths[0]} and {tuple(widths[1:])}: they do not fit the architecture in the file's header."
         )
     name = next((name for name, known in bundle.BUNDLE.items() if known == architecture), architecture.attention)
-    match = Match(name, "", lambda: networks.build(architecture), state, "bundled")
+    known = data.removesuffix("-jpeg")
+    if known not in training_sets.SETS:
+        raise ValueError(
+            f"load: the file's header says a network for {data!r}; this version knows {', '.join(training_sets.SETS)}."
+        )
+    match = Match(name, "", lambda: networks.build(architecture), state, "bundled", known)
     try:
         expected = shapes_of(match.build)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

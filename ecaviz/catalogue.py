@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import bundle, hub, shapes
+from . import bundle, hub, training_sets
 from .attention import FAMILIES
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def _bundled() -> list[dict]:
             "setting": row.setting,
             "sites": 0 if row.family == "none" else sum(bundle.BUNDLE[row.name].blocks),
             "parameters": row.parameters,
-            "images": "shapes",
-            "size": shapes.SIZE,
+            "images": row.data,
+            "size": training_sets.of(row.name).size,
             "accuracy": row.accuracy,
             "cached": True,
         }

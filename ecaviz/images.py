@@ -1,9 +1,9 @@
-"""Sets of images, none of which needs a download.
+"""Sets of images; none but CIFAR-10 needs a download.
 
 :func:`shapes` is drawn, with known factors; :func:`photographs` are the real photographs inside scikit-image;
-:func:`folder` takes the user's own files. Their items are ``(uint8 tensor 3×H×W, label)`` and they have ``classes``
-(names, by label) and ``labels`` (int64). :func:`batches` turns them, and whatever else ``images`` may be, into input
-for a network.
+:func:`folder` takes the user's own files, :func:`cifar10` a copy of CIFAR-10 or torchvision's download. Their items are
+``(uint8 tensor 3×H×W, label)`` and they have ``classes`` (names, by label) and ``labels`` (int64). :func:`batches`
+turns them, and whatever else ``images`` may be, into input for a network.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from .batches import Batches, batches, describe
+from .cifar10 import Cifar10, is_here
 from .image_files import SUFFIXES, ImageFiles, ImageReadError, folder
 from .shapes import Shapes
+from .training_sets import of
 
 __all__ = [
     "SUFFIXES",
     "Batches",
+    "Cifar10",
     "ImageFiles",
     "ImageReadError",
     "batches",
+    "cifar10",
     "describe",
     "folder",
     "photographs",
@@ -57,6 +61,28 @@ def shapes(split: str = "test", n: int = 1200, seed: int = 0) -> Shapes:
         ValueError: Unknown split, negative n, or negative seed.
     """
     return Shapes(split, n, seed)
+
+
+def cifar10(
+    split: str = "test", root: str | os.PathLike | None = None, n: int | None = None, *, download: bool = True
+) -> Cifar10:
+    """CIFAR-10: the original by torchvision, or a folder of JPEGs, which are a copy with losses.
+
+    Args:
+        split: "train" or "test".
+        root: A folder with ``{train,test}/CLASS/*.jpg``, or where torchvision has, or shall put, the original files;
+            None for ``$ECAVIZ_CIFAR10``, else ``~/.cache/ecaviz/cifar10``.
+        n: The first n images; None for all.
+        download: Whether torchvision may fetch the original (170 MB) if the folder has neither.
+
+    Returns:
+        A dataset of (uint8 tensor 3×32×32, label); its ``data`` is "cifar10" or "cifar10-jpeg".
+
+    Raises:
+        ValueError: Unknown split, negative n, or a JPEG that cannot be read.
+        FileNotFoundError: The folder has neither and there is no download.
+    """
+    return Cifar10(split, root, n, download=download)
 
 
 def photographs() -> ImageFiles:
@@ -97,17 +123,17 @@ def photographs() -> ImageFiles:
     return ImageFiles(list(there.values()), range(len(there)), tuple(there), "scikit-image photographs", missing)
 
 
-def suited(model: Any, path: str | os.PathLike | None = None, n: int = 240) -> Shapes | ImageFiles:
+def suited(model: Any, path: str | os.PathLike | None = None, n: int = 240) -> Shapes | ImageFiles | Cifar10:
     """Images to look at a model with: your folder, else what suits the model and needs no download.
 
     Args:
         model: What :func:`ecaviz.load` returns.
         path: A folder of photographs; None for the default.
-        n: How many images of the procedural set.
+        n: How many images of the procedural set or of CIFAR-10.
 
     Returns:
-        The folder if there is one; for a bundled model the first n of the procedural set's held-out split; else the
-        photographs inside scikit-image.
+        The folder if there is one; for a bundled model the first n of its set's held-out split, where CIFAR-10 is on
+        this machine; else the photographs inside scikit-image.
 
     Raises:
         FileNotFoundError: There is no such folder, or scikit-image has no photographs.
@@ -115,4 +141,8 @@ def suited(model: Any, path: str | os.PathLike | None = None, n: int = 240) -> S
     """
     if path is not None:
         return folder(path)
-    return shapes("test", n) if getattr(model, "source", "") == "bundled" else photographs()
+    if getattr(model, "source", "") != "bundled":
+        return photographs()
+    if of(model.name).name == "shapes":
+        return shapes("test", n)
+    return cifar10("test", n=n, download=False) if is_here() else photographs()

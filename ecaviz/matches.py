@@ -24,6 +24,7 @@ class Match:
         build: Makes the network, with random weights.
         state: The weights, named as the network names them.
         source: "plain", "timm", "torchvision" or "bundled": whose preprocessing suits it.
+        data: Of the bundled, the set of images it was trained on: "shapes" or "cifar10".
     """
 
     name: str
@@ -31,6 +32,7 @@ class Match:
     build: Callable[[], nn.Module] = field(repr=False)
     state: dict[str, Tensor] = field(repr=False)
     source: str
+    data: str = "shapes"
 
     def network(self) -> nn.Module:
         """Build the network and load the weights into it, every one of them."""

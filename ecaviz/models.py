@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import architectures, bundle, checks, hub, networks, shapes, weight_files
+from . import architectures, bundle, checks, hub, networks, training_sets, weight_files
 from .image_files import to_pil
 from .matches import Match, differences
 from .matches import shapes as shapes_in
@@ -246,26 +246,8 @@ def _load_bundled(name: str) -> LoadedModel:
     net = networks.build(made)
     net.load_state_dict(state)
     weights = str(bundle.data_folder() / "checkpoints" / f"{name}.safetensors")
-    return LoadedModel(net, bundled_transform(), classes, _CPU, name, "bundled", name, weights)
-
-
-def bundled_transform() -> Callable[[Any], Tensor]:
-    """What the bundled models' images go through: shorter side to 64 pixels, centre 64×64, normalised as in training.
-
-    Takes a PIL image, a uint8 tensor 3×H×W, or a batch of them N×3×H×W.
-    """
-    from torchvision.transforms import v2
-
-    return v2.Compose(
-        [
-            v2.ToImage(),
-            v2.Resize(shapes.SIZE, antialias=True),
-            v2.CenterCrop(shapes.SIZE),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize([shapes.MEAN] * 3, [shapes.STD] * 3),
-            v2.ToPureTensor(),
-        ]
-    )
+    transform = training_sets.of(name).transform()
+    return LoadedModel(net, transform, classes, _CPU, name, "bundled", name, weights)
 
 
 # ----------------------------------------------------------------------------------------------------------------- timm
@@ -418,8 +400,8 @@ def _load_file(path: Path, architecture: str | None, num_classes: int | None, op
         match = architectures.recognise(file.state, architecture=architecture, options=options, hint=path.name)
         classes: tuple[str, ...] | None = None
     else:
-        made, classes = own
-        match = architectures.as_described(file.state, made)
+        made, classes, data = own
+        match = architectures.as_described(file.state, made, data)
     net = match.network()
     if num_classes not in (None, architectures.outputs(net.state_dict())):
         networks.replace_head(net, num_classes)
@@ -434,7 +416,7 @@ def _load_file(path: Path, architecture: str | None, num_classes: int | None, op
 def _transform_of(match: Match, net: nn.Module) -> Callable[[Any], Tensor]:
     """The preprocessing that goes with an architecture; ImageNet's usual one where nothing else is known."""
     if match.source == "bundled":
-        return bundled_transform()
+        return training_sets.SETS[match.data].transform()
     if match.source == "timm":
         return _timm_transform(net)
     from torchvision.models import get_model_weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,13 +12,32 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
-from ecaviz import bundle, networks, results
+from ecaviz import bundle, cifar10, networks, results, training, training_sets
 from ecaviz.matches import NoWeights
 from ecaviz.shapes import CLASSES, NEEDS
 
-RUN = results.Run("a", "se", "r=4", 0, 1, 10, 2.5, "CPU", 50, 0.5, 0.4, 0.5, 0.6, 1000)
+RUN = results.Run(
+    name="a",
+    data="shapes",
+    family="se",
+    setting="r=4",
+    recipe="shapes",
+    seed=0,
+    epochs=1,
+    train_images=10,
+    seconds=2.5,
+    hardware="CPU",
+    test_images=50,
+    accuracy=0.5,
+    loss=1.25,
+    parameters=1000,
+    accuracy_shape=0.4,
+    accuracy_texture=0.5,
+    accuracy_both=0.6,
+)
 
 
 def fill(folder, answers):
@@ -99,6 +119,107 @@ def test_runs_of_another_recipe_are_not_mixed_in(tmp_path):
     assert len(results.runs(tmp_path)) == 1
     results.record(replace(RUN, epochs=6, test_images=8), np.ones(8, dtype=bool), tmp_path)  # the only run: replaced
     assert results.runs(tmp_path)["epochs"].tolist() == [6]
+
+
+def test_each_set_of_images_has_its_own_table(tmp_path):
+    answers = random_answers(["cifar10-eca-k3", "cifar10-none", "shapes-se-r4"], 2, n=40)
+    for (name, seed), right in answers.items():
+        family, setting = {"eca": ("eca", "k=3"), "non": ("none", ""), "se-": ("se", "r=4")}[name.split("-", 1)[1][:3]]
+        about = {"family": family, "setting": setting, "seed": seed, "accuracy": float(right.mean())}
+        if name.startswith("cifar10"):
+            about |= {"data": "cifar10-jpeg", "recipe": "cifar10-cpu"} | dict.fromkeys(
+                ("accuracy_shape", "accuracy_texture", "accuracy_both")
+            )
+        results.record(replace(RUN, name=name, test_images=40, **about), right, tmp_path)
+    table = results.runs(tmp_path, data="cifar10")
+    wanted = ["data", "variant", "family", "k", "r", "seed", "epochs", "accuracy", "loss", "seconds", "hardware"]
+    assert set(wanted) <= set(table.columns)
+    assert not set(table.columns) & {"accuracy_shape", "accuracy_texture"}
+    assert table[["name", "data", "variant", "k", "r", "seed"]].values.tolist() == [
+        ["cifar10-none", "cifar10-jpeg", "none", "", "", 0],
+        ["cifar10-none", "cifar10-jpeg", "none", "", "", 1],
+        ["cifar10-eca-k3", "cifar10-jpeg", "eca-k3", "3", "", 0],
+        ["cifar10-eca-k3", "cifar10-jpeg", "eca-k3", "3", "", 1],
+    ]
+    assert results.runs(tmp_path)[["variant", "k", "r"]].values.tolist() == [["se-r4", "", "4"]] * 2
+    found = results.paired_difference("cifar10-eca-k3", "cifar10-none", folder=tmp_path)
+    expected = np.mean([answers["cifar10-eca-k3", s].mean() - answers["cifar10-none", s].mean() for s in (0, 1)])
+    assert found.mean == pytest.approx(expected)
+    assert results.summary(data="cifar10", folder=tmp_path)["name"].tolist() == ["cifar10-none", "cifar10-eca-k3"]
+    other = replace(RUN, name="cifar10-none", data="cifar10", recipe="cifar10-cpu", seed=2, test_images=40)
+    with pytest.raises(ValueError, match=r"data = cifar10, and runs in .* are of cifar10-jpeg"):
+        results.record(other, answers["cifar10-none", 0], tmp_path)
+    other = replace(other, data="cifar10-jpeg", recipe="cifar10")
+    with pytest.raises(ValueError, match=r"recipe = cifar10, and runs in .* are of cifar10-cpu"):
+        results.record(other, answers["cifar10-none", 0], tmp_path)
+    with pytest.raises(ValueError, match="data must be one of shapes, cifar10, got 'mnist'"):
+        results.runs(tmp_path, data="mnist")
+
+
+def at_odds(data, folder=None):
+    """(name, seed) of the recorded runs whose accuracy is not the share of the images they are said to get right."""
+    table = results.runs(folder, data=data)
+    right = {name: results.correct(name, folder) for name in set(table["name"])}
+    return [
+        (row.name, row.seed)
+        for row in table.itertuples(index=False)
+        if abs(right[row.name][row.seed].mean() - row.accuracy) > 1e-5
+    ]
+
+
+def evaluated_anew(name, folder=None):
+    """What is recorded of seed 0 of a model less what its checkpoint gives now: accuracy, loss; None without images."""
+    table = results.runs(folder, data=training_sets.of(name).name)
+    row = table[(table["name"] == name) & (table["seed"] == 0)].iloc[0]
+    data = training_sets.of(name)
+    if data.name == "cifar10" and not cifar10.is_here():
+        return None
+    test = data.read("test", row["test_images"])
+    if test.data != row["data"]:
+        return None
+    architecture, state, _, _ = bundle.read(name)
+    net = networks.build(architecture)
+    net.load_state_dict(state)
+    logits = training.logits(net, test.images, data=data.name)
+    right = (logits.argmax(1) == test.labels).double().mean().item()
+    loss = torch.nn.functional.cross_entropy(logits, test.labels).item()
+    return row["accuracy"] - right, row["loss"] - loss
+
+
+@pytest.mark.parametrize("name", ["shapes-se-r16", "cifar10-eca-k3"])
+def test_a_recorded_row_evaluated_anew(name, tmp_path):
+    found = evaluated_anew(name)
+    if found is None:
+        pytest.skip("the images of the results are not here: name the folder of CIFAR-10 in $ECAVIZ_CIFAR10")
+    assert abs(found[0]) <= 0.001
+    assert abs(found[1]) <= 0.002
+    path = bundle.data_folder() / "results" / f"{training_sets.of(name).name}.csv"
+    wrong = pd.read_csv(path)
+    wrong.loc[(wrong["name"] == name) & (wrong["seed"] == 0), "accuracy"] += 0.002
+    wrong.to_csv(tmp_path / path.name, index=False)
+    assert abs(evaluated_anew(name, tmp_path)[0]) > 0.001
+
+
+@pytest.mark.parametrize("data", training_sets.SETS)
+def test_every_recorded_accuracy_is_that_of_the_recorded_answers(data, tmp_path):
+    assert at_odds(data) == []
+    folder = bundle.data_folder() / "results"
+    for name in (f"{data}.csv", f"{data}-correct.safetensors"):
+        shutil.copy(folder / name, tmp_path / name)
+    wrong = pd.read_csv(tmp_path / f"{data}.csv")
+    wrong.loc[3, "accuracy"] += 0.001
+    wrong.to_csv(tmp_path / f"{data}.csv", index=False)
+    assert at_odds(data, tmp_path) == [(wrong.loc[3, "name"], wrong.loc[3, "seed"])]
+
+
+@pytest.mark.parametrize("data", training_sets.SETS)
+def test_the_bundled_checkpoints_are_those_of_the_results(data):
+    table = results.runs(data=data).set_index(["name", "seed"])
+    for name, row in bundle.manifest().items():
+        if training_sets.of(name).name == data:
+            recorded = table.loc[(name, row.seed)]
+            for what in ("data", "family", "setting", "epochs", "test_images", "accuracy", "parameters", "hardware"):
+                assert recorded[what] == getattr(row, what), (name, what)
 
 
 def test_a_level_is_a_share(tmp_path):

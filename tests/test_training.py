@@ -1,5 +1,6 @@
 """The recipe: seeded, resumable to the same weights, and able to learn."""
 
+import contextlib
 import csv
 import itertools
 from dataclasses import replace
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ecaviz import bundle, coverages, networks, results, training
+import ecaviz
+from ecaviz import bundle, coverages, networks, results, training, training_sets
 from ecaviz.networks import Architecture
 from ecaviz.shapes import Shapes, normalise
 from ecaviz.training import Recipe, accuracy, train, train_bundled
@@ -116,7 +118,7 @@ def test_another_run_of_the_same_name_is_not_taken_for_it(tmp_path, monkeypatch)
     monkeypatch.setitem(bundle.BUNDLE, "tiny", TINY)
     options = {"folder": tmp_path, "scratch": tmp_path / "scratch", "progress": False}
     train_bundled(["tiny"], recipe=replace(RECIPE, epochs=1), **options)
-    with pytest.raises(ValueError, match=r"tiny, seed 0 is there with .*\(1, 120, 24\).*\(2, 120, 24\).*--redo"):
+    with pytest.raises(ValueError, match=r"tiny, seed 0 is there with .*, 1, 120, 24\).*, 2, 120, 24\).*--redo"):
         train_bundled(["tiny"], recipe=replace(RECIPE, epochs=2), **options)
     train_bundled(["tiny"], recipe=replace(RECIPE, epochs=2), redo=True, **options)
     assert bundle.manifest(tmp_path)["tiny"].epochs == 2
@@ -157,6 +159,71 @@ def test_every_seed_is_recorded_and_seed_0_is_bundled(tmp_path, monkeypatch):
     stamp = (tmp_path / "out" / "results" / "shapes.csv").stat().st_mtime_ns
     train_bundled(["tiny"], seeds=(0, 2), recipe=recipe, **options)  # there already: kept
     assert (tmp_path / "out" / "results" / "shapes.csv").stat().st_mtime_ns == stamp
+
+
+def test_the_time_is_over_and_the_same_call_goes_on(pictures, tmp_path, monkeypatch):
+    monkeypatch.setitem(bundle.BUNDLE, "tiny", TINY)
+    now = iter(range(1000))
+    monkeypatch.setattr(training.time, "monotonic", lambda: 60.0 * next(now))  # a minute passes at every look
+    options = {"recipe": RECIPE, "folder": tmp_path / "out", "scratch": tmp_path / "scratch", "progress": False}
+    for _ in range(2):
+        with pytest.raises(training.OutOfTime, match="stopped after"):
+            train_bundled(["tiny"], seeds=(0, 1), minutes=2, **options)
+    for _ in range(10):
+        with contextlib.suppress(training.OutOfTime):
+            train_bundled(["tiny"], seeds=(0, 1), minutes=2, **options)
+            break
+    table = results.runs(tmp_path / "out" / "results")
+    assert table["seed"].tolist() == [0, 1]
+    whole = run(pictures, seed=0)
+    state = bundle.read("tiny", tmp_path / "out")[1]
+    for key, value in whole.net.state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
+def test_shifted_images(pictures):
+    images = pictures[0][0][:5]
+    shifts = torch.tensor([[3, 3], [0, 3], [6, 5], [1, 6], [3, 0]])
+    moved = training.shifted(images, shifts, 3)
+    for image, (down, right), found in zip(images, (shifts - 3).tolist(), moved, strict=True):
+        expected = torch.zeros_like(image)
+        for y in range(64):
+            for x in range(64):
+                if 0 <= y - down < 64 and 0 <= x - right < 64:
+                    expected[:, y, x] = image[:, y - down, x - right]
+        assert torch.equal(found, expected)
+
+
+def test_models_of_another_set_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"cifar10-none: the recipe shapes is for models of shapes.*cifar10.toml"):
+        train_bundled(["shapes-none", "cifar10-none"], folder=tmp_path, progress=False)
+
+
+def test_cifar_is_trained_by_its_own_recipe(tmp_path, monkeypatch):
+    """Three stages, ten classes, JPEGs: recorded as what they are, with the loss; the header's network is loaded."""
+    random = torch.Generator().manual_seed(0)
+    drawn = training_sets.Images(
+        "cifar10-jpeg", torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8, generator=random), torch.arange(40) % 10
+    )
+    monkeypatch.setattr(training_sets.TrainingSet, "read", lambda self, split, n, *_: drawn)
+    recipe = Recipe("cifar10-x", "cifar10", 40, 40, epochs=1, batch_size=20, shift=2, network={"planes": (4, 6, 8)})
+    options = {"folder": tmp_path / "out", "scratch": tmp_path / "scratch", "progress": False}
+    train_bundled(["cifar10-eca-k3"], recipe=recipe, **options)
+    row = results.runs(tmp_path / "out" / "results", data="cifar10").iloc[0]
+    assert (row["data"], row["recipe"], row["variant"], row["k"]) == ("cifar10-jpeg", "cifar10-x", "eca-k3", "3")
+    architecture, state, classes, entry = bundle.read("cifar10-eca-k3", tmp_path / "out")
+    assert (entry.data, architecture.planes, len(classes)) == ("cifar10-jpeg", (4, 6, 8), 10)
+    net = networks.build(architecture)
+    net.load_state_dict(state)
+    with torch.no_grad():
+        expected = net.eval()(training_sets.SETS["cifar10"].normalise(drawn.images))
+    loss = torch.nn.functional.cross_entropy(expected, drawn.labels).item()
+    assert row["loss"] == pytest.approx(loss, abs=2e-5)
+    loaded = ecaviz.load(tmp_path / "out" / "cifar10-eca-k3.safetensors", device="cpu")
+    assert loaded.classes == classes
+    found = loaded.transform(drawn.images)
+    torch.testing.assert_close(found, training_sets.SETS["cifar10"].normalise(drawn.images))
+    assert not (tmp_path / "out" / "results" / "coverage.csv").exists()
 
 
 def networks_kernel(folder, name, site):
