@@ -4,12 +4,13 @@
     explorer.figure()                                           # the same picture, without a kernel to move it
 
 An explorer is a state of traits (:mod:`ecaviz.states`; ``explorer.state``), controls that set the traits, and a picture
-that is drawn of them by the views of :mod:`ecaviz.panels`. All that a move needs was read when the explorer was made: a
-move never runs a network.
+that is drawn of them by the views of :mod:`ecaviz.panels`. All that a move needs was read when the explorer was made:
+no move waits for a network. (That of a :class:`KernelExplorer` is run after the picture is there, and completes it.)
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import html
 import re
@@ -28,10 +29,13 @@ from PIL import Image
 from . import checks, kernels
 from .coverage_panels import CoveragePanels, TheoryPanels
 from .coverage_state import CoverageState, read_trained
+from .kernel_panels import KernelPanels
+from .kernel_state import KernelState
 from .module_state import ModuleState
-from .panels import KernelPanels, LayerPanels, ModulePanels
+from .panels import LayerPanels, ModulePanels
 from .readings import load_all, read_all
-from .states import KernelState, LayerState
+from .states import LayerState
+from .surgery import MODES
 from .survey import MODULES
 from .views import Picture
 
@@ -190,13 +194,17 @@ class Explorer(widgets.VBox):
             self.sync()
         finally:
             self._syncing = False
-        scene = self.state.scene()
+        scene = self._scene()
         png, text = self._canvas.png(scene), self.state.describe(scene)
         with self.hold_sync():
             self.picture.value = png
             self.picture.tooltip = _plain(text)
             self.caption.value = text
         self.error.value = ""
+
+    def _scene(self) -> Any:
+        """What is to be drawn now."""
+        return self.state.scene()
 
     def _guarded(self, action: Callable, *arguments: Any) -> None:
         """The one place where the errors of moves end up: in the widget, in words, until the next good move."""
@@ -253,6 +261,18 @@ _dropdown = partial(_selection, widgets.Dropdown, width="auto")
 _slider = partial(_selection, widgets.SelectionSlider, width="360px")
 
 
+def _number(description: str, most: int, tooltip: str, width: str, value: int = 0) -> widgets.IntSlider:
+    return widgets.IntSlider(
+        value=value,
+        min=0,
+        max=most,
+        description=description,
+        tooltip=tooltip,
+        style=_WIDE,
+        layout=_layout(width),
+    )
+
+
 class LayerExplorer(Explorer):
     """Two models side by side: how they weigh their channels, by layer, for all images, a class or one image.
 
@@ -278,14 +298,7 @@ class LayerExplorer(Explorer):
             "layer": _slider("layer", _numbered(state.names), state.layer, "layer that is looked at"),
             "shown": _dropdown("show", shown, state.shown, "images whose gates are shown"),
             "of": _dropdown("class", image_set.present or ("",), state.of, "class that is shown"),
-            "image": widgets.IntSlider(
-                min=0,
-                max=len(image_set) - 1,
-                description="image",
-                tooltip="image that is shown",
-                style=_WIDE,
-                layout=_layout("300px"),
-            ),
+            "image": _number("image", len(image_set) - 1, "image that is shown", "300px"),
             "scale": _dropdown(
                 "scale of ω",
                 [("fitted to 99 %", "fitted"), ("0 … 1", "full")],
@@ -304,10 +317,10 @@ class LayerExplorer(Explorer):
 
 
 class KernelExplorer(Explorer):
-    """A learned kernel, what it becomes at another k, and the gates that every k would make at that site.
+    """A surgery on ECA kernels: kernel and response, an image's gates and first classes, before and now.
 
-    Only the gates of the chosen site are computed anew, from descriptors that were read once; the rest of the network
-    is not run again.
+    The gates of the layer follow at once, from descriptors that were read when the explorer was made. The network is
+    then run on the image from the first changed layer on, and the picture completed.
 
     Args:
         models: Names, or what :func:`ecaviz.load` returns; all with ECA.
@@ -316,8 +329,11 @@ class KernelExplorer(Explorer):
         at_most: How many images to keep.
 
     Raises:
-        ValueError: A model has no ECA, a size is even, or the images cannot be used.
+        ValueError: A model has no ECA or gives no logits N×K, a size is even, or the images cannot be used.
     """
+
+    pause = 0.05
+    """Seconds between the picture and the run of the network: the next move, if it comes sooner, goes first."""
 
     def __init__(
         self,
@@ -331,16 +347,58 @@ class KernelExplorer(Explorer):
         loaded = load_all(models)
         for one in loaded:
             kernels.learned_kernels(one)  # says it clearly where there is no ECA
-        readings, _ = read_all(
-            loaded, images, at_most=at_most, descriptors=True, sites=lambda site: site.family == "eca"
+        readings, image_set = read_all(
+            loaded, images, at_most=at_most, descriptors=True, inputs=True, sites=lambda site: site.family == "eca"
         )
-        state = KernelState(readings, sizes)
+        for one in readings:
+            if one.logits is None:
+                raise ValueError(f"KernelExplorer: {one.name} gives no logits N×K, so it names no classes.")
+        state = KernelState(loaded, readings, image_set, sizes)
+        places = [("this layer", "layer"), ("its stage", "stage"), ("all layers", "all")]
         controls = {
             "model": _dropdown("model", list(state.readings), state.model, "model that is looked at"),
             "layer": _slider("layer", _numbered(state.names), state.layer, "layer that is looked at"),
+            "where": _dropdown("surgery on", places, state.where, "where the kernels are changed"),
+            "mode": _dropdown("mode", MODES, state.mode, "what takes the place of the learned kernel"),
             "k": _slider("kernel size k", sizes, state.k, "kernel size that the trained kernel is resized to"),
+            "draw": _number("draw", 19, "which random order or weights", "220px"),
+            "image": _number("image", len(image_set) - 1, "image that the network is shown", "300px"),
         }
+        self._waiting: asyncio.TimerHandle | None = None
         super().__init__(state, KernelPanels, controls)
+
+    def sync(self) -> None:
+        """Make the controls say what the state says."""
+        self.controls["k"].disabled = self.state.mode != "resize"
+        self.controls["draw"].disabled = self.state.mode not in ("permute", "random")
+        super().sync()
+
+    def _draw(self) -> None:
+        """The picture at once; then, if the network has not answered, its run, as soon as no move comes before it."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+        first = not self.picture.value
+        try:
+            loop = None if first else asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is None:
+            self.state.answer()  # nothing shows pictures meanwhile
+        super()._draw()
+        if loop is not None and not self.state.answered():
+            self._waiting = loop.call_later(self.pause, self._complete)
+
+    def _complete(self) -> None:
+        self._waiting = None
+        self._guarded(self._answered)
+
+    def _answered(self) -> None:
+        self.state.answer()
+        super()._draw()
+
+    def _scene(self) -> Any:
+        return self.state.scene(wait=False)
 
 
 class CoverageExplorer(Explorer):
@@ -394,14 +452,12 @@ class CoverageExplorer(Explorer):
             "channels": _slider("channels C", list(state.choices), state.channels, "number of channels", width="300px"),
             "k": _slider("kernel size k", sizes, state.k, "kernel size of the ECA", width="300px"),
             "r": _slider("reduction r", list(reductions), state.r, "reduction of the SE", width="300px"),
-            "channel": widgets.IntSlider(
-                value=state.channel,
-                min=0,
-                max=state.channels - 1,
-                description="channel i",
-                tooltip="gate that is looked at; its number can be typed",
-                style=_WIDE,
-                layout=_layout("420px"),
+            "channel": _number(
+                "channel i",
+                state.channels - 1,
+                "gate that is looked at; its number can be typed",
+                "420px",
+                state.channel,
             ),
         }
         super().__init__(state, CoveragePanels if trained else TheoryPanels, controls)

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .coverage_views import share_of_pairs
-from .kernel_views import GatePairs, Interaction, KernelStems, KernelSweep
+from .kernel_views import Interaction
 from .looks import family_style
 from .module_views import CostCurves, SeedDots
 from .views import (
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from .interaction import Structure
 
 __all__ = [
-    "KernelPanels",
-    "KernelScene",
     "LayerPanels",
     "LayerScene",
     "LayerSide",
@@ -123,82 +121,6 @@ class LayerPanels:
         parts = [Distribution(s.label, s.family, counts_of(s.values, limits=scene.spread)) for s in sides]
         self.distribution.update(parts, limits=scene.spread, title=f"gates of that layer: {scene.what}")
         self.photograph.update(scene.picture, title=scene.caption)
-
-
-# -------------------------------------------------------------------------------------------------------------- kernel
-
-
-@dataclass(frozen=True)
-class KernelScene:
-    """What :class:`KernelPanels` draws.
-
-    Attributes:
-        label: Name of the model.
-        site: Name of the site.
-        channels: C.
-        kernel: The trained kernel.
-        resized: The kernel at the chosen k.
-        reach: Offsets to show to either side.
-        top: Room for the largest absolute weight of the model.
-        original: Gates of the trained kernel, N×C.
-        other: Gates of the resized one, N×C.
-        limits: Ends of the scale of gates.
-        sizes: Kernel sizes that were tried.
-        change: mean |Δω| for each.
-        moved: For each, the share of gates, in per cent, whose rank among the channels of their image moves by more
-            than C/20.
-    """
-
-    label: str
-    site: str
-    channels: int
-    kernel: np.ndarray
-    resized: np.ndarray
-    reach: int
-    top: float
-    original: np.ndarray
-    other: np.ndarray
-    limits: tuple[float, float]
-    sizes: Sequence[int]
-    change: np.ndarray
-    moved: np.ndarray
-
-
-class KernelPanels:
-    """A learned kernel and its resized version, what that does to the gates of the site, and the same for every k."""
-
-    size = (10.4, 6.6)
-
-    def __init__(self, figure: Figure):
-        self.figure = figure
-        parts = figure.subfigures(2, 2, width_ratios=(1.15, 1), facecolor="white").ravel()
-        self.stems = KernelStems(parts[0].add_axes((0.13, 0.16, 0.82, 0.68)))
-        self.pairs = GatePairs(parts[1].add_axes((0.16, 0.16, 0.62, 0.74)))
-        self.change = KernelSweep(parts[2].add_axes((0.13, 0.17, 0.82, 0.70)), "mean |Δω|")
-        self.moved = KernelSweep(parts[3].add_axes((0.16, 0.17, 0.80, 0.70)), "share of gates (%)")
-        self.views: list[View] = [self.stems, self.pairs, self.change, self.moved]
-
-    def update(self, scene: KernelScene) -> None:
-        """Show another scene."""
-        trained, k = len(scene.kernel), len(scene.resized)
-        self.stems.update(
-            scene.kernel,
-            scene.resized,
-            reach=scene.reach,
-            top=scene.top,
-            title=f"{scene.label} at {scene.site}: k = {trained} → {k}",
-        )
-        self.pairs.update(
-            scene.original,
-            scene.other,
-            limits=scene.limits,
-            label="gate ω with the k shown",
-            title=f"the gates of this site: k = {k} against {trained}",
-        )
-        self.change.update(scene.sizes, scene.change, k, trained, title="how far the gates move")
-        self.moved.update(
-            scene.sizes, scene.moved, k, trained, top=105.0, title="gates whose rank moves by more than C/20"
-        )
 
 
 # ------------------------------------------------------------------------------------------------------------- modules

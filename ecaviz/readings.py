@@ -35,6 +35,8 @@ class Reading:
         gates: ω by site, float32 N×C; of a site that gates patches of a channel, the mean over them.
         descriptors: y by site, float32 N×C; empty if they were not asked for.
         predicted: What the model said of each image; empty strings where its classes have no names.
+        inputs: The images as the network takes them, N×3×H×W on the CPU; None if they were not asked for.
+        logits: What it answered, N×K on the CPU; None if that was not asked for, or is no N×K.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Reading:
     gates: Mapping[str, np.ndarray]
     descriptors: Mapping[str, Tensor]
     predicted: tuple[str, ...]
+    inputs: Tensor | None = None
+    logits: Tensor | None = None
 
     def __repr__(self) -> str:
         n = len(next(iter(self.gates.values())))
@@ -151,6 +155,7 @@ def read_all(
     *,
     at_most: int = 240,
     descriptors: bool = False,
+    inputs: bool = False,
     sites: gates.Selection = None,
 ) -> tuple[list[Reading], ImageSet]:
     """Run each model once over the images and keep its gates.
@@ -163,6 +168,7 @@ def read_all(
             the photographs inside scikit-image.
         at_most: How many images to keep: of a larger set that many, evenly spaced (of a DataLoader the first).
         descriptors: Whether to keep the descriptors too.
+        inputs: Whether to keep what goes into the network and what it answers too.
         sites: Which sites; see :func:`ecaviz.gates.select_sites`.
 
     Raises:
@@ -188,19 +194,19 @@ def read_all(
         for one, name in zip(loaded, names, strict=True):
             chosen = [site.name for site in gates.select_channel_sites(one, sites)]
             stream = batches(images, one.transform, min(32, at_most), next(one.net.parameters(), one.device))
-            reading, seen = _read(one, name, stream, at_most, descriptors, chosen, bar)
+            reading, seen = _read(one, name, stream, at_most, descriptors, inputs, chosen, bar)
             readings.append(reading)
             first = first or (stream.classes or one.classes, *seen)
-    classes, labels, positions, inputs = first
+    classes, labels, positions, shown = first
     if labels is not None and (not classes or labels.max() >= len(classes)):
         classes = tuple(f"class {i}" for i in range(int(labels.max()) + 1))
-    pictures = _thumbnails(images, positions, inputs)
+    pictures = _thumbnails(images, positions, shown)
     note = f"{len(pictures)} images" + (f" of {whole:,}" if whole and whole > at_most else "")
     return readings, ImageSet(tuple(classes), labels, pictures, note)
 
 
-def _read(one: LoadedModel, name: str, stream, at_most: int, descriptors: bool, sites, bar):
-    labels, positions, predicted, inputs, count = [], [], [], [], 0
+def _read(one: LoadedModel, name: str, stream, at_most: int, descriptors: bool, inputs: bool, sites, bar):
+    labels, positions, predicted, small, whole, answers, count = [], [], [], [], [], [], 0
     found: dict[str, gates.GateSite] = {}
     read: dict[str, list[Tensor]] = defaultdict(list)
     kept: dict[str, list[Tensor]] = defaultdict(list)
@@ -215,7 +221,10 @@ def _read(one: LoadedModel, name: str, stream, at_most: int, descriptors: bool, 
                     kept[site].append(record.descriptor.cpu())
             captured.clear()
             predicted += _said(output, one.classes, len(x))
-            inputs.append(_small(x.cpu()))
+            small.append(_small(x.cpu()))
+            if inputs:
+                whole.append(x.cpu())
+                answers.append(output.float().cpu() if isinstance(output, Tensor) and output.ndim == 2 else None)
             positions += at.tolist()
             if y is not None:
                 labels += y[: len(x)].tolist()
@@ -229,8 +238,10 @@ def _read(one: LoadedModel, name: str, stream, at_most: int, descriptors: bool, 
         gates={site: torch.cat(parts).numpy() for site, parts in read.items()},
         descriptors={site: torch.cat(parts) for site, parts in kept.items()},
         predicted=tuple(predicted),
+        inputs=torch.cat(whole) if whole else None,
+        logits=torch.cat(answers) if answers and all(one is not None for one in answers) else None,
     )
-    return reading, (np.array(labels) if labels else None, positions, torch.cat(inputs))
+    return reading, (np.array(labels) if labels else None, positions, torch.cat(small))
 
 
 def _said(output: Any, classes: Sequence[str], n: int) -> list[str]:

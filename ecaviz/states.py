@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 import traitlets
 
-from . import checks, kernels
 from .looks import layer_labels
-from .panels import KernelScene, LayerScene, LayerSide
+from .panels import LayerScene, LayerSide
 from .readings import ImageSet, Reading
-from .views import FULL, fitted, numbers, spread
+from .views import FULL, fitted, spread
 
-__all__ = ["KernelState", "LayerState"]
+__all__ = ["LayerState"]
 
 FIT = 0.99
 """Share of the gates that a fitted scale holds; the others are drawn at its ends."""
@@ -184,129 +183,3 @@ class LayerState(traitlets.HasTraits):
             said = self.readings[name].predicted[self.image] if self.shown == "image" else ""
             parts.append(text + (f", says “{html.escape(said)}”" if said else ""))
         return f"{html.escape(scene.what)} — {' · '.join(parts)} (mean ± standard deviation)"
-
-
-class KernelState(traitlets.HasTraits):
-    """What a :class:`KernelExplorer` shows.
-
-    Attributes:
-        model: Name of the model.
-        layer: Number of the ECA site.
-        k: Kernel size that the trained kernel is cropped or zero-padded to.
-    """
-
-    model = traitlets.Unicode()
-    layer = traitlets.Int(0)
-    k = traitlets.Int(3)
-
-    def __init__(self, readings: Sequence[Reading], sizes: Sequence[int]):
-        self.readings = {reading.name: reading for reading in readings}
-        self.sizes = tuple(sizes)
-        self._seen: dict[tuple[str, str], tuple] = {}
-        self._limits = {reading.name: fitted(*reading.gates.values()) for reading in readings}
-        first = readings[-1]
-        super().__init__(model=first.name)
-        self.layer = len(first.names) // 2
-        trained = first.sites[first.names[self.layer]].kernel_size
-        self.k = max((k for k in self.sizes if k < trained), default=self.sizes[0])
-
-    @property
-    def reading(self) -> Reading:
-        """The reading of the chosen model."""
-        return self.readings[self.model]
-
-    @property
-    def names(self) -> list[str]:
-        """Labels of the layers to choose from."""
-        return layer_labels(self.reading.names)
-
-    @traitlets.validate("model")
-    def _known_model(self, proposal):
-        return choice(proposal, list(self.readings), "model")
-
-    @traitlets.validate("layer")
-    def _known_layer(self, proposal):
-        return within(proposal, len(self.reading.names), "layer")
-
-    @traitlets.validate("k")
-    def _known_size(self, proposal):
-        try:
-            checks.kernel_size(proposal["value"], "k")
-        except ValueError as error:
-            raise traitlets.TraitError(str(error)) from None
-        return choice(proposal, self.sizes, "k")
-
-    @traitlets.observe("model")
-    def _keep_depth(self, change):
-        before = self.readings.get(change["old"])
-        if before is not None:
-            self.layer = matched(self.layer, len(before.names), len(self.names))
-
-    def scene(self) -> KernelScene:
-        """What is to be drawn."""
-        reading = self.reading
-        name = reading.names[self.layer]
-        site = reading.sites[name]
-        change, moved, _ = self._sweep(reading, name)
-        original = reading.gates[name]
-        return KernelScene(
-            label=reading.name,
-            site=name,
-            channels=original.shape[1],
-            kernel=numbers(site.kernel),
-            resized=numbers(kernels.resize_kernel(site.kernel, self.k)),
-            reach=max(site.kernel_size, *self.sizes) // 2,
-            top=max(float(one.kernel.abs().max()) for one in reading.sites.values()),
-            original=original,
-            other=self._gates(reading, name, self.k),
-            limits=self._limits[reading.name],
-            sizes=self.sizes,
-            change=change,
-            moved=moved,
-        )
-
-    def _gates(self, reading: Reading, name: str, k: int) -> np.ndarray:
-        site = reading.sites[name]
-        kernel = kernels.resize_kernel(site.kernel.cpu(), k)
-        return kernels.gates_for_kernel(reading.descriptors[name], kernel, site.padding, site.activation).numpy()
-
-    def _sweep(self, reading: Reading, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For every k: mean |Δω|; share of gates, in per cent, whose rank moves by more than C/20; by any."""
-        if (reading.name, name) not in self._seen:
-            original = reading.gates[name]
-            ranks, channels = _ranks(original), original.shape[1]
-            rows = []
-            for k in self.sizes:
-                if k >= reading.sites[name].kernel_size and reading.sites[name].padding == "zeros":
-                    rows.append((0.0, 0.0, 0.0))  # zeros beyond the kernel change nothing
-                    continue
-                other = self._gates(reading, name, k)
-                away = np.abs(_ranks(other) - ranks)
-                moved = 100 * (away > channels / 20).mean(), 100 * (away > 0).mean()
-                rows.append((np.abs(other - original).mean(), *moved))
-            self._seen[reading.name, name] = tuple(np.array(rows).T)
-        return self._seen[reading.name, name]
-
-    def describe(self, _scene: KernelScene | None = None) -> str:
-        """What is seen, as HTML."""
-        reading = self.reading
-        name = reading.names[self.layer]
-        site = reading.sites[name]
-        change, moved, any_ = (part[self.sizes.index(self.k)] for part in self._sweep(reading, name))
-        trained = site.kernel_size
-        how = "cropped" if self.k < trained else "padded with zeros, which leaves every gate as it was"
-        how = "as trained" if self.k == trained else how
-        return (
-            f"<b>{html.escape(reading.label)}</b> at {html.escape(name)} (C = {reading.gates[name].shape[1]}): trained "
-            f"k = {trained}, shown k = {self.k} ({how}). Mean |Δω| = {change:.4f}; the rank of {any_:.0f} % of the "
-            f"gates moves, of {moved:.0f} % by more than C/20. Only the gates of this site are computed anew, from the "
-            f"descriptors of {len(reading.gates[name])} images; the rest of the network is not run again."
-        )
-
-
-def _ranks(gates: np.ndarray) -> np.ndarray:
-    """Rank of each gate among the channels of its image, 0…C−1. N×C → N×C."""
-    order = np.argsort(gates, axis=1, kind="stable")
-    ranks = np.empty_like(order)
-    np.put_along_axis(ranks, order, np.arange(gates.shape[1])[None].repeat(len(gates), 0), axis=1)
-    return ranks
