@@ -31,6 +31,7 @@ from .figures import coverage_cost, image_grid
 from .kernel_plots import adaptive_rule, gates_by_kernel, interaction, kernel, learned_kernels
 from .locality_plots import band_energy, locality
 from .looks import INK, layer_labels, setting, settings, styles
+from .study_plots import accuracy_by_variant
 from .survey_plots import activations, convolutions, poolings
 from .views import Distribution, axes_or_current, counts_of, numbers, spread, strip_spines
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "accuracy_by_module",
     "accuracy_by_parameters",
+    "accuracy_by_variant",
     "activations",
     "adaptive_rule",
     "attention_block",
