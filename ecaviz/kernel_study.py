@@ -190,7 +190,7 @@ class EffectOfK:
     def __repr__(self) -> str:
         return (
             f"EffectOfK({self.data}: k = {', '.join(self.sizes)}, {len(self.seeds)} seeds; means "
-            f"{100 * self.largest:.1f} points apart at most, runs of one k {100 * self.within:.1f} (standard deviation); "
+            f"{100 * self.largest:.1f} points apart at most, runs of one k scatter by {100 * self.within:.1f}; "
             f"p = {self.p:.3g})"
         )
 
