@@ -32,6 +32,7 @@ from .kernel_plots import adaptive_rule, gates_by_kernel, interaction, kernel, l
 from .locality_plots import band_energy, locality
 from .looks import INK, layer_labels, setting, settings, styles
 from .study_plots import accuracy_by_variant
+from .surgery_plots import surgery_effects
 from .survey_plots import activations, convolutions, poolings
 from .views import Distribution, axes_or_current, counts_of, numbers, spread, strip_spines
 
@@ -70,6 +71,7 @@ __all__ = [
     "partners_by_channels",
     "poolings",
     "saturation",
+    "surgery_effects",
 ]
 
 
