@@ -32,12 +32,17 @@ _WHERE = {
     "capture": "gates",
     "coverage": "interaction",
     "find_sites": "gates",
+    "frequency_response": "responses",
+    "frequency_responses": "responses",
     "influence": "influences",
     "interaction_matrices": "interaction",
     "interaction_matrix": "interaction",
+    "kernel_null": "responses",
     "kernel_provenance": "provenance",
+    "kernel_responses": "responses",
     "kernel_surgery": "surgery",
     "load": "models",
+    "null_responses": "responses",
     "profile": "profiles",
     "surgery_effect": "surgery",
 }
@@ -56,6 +61,7 @@ _MODULES = (
     "networks",
     "plots",
     "profiles",
+    "responses",
     "results",
     "statistics",
     "survey",
@@ -81,13 +87,17 @@ __all__ = [
     "coverages",
     "find_sites",
     "foreign",
+    "frequency_response",
+    "frequency_responses",
     "gates",
     "images",
     "influence",
     "interaction",
     "interaction_matrices",
     "interaction_matrix",
+    "kernel_null",
     "kernel_provenance",
+    "kernel_responses",
     "kernel_surgery",
     "kernels",
     "load",
@@ -95,9 +105,11 @@ __all__ = [
     "measures",
     "models",
     "networks",
+    "null_responses",
     "plots",
     "profile",
     "profiles",
+    "responses",
     "results",
     "statistics",
     "surgery_effect",
@@ -121,6 +133,7 @@ if TYPE_CHECKING:
         networks,
         plots,
         profiles,
+        responses,
         results,
         statistics,
         survey,
@@ -135,6 +148,7 @@ if TYPE_CHECKING:
     from .models import LoadedModel, load
     from .profiles import AttentionProfile, profile
     from .provenance import kernel_provenance
+    from .responses import frequency_response, frequency_responses, kernel_null, kernel_responses, null_responses
     from .surgery import kernel_surgery, surgery_effect
 
 

@@ -31,6 +31,7 @@ from .figures import coverage_cost, image_grid
 from .kernel_plots import adaptive_rule, gates_by_kernel, interaction, kernel, learned_kernels
 from .locality_plots import band_energy, locality
 from .looks import INK, layer_labels, setting, settings, styles
+from .response_plots import kernel_null, kernel_response, kernel_responses
 from .study_plots import accuracy_by_variant
 from .surgery_plots import surgery_effects
 from .survey_plots import activations, convolutions, poolings
@@ -65,6 +66,9 @@ __all__ = [
     "image_grid",
     "interaction",
     "kernel",
+    "kernel_null",
+    "kernel_response",
+    "kernel_responses",
     "learned_kernels",
     "locality",
     "matrix_grid",
