@@ -27,7 +27,9 @@ _WHERE = {
     "LayerExplorer": "explorers",
     "LoadedModel": "models",
     "ModuleExplorer": "explorers",
+    "RuleExplorer": "explorers",
     "adaptive_kernel_size": "attention",
+    "audit_summary": "provenance",
     "available": "catalogue",
     "capture": "gates",
     "coverage": "interaction",
@@ -39,6 +41,7 @@ _WHERE = {
     "kernel_surgery": "surgery",
     "load": "models",
     "profile": "profiles",
+    "rule_audit": "provenance",
     "surgery_effect": "surgery",
 }
 _MODULES = (
@@ -72,8 +75,10 @@ __all__ = [
     "LayerExplorer",
     "LoadedModel",
     "ModuleExplorer",
+    "RuleExplorer",
     "adaptive_kernel_size",
     "attention",
+    "audit_summary",
     "available",
     "bundle",
     "capture",
@@ -99,6 +104,7 @@ __all__ = [
     "profile",
     "profiles",
     "results",
+    "rule_audit",
     "statistics",
     "surgery_effect",
     "survey",
@@ -128,13 +134,13 @@ if TYPE_CHECKING:
     )
     from .attention import adaptive_kernel_size
     from .catalogue import available
-    from .explorers import CoverageExplorer, KernelExplorer, LayerExplorer, ModuleExplorer
+    from .explorers import CoverageExplorer, KernelExplorer, LayerExplorer, ModuleExplorer, RuleExplorer
     from .gates import capture, find_sites
     from .influences import Influence, influence
     from .interaction import Coverage, InteractionMatrix, coverage, interaction_matrices, interaction_matrix
     from .models import LoadedModel, load
     from .profiles import AttentionProfile, profile
-    from .provenance import kernel_provenance
+    from .provenance import audit_summary, kernel_provenance, rule_audit
     from .surgery import kernel_surgery, surgery_effect
 
 
