@@ -27,7 +27,9 @@ _WHERE = {
     "LayerExplorer": "explorers",
     "LoadedModel": "models",
     "ModuleExplorer": "explorers",
+    "RuleExplorer": "explorers",
     "adaptive_kernel_size": "attention",
+    "audit_summary": "provenance",
     "available": "catalogue",
     "capture": "gates",
     "coverage": "interaction",
@@ -44,6 +46,7 @@ _WHERE = {
     "load": "models",
     "null_responses": "responses",
     "profile": "profiles",
+    "rule_audit": "provenance",
     "surgery_effect": "surgery",
 }
 _MODULES = (
@@ -78,8 +81,10 @@ __all__ = [
     "LayerExplorer",
     "LoadedModel",
     "ModuleExplorer",
+    "RuleExplorer",
     "adaptive_kernel_size",
     "attention",
+    "audit_summary",
     "available",
     "bundle",
     "capture",
@@ -111,6 +116,7 @@ __all__ = [
     "profiles",
     "responses",
     "results",
+    "rule_audit",
     "statistics",
     "surgery_effect",
     "survey",
@@ -141,13 +147,13 @@ if TYPE_CHECKING:
     )
     from .attention import adaptive_kernel_size
     from .catalogue import available
-    from .explorers import CoverageExplorer, KernelExplorer, LayerExplorer, ModuleExplorer
+    from .explorers import CoverageExplorer, KernelExplorer, LayerExplorer, ModuleExplorer, RuleExplorer
     from .gates import capture, find_sites
     from .influences import Influence, influence
     from .interaction import Coverage, InteractionMatrix, coverage, interaction_matrices, interaction_matrix
     from .models import LoadedModel, load
     from .profiles import AttentionProfile, profile
-    from .provenance import kernel_provenance
+    from .provenance import audit_summary, kernel_provenance, rule_audit
     from .responses import frequency_response, frequency_responses, kernel_null, kernel_responses, null_responses
     from .surgery import kernel_surgery, surgery_effect
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 
-__all__ = ["at_least_one", "at_least_zero", "hidden_units", "kernel_size", "padding", "share"]
+__all__ = ["at_least_one", "at_least_zero", "hidden_units", "kernel_size", "padding", "rule", "share"]
 
 
 def _whole(number: object) -> bool:
@@ -80,6 +80,20 @@ def padding(value: object, k: int, channels: int | None, what: str) -> str:
             f"it too). Use k ≤ {2 * channels + 1}."
         )
     return str(value)
+
+
+def rule(gamma: object, b: object, what: str) -> tuple[float, float]:
+    """γ and b of the adaptive rule as numbers.
+
+    Raises:
+        ValueError: γ is not positive, or one of them is no finite number.
+    """
+    for name, value in (("gamma", gamma), ("b", b)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise ValueError(f"{what}: {name} must be a finite number, got {value!r}. The paper has gamma = 2, b = 1.")
+    if gamma <= 0:
+        raise ValueError(f"{what}: gamma must be positive, got {gamma!r}. The paper has gamma = 2.")
+    return float(gamma), float(b)
 
 
 def share(value: object, what: str) -> float:

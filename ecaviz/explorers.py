@@ -26,20 +26,23 @@ import traitlets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from . import checks, kernels
+from . import bundle, checks, kernels
 from .coverage_panels import CoveragePanels, TheoryPanels
 from .coverage_state import CoverageState, read_trained
 from .kernel_panels import KernelPanels
 from .kernel_state import KernelState
+from .models import load
 from .module_state import ModuleState
 from .panels import LayerPanels, ModulePanels
 from .readings import load_all, read_all
+from .rule_panels import RulePanels
+from .rule_state import RANGES, RuleState
 from .states import LayerState
 from .surgery import MODES
 from .survey import MODULES
 from .views import Picture
 
-__all__ = ["CoverageExplorer", "Explorer", "KernelExplorer", "LayerExplorer", "ModuleExplorer"]
+__all__ = ["CoverageExplorer", "Explorer", "KernelExplorer", "LayerExplorer", "ModuleExplorer", "RuleExplorer"]
 
 DPI = 96
 
@@ -492,3 +495,51 @@ class ModuleExplorer(Explorer):
             "channels": _slider("channels C", list(channels), state.channels, "number of channels", width="320px"),
         }
         super().__init__(state, ModulePanels, controls)
+
+
+class RuleExplorer(Explorer):
+    """The adaptive rule k = ψ(C; γ, b), and beside it the k that networks have: γ and b move what the rule gives.
+
+    On the left the staircase, with the stages of one network on it; on the right k by stage of the official ECA
+    networks, the models given and the bundled ECA models, and what each reading of the rule gives: on the planes of
+    the blocks, on the channels of the gates, and timm's. No network is run.
+
+    Args:
+        models: Names, or what :func:`ecaviz.load` returns, beside the official and the bundled networks; all with ECA.
+        gamma: γ at first, 0.5…4.
+        b: The offset b at first, −2…4.
+        bundled: Whether the bundled ECA models are shown too.
+
+    Raises:
+        ValueError: A model has no ECA, or is not known.
+        traitlets.TraitError: ``gamma`` or ``b`` is not in its range.
+        FileNotFoundError: The table of the official networks is missing.
+    """
+
+    def __init__(self, models: Any = (), *, gamma: float = 2, b: float = 1, bundled: bool = True):
+        none = models is None or (isinstance(models, Sequence) and not models)
+        given = [] if none else load_all(models)
+        names = {one.name for one in given}
+        eca = [name for name, row in bundle.manifest().items() if row.family == "eca" and name not in names]
+        state = RuleState([*given, *(load(name, device="cpu") for name in eca if bundled)], gamma, b)
+        state.network = state.names[state.released] if given else "ResNet-50, released"
+        controls = {
+            "network": _dropdown("network", state.names, state.network, "network that is marked"),
+            "gamma": _float("γ", "gamma", state.gamma, "γ of the rule: how slowly k grows with C"),
+            "b": _float("b", "b", state.b, "offset b of the rule"),
+        }
+        super().__init__(state, RulePanels, controls)
+
+
+def _float(description: str, trait: str, value: float, tooltip: str) -> widgets.FloatSlider:
+    low, high = RANGES[trait]
+    return widgets.FloatSlider(
+        value=value,
+        min=low,
+        max=high,
+        step=0.25,
+        description=description,
+        tooltip=tooltip,
+        style=_WIDE,
+        layout=_layout("320px"),
+    )

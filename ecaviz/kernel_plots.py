@@ -1,4 +1,4 @@
-"""Plots of the rule that picks k, of kernels, and of interaction matrices. Reached as ``ecaviz.plots.<name>``."""
+"""Plots of kernels and of interaction matrices. Reached as ``ecaviz.plots.<name>``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import kernel_views
-from .looks import DIVERGING, INK, STYLES, layer_labels, masked_map, setting
-from .views import axes_or_current, colour_bar, fitted, numbers, strip_spines
+from .looks import DIVERGING, INK, layer_labels, masked_map, setting
+from .views import axes_or_current, colour_bar, fitted, numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,83 +17,10 @@ if TYPE_CHECKING:
 
     from .interaction import InteractionMatrix, Structure
 
-__all__ = ["adaptive_rule", "gates_by_kernel", "interaction", "kernel", "learned_kernels"]
+__all__ = ["gates_by_kernel", "interaction", "kernel", "learned_kernels"]
 
 
 # ------------------------------------------------------------------------------------------------------------- kernels
-
-
-def adaptive_rule(
-    table: pd.DataFrame | None = None,
-    *,
-    gamma: float = 2,
-    b: float = 1,
-    largest: int = 4096,
-    ax: Axes | None = None,
-) -> Axes:
-    """The adaptive rule k = ψ(C): the staircase of the paper's code, the value that it rounds, and the exact ties.
-
-    Args:
-        table: What :func:`ecaviz.kernels.rule_table` gives for the C to mark, with the same ``gamma`` and ``b``; None
-            for the powers of two. Those beyond the axis are left out.
-        gamma: γ.
-        b: The offset b.
-        largest: Right end of the axis.
-        ax: Where to draw.
-
-    Source: Wang et al., CVPR 2020, Eq. 12 and Figure 3.
-    """
-    from .attention import adaptive_kernel_size  # here: it brings torch, which no other plot needs
-    from .kernels import adaptive_continuous, rule_table
-
-    if table is None:
-        table = rule_table([2**i for i in range(1, int(np.log2(largest)) + 1)], gamma, b)
-    ax = axes_or_current(ax)
-    eca = STYLES["eca"][0]
-    c = np.arange(2, largest + 1)
-    ax.step(
-        c,
-        [adaptive_kernel_size(int(i), gamma, b) for i in c],
-        where="post",
-        color=eca.colour,
-        lw=2,
-        label="k = ψ(C), the paper's code",
-    )
-    ax.plot(
-        c,
-        [adaptive_continuous(i, gamma, b) for i in c],
-        color=INK,
-        ls="--",
-        lw=1,
-        label=f"(log2 C + {b:g}) / {gamma:g}",
-    )
-    table = table[table["channels"].between(2, largest)]
-    whole = {"ls": "", "clip_on": False, "zorder": 3}  # markers at the ends of the axis too
-    ax.plot(table["channels"], table["paper_code"], marker="o", ms=6, color=eca.colour, **whole)
-    ties = table[table["tie"]]
-    ax.plot(
-        ties["channels"],
-        ties["continuous"],
-        marker="D",
-        ms=8,
-        mfc="white",
-        mec=INK,
-        label="exact tie: two odd numbers are equally near",
-        **whole,
-    )
-    ax.set_xscale("log", base=2)
-    ax.set_xlim(2, largest)
-    ticks = [2**i for i in range(1, int(np.log2(largest)) + 1)]
-    ax.set_xticks(ticks, [str(i) for i in ticks])
-    ax.minorticks_off()
-    ax.yaxis.get_major_locator().set_params(integer=True)
-    ax.set_ylim(0, None)
-    ax.set_xlabel("channels C")
-    ax.set_ylabel("kernel size k")
-    strip_spines(ax)
-    ax.set_title(f"the adaptive kernel size, γ = {gamma:g}, b = {b:g}", loc="left", fontsize="medium")
-    ax.legend(loc="upper left", fontsize="small")
-    return ax
 
 
 def kernel(weights: Tensor, resized: Tensor | None = None, *, title: str | None = None, ax: Axes | None = None) -> Axes:

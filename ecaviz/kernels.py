@@ -1,6 +1,7 @@
 """ECA's kernels: the rule that picks k, the kernels that were learned, and what another k would make of the gates.
 
     rule_table([64, 256, 2048])                  # what ψ(C) says, by each of its readings
+    rule_curve(2, 4096).ties                     # the C where the formula does not say which odd number
     learned_kernels(model)                       # the weights of every ECA site, tidy
     kernel = resize_kernel(site.kernel, 9)       # cropped or zero-padded about its centre
     gates_for_kernel(descriptors, kernel)        # the gates it gives, without running the network
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -25,22 +27,28 @@ from .attention import adaptive_kernel_size, channel_conv
 from .sites import ACTIVATIONS, GateSite, select_sites
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 __all__ = [
     "KernelSummary",
+    "RuleCurve",
     "adaptive_continuous",
     "adaptive_kernel_size",
     "gates_for_kernel",
     "kernel_summary",
     "learned_kernels",
     "resize_kernel",
+    "rule_curve",
     "rule_table",
     "summarise_kernel",
 ]
 
 
 # The rule.
+
+_EXACT = 1e-9
+"""How near to an even number a value is a tie: far below the step from one C to the next, far above rounding."""
 
 
 def adaptive_continuous(channels: float, gamma: float = 2, b: float = 1) -> float:
@@ -104,10 +112,85 @@ def rule_table(channels: int | Iterable[int], gamma: float = 2, b: float = 1) ->
 def _nearest_odd(value: float) -> tuple[int, int]:
     """The odd number nearest to a value of at least 0; at an even whole number both neighbours (above 0)."""
     even = 2 * round(value / 2)
-    if math.isclose(value, even, rel_tol=0, abs_tol=1e-9):
+    if math.isclose(value, even, rel_tol=0, abs_tol=_EXACT):
         return max(even - 1, 1), even + 1
     odd = 2 * math.floor(value / 2) + 1
     return odd, odd
+
+
+@dataclass(frozen=True, eq=False)
+class RuleCurve:
+    """The adaptive rule over every whole C of a range, as arrays of equal length.
+
+    Attributes:
+        gamma: γ.
+        b: The offset b.
+        channels: The C, each one more than the one before.
+        continuous: What the rule rounds.
+        paper_code: k by the code of the paper's Figure 3.
+        tie: Whether the formula gives an even number, to which two odd ones are equally near.
+    """
+
+    gamma: float
+    b: float
+    channels: np.ndarray
+    continuous: np.ndarray
+    paper_code: np.ndarray
+    tie: np.ndarray
+
+    def __repr__(self) -> str:
+        return (
+            f"RuleCurve(gamma={self.gamma:g}, b={self.b:g}, C = {self.channels[0]} … {self.channels[-1]}, "
+            f"ties at {self.ties or 'none'})"
+        )
+
+    @property
+    def timm(self) -> np.ndarray:
+        """What timm's rule gives: the paper's code, but at least 3."""
+        return self.paper_code.clip(min=3)
+
+    @property
+    def ties(self) -> list[int]:
+        """The C of the exact ties: 8, 128, 2048, … for γ = 2, b = 1."""
+        return self.channels[self.tie].tolist()
+
+
+def rule_curve(smallest: int = 2, largest: int = 4096, gamma: float = 2, b: float = 1) -> RuleCurve:
+    """The adaptive rule over every C of a range: what :func:`rule_table` says of each, but as arrays, and fast.
+
+    Args:
+        smallest: The first C, at least 1.
+        largest: The last C, above the first.
+        gamma: γ, positive.
+        b: The offset b.
+
+    Raises:
+        ValueError: No range, or a ``gamma`` or ``b`` that cannot be.
+
+    Source: Wang et al., CVPR 2020, Eq. 12 and Figure 3.
+    """
+    import numpy as np
+
+    gamma, b = checks.rule(gamma, b, "rule_curve")
+    smallest = checks.at_least_one(smallest, "rule_curve: smallest")
+    largest = checks.at_least_one(largest, "rule_curve: largest")
+    if smallest >= largest:
+        raise ValueError(f"rule_curve: smallest must be below largest, got {smallest} and {largest}.")
+    channels, log2 = _log2(smallest, largest)
+    continuous = np.abs((log2 + b) / gamma)
+    truncated = continuous.astype(np.int64)
+    even = 2 * np.rint(continuous / 2)  # next to 0 there is one odd number above 0, so 0 is no tie
+    tie = (np.abs(continuous - even) <= _EXACT) & (even > 0)
+    return RuleCurve(gamma, b, channels, continuous, truncated + 1 - truncated % 2, tie)
+
+
+@lru_cache(maxsize=8)
+def _log2(smallest: int, largest: int) -> tuple[np.ndarray, np.ndarray]:
+    """C and log2(C), by the function that the rule itself takes: to the last bit the same at the ties."""
+    import numpy as np
+
+    channels = np.arange(smallest, largest + 1)
+    return channels, np.array([math.log2(c) for c in channels.tolist()])
 
 
 # Kernels as vectors.

@@ -5,6 +5,7 @@
     plots.gate_distribution([profile, other], "layer3.0.se")
     plots.class_curves(profile, "layer3.0.se", ["disc", "stripes"])
     plots.interaction(ecaviz.interaction_matrix(model, "layer3.0.se"))
+    plots.rule_staircase(gamma=2, b=1)                       # ψ(C), its steps and its ties
     plots.attention_diagram("cbam")                          # the block as a drawing
     plots.gate_maps(gates["layer1.0.se.spatial"], images)    # gates that are not one number a channel
 
@@ -28,10 +29,11 @@ from .block_figures import attention_block, gate_maps
 from .comparison_plots import accuracy_by_module, accuracy_by_parameters, cost_by_channels, differences, matrix_grid
 from .coverage_plots import coverage_by_channels, directness_by_site, partners_by_channels
 from .figures import coverage_cost, image_grid
-from .kernel_plots import adaptive_rule, gates_by_kernel, interaction, kernel, learned_kernels
+from .kernel_plots import gates_by_kernel, interaction, kernel, learned_kernels
 from .locality_plots import band_energy, locality
 from .looks import INK, layer_labels, setting, settings, styles
 from .response_plots import kernel_null, kernel_response, kernel_responses
+from .rule_plots import adaptive_rule, rule_audit, rule_staircase
 from .study_plots import accuracy_by_variant
 from .surgery_plots import surgery_effects
 from .survey_plots import activations, convolutions, poolings
@@ -74,6 +76,8 @@ __all__ = [
     "matrix_grid",
     "partners_by_channels",
     "poolings",
+    "rule_audit",
+    "rule_staircase",
     "saturation",
     "surgery_effects",
 ]

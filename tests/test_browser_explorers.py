@@ -22,6 +22,7 @@ EXPLORERS = [
     ),
     ("coverage_explorer.ipynb", ["import ecaviz", "ecaviz.CoverageExplorer()"], "CoverageExplorer"),
     ("module_explorer.ipynb", ["import ecaviz", "ecaviz.ModuleExplorer()"], "ModuleExplorer"),
+    ("rule_explorer.ipynb", ["import ecaviz", 'ecaviz.RuleExplorer(["shapes-eca-k5"])'], "RuleExplorer"),
     ("01_weight_distributions.ipynb", None, "LayerExplorer"),
     ("02_kernel_size.ipynb", None, "KernelExplorer"),
     ("03_coverage.ipynb", None, "CoverageExplorer"),
@@ -32,6 +33,7 @@ HAS = {
     "KernelExplorer": ({"layer", "kernel size k"}, {"model"}),
     "CoverageExplorer": ({"layer", "channels C", "kernel size k", "reduction r", "channel i"}, {"model", "matrix"}),
     "ModuleExplorer": ({"channels C"}, {"left", "right"}),
+    "RuleExplorer": ({"γ", "b"}, {"network"}),
 }
 FIRST = {  # what has to be chosen before a control does something
     "class": [("show", "mean of one class")],

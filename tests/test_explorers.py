@@ -71,6 +71,7 @@ def made(models):
         "kernel": ecaviz.KernelExplorer(models[1:], Drawn()),
         "coverage": ecaviz.CoverageExplorer(models, Drawn()),
         "modules": ecaviz.ModuleExplorer(),
+        "rule": ecaviz.RuleExplorer(models[1:]),
     }
     return {name: (explorer, explorer.state.trait_values()) for name, explorer in every.items()}
 
@@ -101,6 +102,11 @@ def coverage(made):
 @pytest.fixture
 def modules(made):
     return as_at_first(*made["modules"])
+
+
+@pytest.fixture
+def rule(made):
+    return as_at_first(*made["rule"])
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -137,6 +143,10 @@ MOVES = [
     ("modules", {}, {"left": "gsop"}),
     ("modules", {}, {"right": "ge-theta-minus"}),
     ("modules", {}, {"channels": 32}),
+    ("rule", {}, {"network": "ResNet-34, released"}),
+    ("rule", {"network": "eca-5"}, {"gamma": 0.5}),
+    ("rule", {"gamma": 3.0}, {"b": -2.0}),
+    ("rule", {"b": 1.0}, {"b": 1.25}),  # the line moves, and no step may
 ]
 
 
@@ -208,7 +218,7 @@ def test_every_control_is_moved_here(made):
         assert {trait for n, _, move in MOVES if n == name for trait in move} == set(explorer.controls)
 
 
-@pytest.mark.parametrize("name", ["layers", "kernel", "coverage"])
+@pytest.mark.parametrize("name", ["layers", "kernel", "coverage", "rule"])
 def test_pictures_drawn_over_a_background_equal_those_drawn_anew(request, name):
     explorer = every(request, name)
     moves = [(first | move) for n, first, move in MOVES if n == name]
@@ -220,7 +230,7 @@ def test_pictures_drawn_over_a_background_equal_those_drawn_anew(request, name):
         assert difference.max() == 0, f"after {move}: {(difference > 0).sum()} pixels differ"
 
 
-@pytest.mark.parametrize("name", ["layers", "kernel", "coverage"])
+@pytest.mark.parametrize("name", ["layers", "kernel", "coverage", "rule"])
 def test_static_figure_is_the_same_picture(request, name):
     explorer = every(request, name)
     figure = explorer.figure()
@@ -231,7 +241,7 @@ def test_static_figure_is_the_same_picture(request, name):
     assert (difference > 60).mean() < 0.0005, "the static figure shows something else"
 
 
-@pytest.mark.parametrize("name", ["layers", "kernel", "coverage"])
+@pytest.mark.parametrize("name", ["layers", "kernel", "coverage", "rule"])
 def test_nothing_is_cut_off_and_panels_keep_apart(request, name):
     explorer = every(request, name)
     for n, first, move in MOVES:
@@ -300,7 +310,7 @@ def test_kernel_state_refuses_an_even_k(kernel):
         kernel.state.k = 4
 
 
-@pytest.mark.parametrize("name", ["layers", "kernel", "coverage"])
+@pytest.mark.parametrize("name", ["layers", "kernel", "coverage", "rule"])
 def test_without_a_kernel_the_picture_is_still_there(request, name):
     explorer = every(request, name)
     bundle = explorer._repr_mimebundle_()
@@ -310,7 +320,7 @@ def test_without_a_kernel_the_picture_is_still_there(request, name):
     assert "<" not in bundle["text/plain"].replace("< ", "")
 
 
-@pytest.mark.parametrize("name", ["layers", "kernel", "coverage"])
+@pytest.mark.parametrize("name", ["layers", "kernel", "coverage", "rule"])
 def test_there_are_words_for_the_picture_and_for_every_control(request, name):
     explorer = every(request, name)
     assert len(explorer.picture.tooltip) > 40
@@ -773,6 +783,86 @@ def test_a_module_that_is_none_is_an_error_line(modules):
         modules.state.channels = 48
     with pytest.raises(traitlets.TraitError, match="sse"):
         modules.state.left = "sse"
+
+
+def test_the_rule_explorer_shows_the_rule_and_the_audit(rule, models):
+    """What is drawn for every network at some γ and b is what the rule gives, and the k are those of the weights."""
+    assert rule.state.network == "eca-5"  # the first that was given
+    names = [f"ResNet-{n}, released" for n in (18, 34, 50, 101, 152)]
+    bundled = [name for name, row in ecaviz.bundle.manifest().items() if row.family == "eca"]
+    assert list(rule.controls["network"].options) == [*names, "eca-5", "short", *bundled]
+    for gamma, b in ((2.0, 1.0), (1.5, -0.5), (0.5, 4.0)):
+        rule.state.gamma, rule.state.b = gamma, b
+        audit = ecaviz.rule_audit(models[1:], gamma, b)
+        for network in ("ResNet-101, released", "short"):
+            rule.state.network = network
+            assert rule.error.value == ""
+            source, name = ("released", "ResNet-101") if "released" in network else (network, network)
+            part = audit[(audit["source"] == source) & ((audit["network"] == name) | (source != "released"))]
+            stairs, table = rule._canvas.panels.staircase, rule._canvas.panels.audit
+            for artist, c, k in (
+                (stairs.on_planes, "planes", "rule_on_planes"),
+                (stairs.on_channels, "channels", "rule_on_channels"),
+                (stairs.own, "channels", "k"),
+            ):
+                shown = part[part[c].between(2, 4096)]
+                assert artist.get_xydata().tolist() == shown[[c, k]].astype(int).to_numpy().tolist()
+            assert table.mark.get_y() == pytest.approx(rule.state.names.index(network) - 0.46)
+            curve = kernels.rule_curve(2, 4096, gamma, b)
+            assert stairs.steps.get_ydata().tolist() == curve.paper_code.tolist()
+            row = rule.state.scene().rows[rule.state.names.index(network)]
+            assert row.by_planes == list(part["rule_on_planes"])
+            assert row.by_timm == list(part["timm"])
+            assert ", ".join(map(str, part["k"])) in rule.caption.value
+            assert ", ".join(map(str, part["rule_on_channels"])) in rule.caption.value
+            assert all(str(c) in rule.caption.value for c in curve.ties)
+            assert_inside(rule)
+
+
+def test_the_caption_of_the_rule_counts_what_no_reading_gives(rule):
+    official = ecaviz.rule_audit()
+    assert f"{(official.agrees_with == 'neither').sum()} have a k that no reading gives" in rule.caption.value
+    assert "C = 8, 128, 2048" in rule.caption.value
+    rule.state.gamma, rule.state.b = 4.0, 0.25
+    assert "No C from 2 to 4096 is an exact tie." in rule.caption.value
+
+
+@pytest.mark.parametrize(
+    ("trait", "value", "message"),
+    [
+        ("gamma", 0.25, "gamma: 0.25 is not between 0.5 and 4"),
+        ("gamma", float("nan"), "gamma: nan is not between"),
+        ("b", 5.0, "b: 5 is not between -2 and 4"),
+        ("network", "ResNet-51", "network: 'ResNet-51' is not among ResNet-18, released"),
+    ],
+)
+def test_a_rule_state_refuses_what_is_not_there(rule, trait, value, message):
+    with pytest.raises(traitlets.TraitError, match=message):
+        setattr(rule.state, trait, value)
+
+
+def test_the_rule_explorer_begins_as_it_is_told(models):
+    alone = ecaviz.RuleExplorer(bundled=False, gamma=1, b=0)
+    assert alone.state.names == [f"ResNet-{n}, released" for n in (18, 34, 50, 101, 152)]
+    assert (alone.state.network, alone.state.gamma, alone.state.b) == ("ResNet-50, released", 1, 0)
+    assert alone.controls["gamma"].value == 1
+    twice = ecaviz.RuleExplorer(["shapes-eca-k3", models[1].net])
+    assert twice.state.names[5:7] == ["shapes-eca-k3", "ResNet"]
+    assert twice.state.names.count("shapes-eca-k3") == 1
+    with pytest.raises(ValueError, match="rule_audit: the model has 8 gates, but none is an ECA"):
+        ecaviz.RuleExplorer(models[:1])
+    with pytest.raises(traitlets.TraitError, match="gamma: 9 is not between"):
+        ecaviz.RuleExplorer(bundled=False, gamma=9)
+
+
+def test_networks_with_long_names_and_many_stages_are_shown_whole(models):
+    net = torch.nn.Sequential(*(ecaviz.attention.ECA(2**i, 2 * i + 1) for i in range(1, 13)))
+    long = dataclasses.replace(models[1], net=net, name="a_network_with_a_name_that_is_too_long.pth.tar")
+    explorer = ecaviz.RuleExplorer([long])
+    assert explorer.error.value == ""
+    assert len(explorer.state.scene().rows[5].k) == 12
+    assert "a_network_with_a_name_that_is_too_long.pth.tar" in explorer.caption.value
+    assert_inside(explorer)
 
 
 def test_the_defaults_are_the_bundled_models():
