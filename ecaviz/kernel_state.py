@@ -210,7 +210,7 @@ class KernelState(traitlets.HasTraits):
             self._about[self.model] = (
                 fitted(*self.reading.gates.values()),
                 max(float(one.kernel.abs().max()) for one in sites),
-                max(*gains, *(float(self._band(one.kernel_size)[1].max()) for one in sites)),
+                1.05 * max(*gains, *(float(self._band(one.kernel_size)[1].max()) for one in sites)),
                 max(*(one.kernel_size for one in sites), *self.sizes) // 2,
             )
         return self._about[self.model]

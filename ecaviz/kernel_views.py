@@ -49,15 +49,21 @@ def pool(matrix: np.ndarray, cells: int, reduce: str = "max") -> tuple[np.ndarra
 
 
 class KernelStems(View):
-    """The weights of a kernel by offset, and of its resized version."""
+    """The weights of a kernel by offset, and of what takes its place.
 
-    def __init__(self, ax: Axes):
+    Args:
+        ax: Where to draw.
+        name: What that is called in the legend.
+    """
+
+    def __init__(self, ax: Axes, name: str = "resized"):
         super().__init__(ax)
+        self.name = name
         eca = STYLES["eca"][0]
         ax.axhline(0, color=INK, lw=0.8)
         self.stems = ax.vlines([], [], [], color=eca.colour, lw=2.5, alpha=0.55)
         self.learned = ax.plot([], [], ls="", marker="o", ms=8, color=eca.colour, label="learned")[0]
-        self.resized = ax.plot([], [], ls="", marker="x", ms=9, mew=2, color=INK, label="resized")[0]
+        self.resized = ax.plot([], [], ls="", marker="x", ms=9, mew=2, color=INK, label=name)[0]
         self.span = ax.axvspan(-0.5, 0.5, color="#000000", alpha=0.07, lw=0, zorder=0)
         ax.set_xlabel("offset (channels)")
         ax.set_ylabel("weight w")
@@ -97,7 +103,7 @@ class KernelStems(View):
         reach = max(len(kernel), len(shown)) // 2 if reach is None else reach
         height = nice_top(1.1 * (np.abs(kernel).max() if top is None else top))
         set_limits(self.ax, x=(-reach - 0.7, reach + 0.7), y=(-height, height))
-        step = max(1, reach // 7)
+        step = max(1, -(-reach // 5))
         ticks = range(-(reach // step) * step, reach + 1, step)
         if list(self.ax.get_xticks()) != list(ticks):
             self.ax.set_xticks(list(ticks))
@@ -106,7 +112,7 @@ class KernelStems(View):
         if self._legend != (resized is not None):
             self._legend = resized is not None
             if self._legend:
-                self.legend([self.learned, self.resized], ["learned", "resized"], 2)
+                self.legend([self.learned, self.resized], ["learned", self.name], 2)
 
 
 class GatePairs(View):

@@ -56,7 +56,6 @@ class ResponseCurves(View):
         )
         self.before.set_data(frequencies, before)
         self.after.set_data([] if after is None else frequencies, [] if after is None else after)
-        top = nice_top(1.05 * top)
         set_limits(self.ax, x=(0.0, 0.5), y=(0.0, top))
         self.frame = (top,)
         self.title(title)
