@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "AttentionProfile": "profiles",
+    "CachedRun": "reruns",
     "Coverage": "interaction",
     "CoverageExplorer": "explorers",
     "Influence": "influences",
@@ -64,6 +65,7 @@ _MODULES = (
 
 __all__ = [
     "AttentionProfile",
+    "CachedRun",
     "Coverage",
     "CoverageExplorer",
     "Influence",
@@ -135,6 +137,7 @@ if TYPE_CHECKING:
     from .models import LoadedModel, load
     from .profiles import AttentionProfile, profile
     from .provenance import kernel_provenance
+    from .reruns import CachedRun
     from .surgery import kernel_surgery, surgery_effect
 
 
