@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "AttentionProfile": "profiles",
+    "CachedRun": "reruns",
     "Coverage": "interaction",
     "CoverageExplorer": "explorers",
     "Influence": "influences",
@@ -73,6 +74,7 @@ _MODULES = (
 
 __all__ = [
     "AttentionProfile",
+    "CachedRun",
     "Coverage",
     "CoverageExplorer",
     "Influence",
@@ -154,6 +156,7 @@ if TYPE_CHECKING:
     from .models import LoadedModel, load
     from .profiles import AttentionProfile, profile
     from .provenance import audit_summary, kernel_provenance, rule_audit
+    from .reruns import CachedRun
     from .responses import frequency_response, frequency_responses, kernel_null, kernel_responses, null_responses
     from .surgery import kernel_surgery, surgery_effect
 

@@ -15,7 +15,7 @@ Source: Wang et al., "ECA-Net", CVPR 2020, Eq. 9, 11, 12 and Figure 3.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -332,7 +332,11 @@ def kernel_summary(model) -> pd.DataFrame:
 
 def eca_sites(model, what: str) -> list[GateSite]:
     """The ECA sites of a model; a ValueError that begins with ``what`` if there are none."""
-    every = select_sites(model)
+    return ecas_among(select_sites(model), what)
+
+
+def ecas_among(every: Sequence[GateSite], what: str) -> list[GateSite]:
+    """The ECAs among the sites of a model; a ValueError that begins with ``what`` if there are none."""
     sites = [site for site in every if site.family == "eca"]
     if not sites:
         families = ", ".join(sorted({site.family for site in every}))

@@ -28,6 +28,7 @@ __all__ = [
     "Selection",
     "find_sites",
     "network",
+    "pick_sites",
     "select_channel_sites",
     "select_sites",
     "site",
@@ -398,8 +399,17 @@ def select_sites(model: Any, sites: Selection = None) -> list[GateSite]:
             f"{looked_at}. Known are the SE and ECA modules of timm and torchvision, and all modules of ecaviz; "
             f"ecaviz.find_sites(model, example=batch) runs a few images through the network and finds others."
         )
+    return pick_sites(every, sites)
+
+
+def pick_sites(every: Sequence[GateSite], sites: Selection = None) -> list[GateSite]:
+    """As :func:`select_sites`, from all the sites of a model, found before.
+
+    Raises:
+        ValueError: A pattern matches none.
+    """
     if sites is None:
-        return every
+        return list(every)
     if callable(sites):
         chosen = [one for one in every if sites(one)]
         unmatched = [] if chosen else [getattr(sites, "__name__", repr(sites))]

@@ -22,13 +22,13 @@ and the network is what it was, bit for bit. Source of ECA: Wang et al., CVPR 20
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import checks, gates
 from .attention import channel_conv
@@ -36,14 +36,14 @@ from .batches import batches
 from .class_names import own_classes
 from .function_calls import StandIn
 from .intervals import bootstrap_mean
-from .kernels import eca_sites, resize_kernel
-from .sites import GateSite, Selection, network, select_sites
+from .kernels import ecas_among, resize_kernel
+from .sites import GateSite, Selection, network, pick_sites, select_sites
 from .wrappers import followed
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MODES", "SurgeryEffect", "kernel_surgery", "surgery_effect"]
+__all__ = ["MODES", "Operation", "SurgeryEffect", "kernel_surgery", "operating", "operations", "surgery_effect"]
 
 MODES = ("resize", "impulse", "circular", "permute", "random")
 
@@ -77,28 +77,111 @@ def kernel_surgery(
             network runs, a circular kernel that goes round the channels more than once.
         RuntimeError: The network was scripted by torch.jit.
     """
+    made = operations(select_sites(model), sites, mode, kernel_size=kernel_size, seed=seed)
+    with followed(network(model, wrapped=True), "kernel_surgery"), operating(made):
+        yield tuple(one.site for one in made)
+
+
+class Operation:
+    """What takes the place of one ECA's convolution: a function of descriptors, whether the network runs or not.
+
+    Args:
+        site: The ECA.
+        run: From the descriptors y, N×C, and the convolution that is there, N×C → N×C, to the logits z, N×C. None
+            where nothing is to change.
+        kernel: The weights that take the place of the learned ones; None where those stay.
+    """
+
+    def __init__(
+        self,
+        site: GateSite,
+        run: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor] | None,
+        kernel: Tensor | None = None,
+    ) -> None:
+        self.site, self.run, self.kernel = site, run, kernel
+
+    def logits(self, descriptors: Tensor) -> Tensor:
+        """The logits z of descriptors, N×C → N×C, in the dtype of the weights.
+
+        No module is called, so that surgeries under way and hooks play no part.
+        """
+        site = self.site
+        conv, kernel = _conv(site), site.kernel
+        y = descriptors.to(kernel)
+
+        def convolution(y: Tensor) -> Tensor:
+            return _convolved(y, kernel, site.padding, conv.bias)
+
+        return convolution(y) if self.run is None else self.run(y, convolution)
+
+    def attach(self) -> StandIn | None:
+        """Put it in the place of the site's convolution; None where nothing is to change."""
+        if self.run is None:
+            return None
+        conv, operation = _conv(self.site), self.run
+        # What timm's CecaModule has padded already.
+        padded = self.site.padding == "circular" and conv.padding_mode == "zeros"
+        reach = (self.site.kernel_size - 1) // 2 if padded else 0
+
+        def run(forward: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+            def convolution(flat: Tensor) -> Tensor:
+                if reach:
+                    flat = torch.cat([flat[:, -reach:], flat, flat[:, :reach]], dim=1)
+                return forward(flat.unsqueeze(1)).squeeze(1)
+
+            return operation(y[:, 0, reach : y.shape[2] - reach], convolution).unsqueeze(1)
+
+        return StandIn(conv, run)
+
+
+@contextmanager
+def operating(made: Iterable[Operation]) -> Iterator[None]:
+    """The operations in their places inside the ``with``, of a network whose modules are called as modules."""
+    handles: list[StandIn] = []
+    try:
+        for one in made:
+            stand_in = one.attach()
+            if stand_in is not None:
+                handles.append(stand_in)
+        yield
+    finally:
+        while handles:
+            handles.pop().remove()
+
+
+def operations(
+    every: Sequence[GateSite],
+    sites: Mapping[str, Any] | Selection = None,
+    mode: str = "resize",
+    *,
+    kernel_size: int | None = None,
+    seed: int = 0,
+) -> list[Operation]:
+    """What :func:`kernel_surgery` does, as operations that are not in their places yet.
+
+    Args:
+        every: All sites of the model, as :func:`ecaviz.find_sites` lists them.
+        sites: As for :func:`kernel_surgery`, like the three that follow.
+        mode: One of :data:`MODES`.
+        kernel_size: k for "resize".
+        seed: Of the random numbers.
+
+    Raises:
+        ValueError: As for :func:`kernel_surgery`.
+    """
     if mode not in MODES:
         raise ValueError(f"kernel_surgery: mode {mode!r} is not known. Modes: {', '.join(MODES)}.")
-    wanted = _wanted(model, sites, mode, kernel_size)
-    depths = {one.name: depth for depth, one in enumerate(eca_sites(model, "kernel_surgery"))}
-    handles: list[StandIn] = []
-    with followed(network(model, wrapped=True), "kernel_surgery"):
-        try:
-            for site, given in wanted:
-                made = torch.Generator().manual_seed(1_000_003 * seed + depths[site.name])
-                operation = _permuted if mode == "permute" else _replaced
-                stand_in = operation(site, mode, given, made)
-                if stand_in is not None:
-                    handles.append(stand_in)
-            yield tuple(site for site, _ in wanted)
-        finally:
-            while handles:
-                handles.pop().remove()
+    depths = {one.name: depth for depth, one in enumerate(ecas_among(every, "kernel_surgery"))}
+    made = []
+    for site, given in _wanted(every, sites, mode, kernel_size):
+        drawn = torch.Generator().manual_seed(1_000_003 * seed + depths[site.name])
+        made.append(_permuted(site, given, drawn) if mode == "permute" else _replaced(site, mode, given, drawn))
+    return made
 
 
-def _wanted(model: Any, sites: Any, mode: str, kernel_size: int | None) -> list[tuple[GateSite, Any]]:
+def _wanted(every: Sequence[GateSite], sites: Any, mode: str, kernel_size: int | None) -> list[tuple[GateSite, Any]]:
     """The ECA sites, each with what it is to get."""
-    known = eca_sites(model, "kernel_surgery")
+    known = ecas_among(every, "kernel_surgery")
     if kernel_size is not None and (mode != "resize" or isinstance(sites, Mapping)):
         raise ValueError('kernel_surgery: kernel_size is for the mode "resize", where sites is no mapping.')
     if isinstance(sites, Mapping):
@@ -106,9 +189,9 @@ def _wanted(model: Any, sites: Any, mode: str, kernel_size: int | None) -> list[
             raise ValueError(
                 f"kernel_surgery: a mapping says k or an order of channels; the mode {mode!r} wants neither."
             )
-        found = {one.name: (one, given) for pattern, given in sites.items() for one in select_sites(model, pattern)}
+        found = {one.name: (one, given) for pattern, given in sites.items() for one in pick_sites(every, pattern)}
     else:
-        chosen = known if sites is None else select_sites(model, sites)
+        chosen = known if sites is None else pick_sites(every, sites)
         found = {one.name: (one, kernel_size) for one in chosen}
     other = [name for name, (one, _) in found.items() if one.family != "eca"]
     if other or not found:
@@ -123,65 +206,55 @@ def _wanted(model: Any, sites: Any, mode: str, kernel_size: int | None) -> list[
     return list(found.values())
 
 
-def _replaced(site: GateSite, mode: str, given: Any, made: torch.Generator) -> StandIn | None:
+def _replaced(site: GateSite, mode: str, given: Any, drawn: torch.Generator) -> Operation:
     """Another kernel, or another padding; None where nothing is to change."""
     kernel, padding = site.kernel, site.padding
     if mode == "resize":
         if given == site.kernel_size:
-            return None
+            return Operation(site, None)
         kernel = resize_kernel(kernel, given)
     elif mode == "impulse":
-        kernel = torch.zeros_like(kernel).index_copy_(0, *_centre(kernel))
+        kernel = resize_kernel(resize_kernel(kernel, 1), len(kernel))
     elif mode == "random":
-        drawn = torch.randn(len(kernel), generator=made, dtype=torch.float64)
-        kernel = (drawn * (kernel.double().norm().cpu() / drawn.norm())).to(kernel)
+        normal = torch.randn(len(kernel), generator=drawn, dtype=torch.float64)
+        kernel = (normal * (kernel.double().norm().cpu() / normal.norm())).to(kernel)
     else:
         padding = "circular"
-    conv = site.module.get_submodule(site.layout.conv)
+    bias = _conv(site).bias
 
-    def run(_forward: Any, y: Tensor) -> Tensor:
-        flat = _bare(site, y)
-        checks.padding(padding, len(kernel), flat.shape[1], f"kernel_surgery: {site.name}")
-        z = channel_conv(flat, kernel.to(flat), padding)
-        return (z if conv.bias is None else z + conv.bias).unsqueeze(1)
+    def run(y: Tensor, _convolution: Callable) -> Tensor:
+        checks.padding(padding, len(kernel), y.shape[1], f"kernel_surgery: {site.name}")
+        return _convolved(y, kernel.to(y), padding, bias)
 
-    return StandIn(conv, run)
+    return Operation(site, run, None if mode == "circular" else kernel)
 
 
-def _centre(kernel: Tensor) -> tuple[Tensor, Tensor]:
-    at = torch.tensor([len(kernel) // 2], device=kernel.device)
-    return at, kernel[at]
-
-
-def _permuted(site: GateSite, _mode: str, given: Any, made: torch.Generator) -> StandIn:
+def _permuted(site: GateSite, given: Any, drawn: torch.Generator) -> Operation:
     """The channels in another order, then the convolution that is there, then their own order again."""
     order = None if given is None else torch.as_tensor(given).long().cpu()
     if order is not None and not torch.equal(order.flatten().sort().values, torch.arange(order.numel())):
         raise ValueError(f"kernel_surgery: {site.name}: an order of the channels holds each of 0…C−1 once.")
 
-    def run(forward: Any, y: Tensor) -> Tensor:
+    def run(y: Tensor, convolution: Callable[[Tensor], Tensor]) -> Tensor:
         nonlocal order
-        flat = _bare(site, y)
-        channels = flat.shape[1]
+        channels = y.shape[1]
         if order is None:
-            order = torch.randperm(channels, generator=made)
+            order = torch.randperm(channels, generator=drawn)
         if len(order) != channels:
             raise ValueError(f"kernel_surgery: {site.name} has {channels} channels; the order is of {len(order)}.")
-        there = order.to(flat.device)
-        flat = flat[:, there]
-        reach = (y.shape[2] - channels) // 2  # what timm's CecaModule has padded already
-        if reach:
-            flat = torch.cat([flat[:, -reach:], flat, flat[:, :reach]], dim=1)
-        return forward(flat.unsqueeze(1))[:, :, there.argsort()]
+        there = order.to(y.device)
+        return convolution(y[:, there])[:, there.argsort()]
 
-    return StandIn(site.module.get_submodule(site.layout.conv), run)
+    return Operation(site, run)
 
 
-def _bare(site: GateSite, y: Tensor) -> Tensor:
-    """The descriptors that a convolution is given, N×C, without what was padded before it."""
-    conv = site.module.get_submodule(site.layout.conv)
-    reach = (site.kernel_size - 1) // 2 if site.padding == "circular" and conv.padding_mode == "zeros" else 0
-    return y[:, 0, reach : y.shape[2] - reach]
+def _conv(site: GateSite) -> nn.Module:
+    return site.module.get_submodule(site.layout.conv)
+
+
+def _convolved(y: Tensor, kernel: Tensor, padding: str, bias: Tensor | None) -> Tensor:
+    z = channel_conv(y, kernel, padding)
+    return z if bias is None else z + bias
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,19 +343,19 @@ def surgery_effect(
     stream = batches(images, model.transform, batch_size, next(net.parameters(), model.device))
     own = None if stream.classes is None else own_classes(stream.classes, model.classes)
     usable = stream.classes is None or own is not None
-    names = [one.name for one, _ in _wanted(model, sites, mode, kernel_size)]
+    names = [one.name for one, _ in _wanted(select_sites(net), sites, mode, kernel_size)]
     changes: dict[str, list[Tensor]] = {}
     found: dict[str, list[Tensor]] = {"agrees": [], "divergence": [], "right": []}
     bar = tqdm(total=stream.total, desc=f"surgery on {model.name}", unit="image", disable=not progress)
     with bar, gates.evaluating(net):
         for x, labels in stream:
             with gates.capture(net, names) as before:
-                logits = _logits(net(x))
+                logits = checked_logits(net(x), "surgery_effect")
             with (
                 kernel_surgery(net, sites, mode, kernel_size=kernel_size, seed=seed),
                 gates.capture(net, names) as after,
             ):
-                others = _logits(net(x))
+                others = checked_logits(net(x), "surgery_effect")
             for name, record in before.items():
                 change = (after[name].gate - record.gate).abs().mean(dim=1)
                 changes.setdefault(name, []).append(change.cpu())
@@ -306,8 +379,9 @@ def surgery_effect(
     )
 
 
-def _logits(output: Any) -> Tensor:
+def checked_logits(output: Any, what: str) -> Tensor:
+    """The output of a network, if it is logits N×K; else a ValueError that begins with ``what``."""
     if not isinstance(output, Tensor) or output.ndim != 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"surgery_effect: a network that gives logits N×K was expected; this one gave {shape}.")
+        raise ValueError(f"{what}: a network that gives logits N×K was expected; this one gave {shape}.")
     return output
