@@ -163,6 +163,8 @@ class AuditTable(View):
 
     groups = ("k of the weights", "rule on planes", "rule on channels", "timm's rule")
     apart = 0.14
+    most = 9
+    """Stages of a network whose k can be written in; of more, the colours alone are shown."""
     agrees, own, above, below = "#F2F2F2", "white", "#C04F00", "#00558A"
 
     def __init__(self, ax: Axes, *, letters: int | None = None):
@@ -209,7 +211,8 @@ class AuditTable(View):
                     fill = self.own if group == 0 else self._colour(value, k)
                     fills.append(fill)
                     inks.append("white" if fill in (self.above, self.below) else INK)
-                    paths.append(glyph("–" if value is None else str(value), size, bold=group == 0))
+                    text = "–" if value is None else str(value)
+                    paths.append(glyph(text if len(row.k) <= self.most else "", size, bold=group == 0))
         self.cells.set_facecolor(fills)
         self.numerals.set_paths(paths)
         self.numerals.set_facecolor(inks)
@@ -245,6 +248,8 @@ class AuditTable(View):
 @lru_cache(maxsize=256)
 def glyph(text: str, size: float, *, bold: bool = False) -> Path:
     """A short text as an outline about the origin, in points: a hundred of them are drawn in the time of one text."""
+    if not text:
+        return Path(np.zeros((1, 2)))
     path = TextPath((0, 0), text, size=size, prop=FontProperties(weight="bold" if bold else "normal"))
     box = path.get_extents()
     return Path(path.vertices - [(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2], path.codes)

@@ -454,6 +454,16 @@ def test_what_is_not_known_is_a_dash(ax):
     assert tuple(colours[0, -1]) == pytest.approx(to_rgb(looks.MISSING))
 
 
+@pytest.mark.parametrize(("stages", "written"), [(9, True), (10, False)])
+def test_k_is_written_where_it_can_be_read(ax, stages, written):
+    net = nn.Sequential(*(ECA(2**i, 2 * i + 1) for i in range(1, stages + 1)))
+    table = ecaviz.rule_audit(net)
+    plots.rule_audit(table[table.source != "released"], ax=ax)
+    colours, numerals = ax.collections
+    assert len(colours.get_facecolor()) == len(numerals.get_paths()) == 4 * stages
+    assert all((path.get_extents().width > 0) == written for path in numerals.get_paths())
+
+
 def test_a_view_takes_another_rule_and_other_networks(ax, audit):
     view = rule_views.AuditTable(ax)
     view.update(rule_plots.audit_rows(audit), marked=0)
