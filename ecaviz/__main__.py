@@ -82,6 +82,13 @@ def profile(
     images: Annotated[str, typer.Argument(help="A folder, or shapes, shapes:N or photographs.")] = "shapes",
     out: Annotated[Path | None, typer.Option(help="The file; MODEL.profile if not given.")] = None,
     by_class: Annotated[bool, typer.Option("--by-class", help="Statistics for each class, not pooled.")] = False,
+    details: Annotated[
+        str | None,
+        typer.Option(
+            help="Histograms and extreme images: class (with --by-class) or pooled; by size if not given: by class up "
+            "to 256 MiB."
+        ),
+    ] = None,
     sites: Annotated[str | None, typer.Option(help="A glob of sites, such as 'layer4.*'; all if not given.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images a batch.", min=1)] = 64,
     every: Annotated[int, typer.Option(help="Batches between two writings of what was found so far.", min=1)] = 100,
@@ -137,6 +144,7 @@ def profile(
                 loaded,
                 chosen,
                 by="class" if by_class else None,
+                details=details,
                 sites=sites,
                 batch_size=batch_size,
                 accuracy=accuracy,

@@ -149,3 +149,13 @@ class Sums(Accumulator):
         for name in self._kept:
             getattr(self, f"_{name}").add_(getattr(other, f"_{name}").to(self.device))
         return self
+
+    def pooled(self):
+        """The same without groups: all of them taken as one."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.groups = 1
+        with torch.inference_mode(False):
+            for name in (f"_{name}" for name in self._kept):
+                setattr(other, name, getattr(self, name).sum(0, keepdim=True))
+        return other

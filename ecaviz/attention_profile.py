@@ -14,71 +14,49 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from .statistics import Histogram, Moments, Tails, TopK
+from . import checks
+from .site_profile import (
+    BINS,
+    DETAILED,
+    DETAILS_AT_MOST,
+    HIGH,
+    LOW,
+    STATISTICS,
+    ClassDetails,
+    SiteProfile,
+    accumulators,
+    details_size,
+)
+from .statistics import TopK
 from .tables import save_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["BINS", "HIGH", "LOW", "STATISTICS", "AttentionProfile", "SiteProfile", "accumulators"]
+__all__ = [
+    "ALL",
+    "BINS",
+    "DETAILS_AT_MOST",
+    "HIGH",
+    "LOW",
+    "STATISTICS",
+    "AttentionProfile",
+    "ClassDetails",
+    "SiteProfile",
+    "accumulators",
+    "details_size",
+]
 
-FORMAT, VERSION = "ecaviz-profile", "1"
+FORMAT, VERSION, WITH_DETAILS = "ecaviz-profile", "1", "2"
+"""A file without histograms and extremes by class is of version 1, which every version of ecaviz reads."""
 
 HALF = ".half"
 """What the folder ends in in which a file is written, beside the place where it will be."""
 
-BINS = 64
-"""Bins of a site's histograms over [0, 1]."""
-
-LOW, HIGH = 0.05, 0.95
-"""A gate below LOW counts as saturated low (its channel is all but closed), one above HIGH as saturated high."""
-
-STATISTICS = ("moments", "tails", "histogram", "largest", "smallest")
-"""The statistics of a :class:`SiteProfile`, by their names there."""
-
-
-@dataclass(frozen=True, eq=False)
-class SiteProfile:
-    """The statistics of one site's gates. G is the number of classes (1 where images were pooled), C of channels.
-
-    Attributes:
-        name: The site; ``name#2`` for the second call in a forward.
-        family: Family of the attention module.
-        channels: C.
-        kernel_size: k, or None.
-        reduction: r, or None.
-        activation: Name of a.
-        moments: n, mean, variance, min and max, G×C.
-        tails: Shares of gates below :data:`LOW` and above :data:`HIGH`, G×C.
-        histogram: Counts in :data:`BINS` bins, all classes together, 1×C.
-        largest: The largest gates of each channel with the positions of their images, all classes together, 1×C×top.
-        smallest: The smallest.
-        per: What one gate was for: "channel", or "element" where a channel has several; the statistics are then of
-            their mean over the channel's map.
-    """
-
-    name: str
-    family: str
-    channels: int
-    kernel_size: int | None
-    reduction: float | None
-    activation: str
-    moments: Moments
-    tails: Tails
-    histogram: Histogram
-    largest: TopK
-    smallest: TopK
-    per: str = "channel"
-
-    def __repr__(self) -> str:
-        return f"SiteProfile({self.name!r}, {self.family}, {self.channels} channels, n={int(self.moments.n.sum())})"
-
-    def _about(self) -> dict[str, Any]:
-        names = ("name", "family", "channels", "kernel_size", "reduction", "activation", "per")
-        return {name: getattr(self, name) for name in names}
+ALL = "all"
+"""What the column ``class`` of a table holds where all images were pooled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +136,11 @@ class AttentionProfile:
         """Share of the images whose own class the model put first, 0…1; None where labels or names do not tell."""
         return None if self.correct is None else float(self.correct.sum()) / self.n
 
+    @property
+    def details(self) -> str:
+        """What histograms and extreme images are kept of: "class", each class and all together, or "pooled"."""
+        return "class" if all(site.by_class is not None for site in self.sites.values()) else "pooled"
+
     def mean(self, site: str) -> Tensor:
         """Mean gate, float64 classes × channels; one row where images were pooled, NaN for a class without images.
 
@@ -169,12 +152,96 @@ class AttentionProfile:
         """
         return self[site].moments.mean.cpu()
 
+    def histogram(self, site: str, of: str | None = None) -> Tensor:
+        """How many gates lie in each of the :data:`BINS` bins over [0, 1], int64 channels × bins.
+
+        Args:
+            site: Name of the site.
+            of: A class; None for all images.
+
+        Raises:
+            KeyError: The profile has no such site; the message lists those it has.
+            ValueError: It has no such class, or keeps histograms of all classes together only.
+        """
+        one = self[site]
+        if of is None:
+            return one.histogram.counts[0]
+        if of not in self.classes:
+            raise ValueError(
+                f"AttentionProfile: there is no class {of!r}; there are: {', '.join(self.classes)}."
+                + (' Profile with by="class" to tell the classes apart.' if self.by is None else "")
+            )
+        return self._by_class(one).histogram.counts[self.classes.index(of)]
+
+    def extremes(self, site: str, channel: int | None = None, *, by: str | None = None) -> pd.DataFrame:
+        """The images that open and close each channel most, as a tidy table.
+
+        Columns: site, channel, class ("all" where by is None), extreme ("largest" or "smallest"), rank (0 for the most
+        extreme; of equal gates the earlier image comes first), gate, image (its position in the set). A class of fewer
+        images has fewer rows.
+
+        Args:
+            site: Name of the site.
+            channel: One channel; None for all.
+            by: "class" for the images of each class; None for all images together.
+
+        Raises:
+            KeyError: The profile has no such site; the message lists those it has.
+            ValueError: There is no such channel, ``by`` is neither "class" nor None, or the profile keeps the extremes
+                of all classes together only.
+        """
+        import numpy as np
+        import pandas as pd
+
+        one = self[site]
+        if by not in (None, "class"):
+            raise ValueError(f'AttentionProfile.extremes: by must be "class" or None, got {by!r}.')
+        start, stop = 0, one.channels
+        if channel is not None:
+            start = checks.at_least_zero(channel, "AttentionProfile.extremes: channel")
+            if start >= stop:
+                raise ValueError(f"AttentionProfile.extremes: {site} has the channels 0 to {stop - 1}, got {channel}.")
+            stop = start + 1
+        own = self._by_class(one) if by else one
+        names = np.array(self.classes if by else [ALL], dtype=object)
+        frames = []
+        for extreme in ("largest", "smallest"):
+            top = getattr(own, extreme).part(start, stop)
+            index = top.index
+            rows, channels, ranks = (at.numpy() for at in (index >= 0).nonzero(as_tuple=True))
+            columns = {
+                "site": site,
+                "channel": start + channels,
+                "class": names[rows],
+                "extreme": extreme,
+                "rank": ranks,
+                "gate": top.values.numpy()[rows, channels, ranks],
+                "image": index.numpy()[rows, channels, ranks],
+            }
+            frames.append(pd.DataFrame(columns))
+        return pd.concat(frames, ignore_index=True)
+
+    def _by_class(self, site: SiteProfile) -> ClassDetails:
+        if site.by_class is None:
+            settings = {what: getattr(site, what)._settings() for what in DETAILED}
+            size = sum(details_size(len(self.classes), one.channels, settings) for one in self.sites.values())
+            raise ValueError(
+                "AttentionProfile: the profile keeps histograms and extreme images of all classes together only. "
+                + (
+                    'Profile with by="class".'
+                    if self.by is None
+                    else f'profile(…, by="class", details="class") keeps them by class: {size / 2**20:,.0f} MiB.'
+                )
+            )
+        return site.by_class
+
     def to_frame(self) -> pd.DataFrame:
         """The profile as a tidy table: one row a site, class and channel. A class without images has no rows.
 
         Columns: site, family, channels (C of the site), channel, class ("all" where images were pooled), n, mean, var
         (of what was seen: divided by n), std, min, max, saturated_low and saturated_high (shares of the gates below
-        :data:`LOW` and above :data:`HIGH`).
+        :data:`LOW` and above :data:`HIGH`). Histograms and extreme images are read by :meth:`histogram` and
+        :meth:`extremes`.
         """
         import pandas as pd
 
@@ -227,6 +294,8 @@ class AttentionProfile:
     def merge(self, other: AttentionProfile) -> AttentionProfile:
         """The profile of both sets of images, laid end to end: the other's image positions count on from this one's.
 
+        Histograms and extremes are by class where both profiles have them so; else of all classes together.
+
         Args:
             other: A profile of the same model, sites and classes.
 
@@ -252,13 +321,13 @@ class AttentionProfile:
                 f"AttentionProfile.merge: the sites differ: {', '.join(self.sites)} and {', '.join(other.sites)}. "
                 f"Profile both with the same `sites`."
             )
-        sites = {}
+        sites, details = {}, self.details == other.details == "class"
         for name, site in self.sites.items():
-            statistics = {what: getattr(site, what).copy() for what in STATISTICS}
-            for what, statistic in statistics.items():
-                its_own = getattr(other.sites[name], what)
-                statistic.merge(its_own.copy().offset(self.positions) if isinstance(its_own, TopK) else its_own)
-            sites[name] = SiteProfile(**site._about(), **statistics)
+            statistics = {what: one.copy() for what, one in site._kept(details).items()}
+            for what, its_own in other.sites[name]._kept(details).items():
+                moved = its_own.copy().offset(self.positions) if isinstance(its_own, TopK) else its_own
+                statistics[what].merge(moved)
+            sites[name] = SiteProfile._of(site._about(), statistics, details)
         known = self.correct is not None and other.correct is not None
         return AttentionProfile(
             model=self.model,
@@ -289,20 +358,23 @@ class AttentionProfile:
 
         names = ("model", "source", "fingerprint", "images", "by", "classes", "n", "positions", "skipped", "asked")
         about = {name: getattr(self, name) for name in names}
+        details = self.details == "class"
+        version = WITH_DETAILS if details else VERSION
+        kept = [site._kept(details) for site in self.sites.values()]
         about["sites"] = [
-            site._about() | {what: getattr(site, what)._settings() for what in STATISTICS}
-            for site in self.sites.values()
+            site._about() | {what: one._settings() for what, one in statistics.items()}
+            for site, statistics in zip(self.sites.values(), kept, strict=True)
         ]
         tensors = {"counts": self.counts} | ({} if self.correct is None else {"correct": self.correct})
-        for i, site in enumerate(self.sites.values()):
-            for what in STATISTICS:
-                tensors |= {f"{i}.{what}.{key}": value for key, value in getattr(site, what).state_dict().items()}
+        for i, statistics in enumerate(kept):
+            for what, one in statistics.items():
+                tensors |= {f"{i}.{what}.{key}": value for key, value in one.state_dict().items()}
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         half = path.with_name(f"{path.name}.{os.getpid()}{HALF}")  # safetensors has temporary files of its own there
         try:
             half.mkdir(exist_ok=True)
-            metadata = {"format": FORMAT, "version": VERSION, "profile": json.dumps(about)}
+            metadata = {"format": FORMAT, "version": version, "profile": json.dumps(about)}
             save_file(tensors, half / path.name, metadata=metadata)
             (half / path.name).replace(path)
         finally:
@@ -341,28 +413,28 @@ class AttentionProfile:
                 f"AttentionProfile.load: {path} is a safetensors file, but no profile (its format is "
                 f"{header.get('format')!r}). Expected a file written by profile.save(path)."
             )
-        if header.get("version") != VERSION:
+        if header.get("version") not in (VERSION, WITH_DETAILS):
             raise ValueError(
                 f"AttentionProfile.load: {path} has version {header.get('version')!r}; this version of ecaviz reads "
-                f"{VERSION!r}. Profile the model again."
+                f"{VERSION!r} and {WITH_DETAILS!r}. Profile the model again."
             )
         try:
-            return cls._from_parts(json.loads(header["profile"]), tensors)
+            return cls._from_parts(json.loads(header["profile"]), tensors, header["version"] == WITH_DETAILS)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"AttentionProfile.load: {path} is damaged: {error}. Profile the model again.") from error
 
     @classmethod
-    def _from_parts(cls, about: dict[str, Any], tensors: dict[str, Tensor]) -> AttentionProfile:
+    def _from_parts(cls, about: dict[str, Any], tensors: dict[str, Tensor], details: bool) -> AttentionProfile:
         classes = tuple(about["classes"])
         sites = {}
         for i, one in enumerate(about["sites"]):
             settings = {what: one.pop(what) for what in STATISTICS}
-            statistics = accumulators(one["channels"], len(classes), settings)
+            statistics = accumulators(one["channels"], len(classes), settings, "cpu", details)
             for what, statistic in statistics.items():
                 start = f"{i}.{what}."
                 state = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
                 statistic.load_state_dict(state)
-            sites[one["name"]] = SiteProfile(**one, **statistics)
+            sites[one["name"]] = SiteProfile._of(one, statistics, details)
         skipped = tuple((name, reason) for name, reason in about["skipped"])
         rest = {k: v for k, v in about.items() if k not in ("classes", "sites", "skipped")}
         return cls(
@@ -373,23 +445,3 @@ class AttentionProfile:
             skipped=skipped,
             sites=sites,
         )
-
-
-def accumulators(
-    channels: int, groups: int, settings: Mapping[str, Mapping[str, Any]], device: torch.device | str = "cpu"
-) -> dict[str, Any]:
-    """Empty accumulators of one site, by their names in :class:`SiteProfile`.
-
-    Args:
-        channels: C.
-        groups: Classes, 1 where images are pooled.
-        settings: What each of :data:`STATISTICS` is made with, besides C, the groups and the device.
-        device: Where the numbers are kept.
-    """
-    return {
-        "moments": Moments(channels, groups, device, **settings["moments"]),
-        "tails": Tails(channels, groups=groups, device=device, **settings["tails"]),
-        "histogram": Histogram(channels, device=device, **settings["histogram"]),
-        "largest": TopK(channels, device=device, **settings["largest"]),
-        "smallest": TopK(channels, device=device, **settings["smallest"]),
-    }

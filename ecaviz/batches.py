@@ -7,12 +7,15 @@ float tensor already is used as it is.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -62,6 +65,7 @@ class Batches:
                 f"prepared by you."
             )
         self._prepare, self._batch_size, self._workers = items.Preparation(transform), batch_size, workers
+        self._transforms = [transform] if self._kind in ("dataset", "uint8 tensor") else []
         like = isinstance(device, Tensor)
         self._device = device.device if like else device
         self._dtype = device.dtype if like and device.is_floating_point() else None
@@ -88,6 +92,16 @@ class Batches:
         if isinstance(sampler, torch.utils.data.distributed.DistributedSampler):
             return sampler.shuffle
         return not isinstance(sampler, torch.utils.data.SequentialSampler)
+
+    @property
+    def transform(self) -> str:
+        """Sixteen hex digits that stand for what is done to the images: the transform, and what the set does itself.
+
+        Of the words that a transform has for itself (its ``repr``), without addresses, so that they are the same in
+        another process; two functions of one name are not told apart.
+        """
+        words = [_words(one) for one in (*self._transforms, _attribute(self._images, "transform"))]
+        return hashlib.blake2b("\n".join(words).encode(), digest_size=8).hexdigest()
 
     def indexed(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
         """The same with a third: int64 N, the position of each image in the set (files left out count).
@@ -338,6 +352,12 @@ def _length_of_loader(loader) -> int | None:
 
 def _is_batch(x) -> bool:
     return isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] == 3
+
+
+def _words(transform) -> str:
+    """What a transform calls itself, without addresses of memory."""
+    where = f"{transform.__module__}.{transform.__qualname__}" if isinstance(transform, FunctionType) else ""
+    return where or re.sub(r" at 0x[0-9a-fA-F]+", "", repr(transform))
 
 
 def _attribute(images, name: str):

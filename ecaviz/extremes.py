@@ -91,35 +91,50 @@ class TopK(Accumulator):
         later = index.ends is not None and self._latest is not None and index.ends[0] > self._latest
         self._latest = None if index.ends is None or self._latest is None else max(self._latest, index.ends[1])
         if groups is None:
-            channels = self._open_channels(x, later)
-            if channels is not None:
-                x = x.index_select(1, channels)
+            cells = None
+            # on a GPU always all: to look would be to wait
+            if self.device.type == "cpu" and not (open_ := self._open(x, self._values[0], later)).all():
+                cells = open_.nonzero()[:, 0]
+                x = x.index_select(1, cells)
             if x.shape[1]:
-                self._consider(x.T[None], numbers[None], rank[None], later, channels=channels)
+                self._consider(x.T[None], numbers.expand(1, 1, -1), rank.expand(1, 1, -1), later, cells=cells)
+            return self
+        if self.device.type == "cpu":
+            for present, rows in groups.runs:
+                self._consider_open(x, present, rows, numbers, rank, later)
             return self
         x = torch.cat([x, x.new_full((1, self.channels), torch.nan)])  # the row that is not there
         numbers, rank = (torch.cat([one, one.new_zeros(1)]) for one in (numbers, rank))
         for present, rows in groups.runs:
             values = x.index_select(0, rows.view(-1)).view(*rows.shape, self.channels).transpose(1, 2)
-            self._consider(values, numbers[rows], rank[rows], later, groups=present)
+            self._consider(values, numbers[rows][:, None], rank[rows][:, None], later, groups=present)
         return self
 
-    def _open_channels(self, x: Tensor, later: bool) -> Tensor | None:
-        """The channels in which a batch has something to keep; None for all.
+    def _consider_open(
+        self, x: Tensor, present: Tensor, rows: Tensor, numbers: Tensor, rank: Tensor, later: bool
+    ) -> None:
+        """As :meth:`_consider`, of a run of groups, where these have something to keep."""
+        missing = rows == len(x)
+        rows = torch.where(missing, rows[:, :1], rows)
+        values = x.index_select(0, rows.view(-1)).view(*rows.shape, self.channels).transpose(0, 1)
+        open_ = self._open(values, self._values.index_select(0, present), later)
+        group, channel = open_.nonzero(as_tuple=True)
+        if not len(group):
+            return
+        values = values.permute(1, 2, 0)[group, channel].masked_fill_(missing[group], torch.nan)
+        numbers, rank = (one[rows[group]][None] for one in (numbers, rank))
+        self._consider(values[None], numbers, rank, later, cells=present[group] * self.channels + channel)
 
-        On a GPU always all: to look would be to wait.
-        """
-        if self.device.type != "cpu":
-            return None
-        last = self._values[0, :, -1]
+    def _open(self, x: Tensor, kept: Tensor, later: bool) -> Tensor:
+        """Whether n×… values have something to keep beside what is kept, …×k."""
+        last = kept[..., -1]
         best = x.amax(0) if self.largest else x.amin(0)
-        # comparing with NaN is false, and so leaves a channel in: of a batch with NaNs, or not yet full
+        # comparing with NaN is false, and so leaves open: where there are NaNs, or fewer than k are kept
         if later:  # an equal value of a later image is not kept
             closed = best <= last if self.largest else best >= last
         else:
             closed = best < last if self.largest else best > last
-        found = closed.logical_not_().nonzero()[:, 0]
-        return None if len(found) == self.channels else found
+        return closed.logical_not_()
 
     def _consider(
         self,
@@ -129,9 +144,9 @@ class TopK(Accumulator):
         later: bool,
         *,
         groups: Tensor | None = None,
-        channels: Tensor | None = None,
+        cells: Tensor | None = None,
     ) -> None:
-        """Of what is kept and of these (g×C×n, their image numbers g×n), keep the first k.
+        """Of what is kept and of these (g×C×n, their image numbers g×1×n or g×C×n), keep the first k.
 
         Args:
             values: What may be kept.
@@ -139,20 +154,20 @@ class TopK(Accumulator):
             rank: Their order, by image number.
             later: Whether all images that are kept have smaller numbers.
             groups: The groups that the values are of; None for all.
-            channels: The channels that they are of; None for all.
+            cells: What they are of, group · C + channel, in a single row; None for all channels of the groups.
         """
-        numbers, rank = numbers[:, None].expand_as(values), rank[:, None].expand_as(values)
+        numbers, rank = numbers.expand_as(values), rank.expand_as(values)
         if later:  # what is kept comes before, in its own order
-            old_values, old_numbers = self._kept_of(groups, channels)
+            old_values, old_numbers = self._kept_of(groups, cells)
             own = torch.arange(-self.k, 0, device=self.device).expand_as(old_values)
             values, numbers = torch.cat([old_values, values], -1), torch.cat([old_numbers, numbers], -1)
             rank = torch.cat([own, rank], -1)
         place = self._first(values, rank)
         values, numbers = values.gather(-1, place), numbers.gather(-1, place)
         if later:
-            self._put(values, numbers.masked_fill_(values.isnan(), -1), groups, channels)
+            self._put(values, numbers.masked_fill_(values.isnan(), -1), groups, cells)
         else:
-            self._keep(values, numbers, groups, channels)
+            self._keep(values, numbers, groups, cells)
 
     def _first(self, values: Tensor, rank: Tensor) -> Tensor:
         """Where in values g×C×n the first k stand: by value, then by rank; exactly as a stable sort would have them.
@@ -183,11 +198,18 @@ class TopK(Accumulator):
         self._rows += other._rows.to(self.device)
         return self
 
-    def _keep(
-        self, values: Tensor, index: Tensor, groups: Tensor | None = None, channels: Tensor | None = None
-    ) -> None:
+    def pooled(self) -> TopK:
+        """The same without groups: all of them taken as one. What is extreme among all is so in its group too."""
+        other = TopK(self.channels, self.k, largest=self.largest, device=self.device)
+        values, index = (one.transpose(0, 1).reshape(1, self.channels, -1) for one in (self._values, self._index))
+        other._keep(values, index)
+        other._rows += self._rows
+        other._latest = self._latest
+        return other
+
+    def _keep(self, values: Tensor, index: Tensor, groups: Tensor | None = None, cells: Tensor | None = None) -> None:
         """Of what is kept and of these (g×C×n), keep the first k: by value, then by image number; NaN comes last."""
-        old_values, old_index = self._kept_of(groups, channels)
+        old_values, old_index = self._kept_of(groups, cells)
         values, index = torch.cat([old_values, values], -1), torch.cat([old_index, index], -1)
         index = index.masked_fill(values.isnan(), torch.iinfo(torch.int64).max)
         order = index.argsort(dim=-1, stable=True)
@@ -195,21 +217,23 @@ class TopK(Accumulator):
         key = values.masked_fill(values.isnan(), -torch.inf if self.largest else torch.inf)
         order = key.argsort(dim=-1, stable=True, descending=self.largest)[..., : self.k]
         values, index = values.gather(-1, order), index.gather(-1, order)
-        self._put(values, index.masked_fill_(values.isnan(), -1), groups, channels)
+        self._put(values, index.masked_fill_(values.isnan(), -1), groups, cells)
 
-    def _kept_of(self, groups: Tensor | None, channels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What is kept of some groups of all channels, or of some channels of all groups."""
-        if groups is None and channels is None:
+    def _kept_of(self, groups: Tensor | None, cells: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What is kept of some groups, or of some cells in a single row."""
+        if cells is not None:
+            values, index = (one.view(1, -1, self.k).index_select(1, cells) for one in (self._values, self._index))
+            return values, index
+        if groups is None:
             return self._values, self._index
-        dim, where = (1, channels) if groups is None else (0, groups)
-        return self._values.index_select(dim, where), self._index.index_select(dim, where)
+        return self._values.index_select(0, groups), self._index.index_select(0, groups)
 
-    def _put(self, values: Tensor, index: Tensor, groups: Tensor | None, channels: Tensor | None) -> None:
+    def _put(self, values: Tensor, index: Tensor, groups: Tensor | None, cells: Tensor | None) -> None:
         for kept, new in ((self._values, values), (self._index, index)):
-            if groups is None and channels is None:
-                kept.copy_(new)
+            if cells is not None:
+                kept.view(1, -1, self.k).index_copy_(1, cells, new)
             elif groups is None:
-                kept.index_copy_(1, channels, new)
+                kept.copy_(new)
             else:
                 kept.index_copy_(0, groups, new)
 

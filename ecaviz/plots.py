@@ -31,7 +31,7 @@ from .coverage_plots import coverage_by_channels, directness_by_site, partners_b
 from .figures import coverage_cost, image_grid
 from .kernel_plots import gates_by_kernel, interaction, kernel, learned_kernels
 from .locality_plots import band_energy, locality
-from .looks import INK, layer_labels, setting, settings, styles
+from .looks import INK, SERIES, layer_labels, setting, settings, styles
 from .response_plots import kernel_null, kernel_response, kernel_responses
 from .rule_plots import adaptive_rule, rule_audit, rule_staircase
 from .study_plots import accuracy_by_variant
@@ -175,44 +175,54 @@ def gate_distribution(
     data: Any,
     site: str | Sequence[str] | None = None,
     *,
+    of: str | Sequence[str | None] | None = None,
     labels: Sequence[str] | None = None,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """How the gates of one site are distributed on [0, 1]: one model, or several in one picture.
 
-    All channels and images (and classes) of the site are pooled, of a record its patches or positions too; each
-    histogram adds up to 100 %.
+    All channels and images of the site are pooled, of a record its patches or positions too; each histogram adds up to
+    100 %. One profile given several times, with a class for each, shows the classes beside each other.
 
     Args:
         data: One or a list of: a profile, a :class:`SiteProfile`, a record of :func:`ecaviz.capture`, a tensor.
         site: The site to take of profiles; one name, or one for each.
+        of: A class of the profiles, or one for each; None for all images.
         labels: Names for the legend; None for what the data tell.
         title: Replaces the title.
         ax: Where to draw.
 
     Raises:
-        ValueError: A profile came without ``site``.
+        ValueError: A profile came without ``site``; or with ``of`` something that is no profile, or a profile without
+            such a class, or without histograms by class.
         KeyError: A profile has no such site.
     """
     items = list(data) if isinstance(data, list | tuple) else [data]
-    sites = [site] * len(items) if site is None or isinstance(site, str) else list(site)
+    sites, classes = ([one] * len(items) if one is None or isinstance(one, str) else list(one) for one in (site, of))
     parts = []
-    for i, (item, name) in enumerate(zip(items, sites, strict=True)):
-        label = "gates" if len(items) == 1 else f"series {i + 1}"
+    for i, (item, name, of_class) in enumerate(zip(items, sites, classes, strict=True)):
+        label, counts = "gates" if len(items) == 1 else f"series {i + 1}", None
+        if of_class is not None and not _is_profile(item):
+            raise ValueError(f"gate_distribution: of={of_class!r} is a class of a profile, got {type(item).__name__}.")
         if _is_profile(item):
             if name is None:
                 raise ValueError(f"gate_distribution: name the site to draw; the profile has: {', '.join(item.sites)}.")
-            label, item = item.model, item[name]
+            label = item.model
+            counts, item = _counts(item, name, of_class), item[name]
         if hasattr(item, "moments"):
-            family, counts = item.family, numbers(item.histogram.counts).sum(axis=(0, 1))
+            family = item.family
+            counts = numbers(item.histogram.counts).sum(axis=(0, 1)) if counts is None else counts
             label = f"{label if label != 'gates' else item.name} ({setting(item)})"
+            label += "" if of_class is None else f": {of_class}"
         elif hasattr(item, "gate"):
             family, counts = item.site.family, counts_of(numbers(item.gate))
             label = f"{item.site.name} ({setting(item.site)})"
         else:
             family, counts = "", counts_of(numbers(item))
-        parts.append(Distribution(labels[i] if labels else label, family, counts))
+        # several classes have colours of their own, one class in several models those of the models
+        style = SERIES[i % len(SERIES)] if of_class is not None and len(set(classes)) > 1 else None
+        parts.append(Distribution(labels[i] if labels else label, family, counts, style))
     names = list(dict.fromkeys(name for name in sites if name))
     ax = axes_or_current(ax)
     view = views.GateDistribution(ax, len(parts), bins=len(parts[0].counts))
@@ -222,7 +232,7 @@ def gate_distribution(
 
 
 def gate_distributions_by_layer(
-    profiles: AttentionProfile | Sequence[AttentionProfile], *, ax: Axes | None = None
+    profiles: AttentionProfile | Sequence[AttentionProfile], *, of: str | None = None, ax: Axes | None = None
 ) -> Axes:
     """Quantiles of the gates by depth, for one model or two side by side.
 
@@ -232,15 +242,21 @@ def gate_distributions_by_layer(
 
     Args:
         profiles: One profile or several.
+        of: A class of the profiles; None for all images.
         ax: Where to draw.
+
+    Raises:
+        ValueError: A profile has no such class, or keeps no histograms by class.
     """
     profiles = [profiles] if _is_profile(profiles) else list(profiles)
+    shares = (0.05, 0.25, 0.5, 0.75, 0.95)
+    found = [[_quantiles(site, shares, _counts(one, name, of)) for name, site in one.sites.items()] for one in profiles]
     ax = axes_or_current(ax)
     longest = max(profiles, key=len)
     looks = styles(_family(profile) for profile in profiles)
     for i, (profile, style) in enumerate(zip(profiles, looks, strict=True)):
         x = _depths(len(profile), len(longest)) + 0.22 * (i - (len(profiles) - 1) / 2)
-        q = np.array([_quantiles(site, (0.05, 0.25, 0.5, 0.75, 0.95)) for site in profile.sites.values()]).T
+        q = np.array(found[i]).T
         ax.vlines(x, q[0], q[4], color=style.colour, lw=1)
         ax.vlines(x, q[1], q[3], color=style.colour, lw=5, alpha=0.45)
         ax.plot(
@@ -256,7 +272,8 @@ def gate_distributions_by_layer(
     _layer_axis(ax, longest)
     ax.set_ylim(0, 1)
     ax.set_ylabel("gate ω")
-    ax.set_title("gates by layer: median, middle half, middle 90 %", loc="left", fontsize="medium")
+    what = "gates by layer" if of is None else f"gates of {of} by layer"
+    ax.set_title(f"{what}: median, middle half, middle 90 %", loc="left", fontsize="medium")
     ax.legend(loc="best", fontsize="small")
     return ax
 
@@ -277,9 +294,21 @@ def _layer_axis(ax: Axes, profile: AttentionProfile) -> None:
     strip_spines(ax)
 
 
-def _quantiles(site: SiteProfile, shares: Sequence[float]) -> np.ndarray:
+def _counts(profile: AttentionProfile, site: str, of: str | None) -> np.ndarray:
+    """How many gates of a site lie in each bin, channels pooled.
+
+    Raises:
+        ValueError: The profile has no such class, no image of it, or no histograms by class.
+    """
+    counts = numbers(profile.histogram(site, of)).sum(axis=0)
+    if of is not None and not counts.any():
+        raise ValueError(f"plots: the profile of {profile.model} has no gates of class {of!r}.")
+    return counts
+
+
+def _quantiles(site: SiteProfile, shares: Sequence[float], counts: np.ndarray | None = None) -> np.ndarray:
     """Quantiles of all gates of a site, channels pooled; within a bin, gates are taken to be spread evenly."""
-    counts = numbers(site.histogram.counts).sum(axis=(0, 1))
+    counts = numbers(site.histogram.counts).sum(axis=(0, 1)) if counts is None else counts
     upto = counts.cumsum()
     rank = np.asarray(shares) * upto[-1]
     at = np.searchsorted(upto, np.maximum(rank, 1e-9))

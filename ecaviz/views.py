@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .looks import GATE_MAP, INK, SERIES, layer_labels, styles
+from .looks import GATE_MAP, INK, SERIES, Style, layer_labels, styles
 
 __all__ = [
     "FULL",
@@ -276,11 +276,13 @@ class Distribution:
         label: Name in the legend.
         family: Family that decides the style.
         counts: Gates in each of equal bins between the limits.
+        style: A style of its own; None for that of the family.
     """
 
     label: str
     family: str
     counts: np.ndarray
+    style: Style | None = None
 
 
 class GateDistribution(View):
@@ -315,7 +317,8 @@ class GateDistribution(View):
         """
         top = 0.0
         edges = np.linspace(*limits, self.bins + 1)
-        look = styles(part.family for part in parts)
+        own = styles(part.family for part in parts)
+        look = [part.style or style for part, style in zip(parts, own, strict=True)]
         for fill, line, part, style in zip(self.fills, self.lines, parts, look, strict=True):
             share = 100 * part.counts / max(part.counts.sum(), 1)
             top = max(top, share.max())

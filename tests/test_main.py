@@ -72,6 +72,16 @@ def test_profile_writes_a_table_too_in_the_precision_asked_for(tmp_path):
     assert 1e-5 < off < 0.05  # the network's rounding, and no more
 
 
+@pytest.mark.parametrize(
+    ("options", "details"), [((), "class"), (("--details", "pooled"), "pooled"), (("--details", "class"), "class")]
+)
+def test_profile_keeps_the_details_that_are_asked_for(tmp_path, options, details):
+    out = tmp_path / "a.profile"
+    result = run("profile", "shapes-eca-k3", "shapes:12", "--by-class", "--sites", "layer1.*", "--out", out, *options)
+    assert result.exit_code == 0, result.output
+    assert AttentionProfile.load(out).details == details
+
+
 def test_a_part_that_is_through_is_kept_where_another_process_fails(tmp_path, monkeypatch):
     """As under torchrun: the second of two processes, whose first one has died before the parts are merged."""
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
@@ -131,6 +141,7 @@ def test_coverage_fails_with_a_clear_error(tmp_path, arguments, message):
         (("shapes-eca-k3", "shapes:abc"), "after shapes: a number of images was expected"),
         (("shapes-none", "shapes:12"), "has no channel gates"),
         (("shapes-eca-k3", "shapes:12", "--sites", "layer9.*"), "no site matches"),
+        (("shapes-eca-k3", "shapes:12", "--details", "class"), 'by="class" was expected, got by=None'),
         (("shapes-eca-k3", "shapes:12", "--table", "t.xlsx"), "ends in .csv, .csv.gz or .parquet was expected"),
         (("shapes-eca-k3", "shapes:12", "--autocast", "int8"), "bfloat16 or float16 was expected, got 'int8'"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import matplotlib
 import numpy as np
@@ -245,6 +246,45 @@ def test_distribution_of_a_profile_needs_a_site(ax, profiles):
         plots.gate_distribution(profiles[0], ax=ax)
     with pytest.raises(KeyError, match="no site 'nowhere'"):
         plots.gate_distribution(profiles[0], "nowhere", ax=ax)
+
+
+def test_distribution_of_a_class_is_its_own_histogram(ax, profiles):
+    eca = profiles[1]
+    plots.gate_distribution([eca] * 3, SITE, of=["first class", "third class", None], ax=ax)
+    values = [step.get_data()[0] for step in ax.patches[3:6]]
+    for row, mine in ((0, values[0]), (2, values[1])):
+        counts = eca[SITE].by_class.histogram.counts[row].sum(0).numpy()
+        assert mine == pytest.approx(100 * counts / counts.sum())
+    assert np.abs(values[0] - values[1]).max() > 1
+    assert len({(line.get_edgecolor(), line.get_linestyle()) for line in ax.patches[3:6]}) == 3
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert texts == [
+        "random-eca (ECA, k=5): first class", "random-eca (ECA, k=5): third class", "random-eca (ECA, k=5)",
+    ]  # fmt: skip
+    inside(ax.figure)
+
+
+def test_distributions_by_layer_of_a_class(ax, profiles):
+    plots.gate_distributions_by_layer(profiles, of="second class", ax=ax)
+    named(ax, "second class")
+    for i, profile in enumerate(profiles):
+        for name, median in zip(profile, ax.lines[i].get_ydata(), strict=True):
+            counts = profile[name].by_class.histogram.counts[1].sum(0).numpy()
+            sample = np.repeat((np.arange(64) + 0.5) / 64, counts)
+            assert median == pytest.approx(np.quantile(sample, 0.5, method="inverted_cdf"), abs=1 / 64)
+    inside(ax.figure)
+
+
+def test_distributions_of_classes_that_are_not_there(ax, eca, profiles):
+    for plot in (partial(plots.gate_distribution, site=SITE, ax=ax), partial(plots.gate_distributions_by_layer, ax=ax)):
+        with pytest.raises(ValueError, match="there is no class 'nobody'; there are: first class"):
+            plot(profiles[0], of="nobody")
+        with pytest.raises(ValueError, match='details="class"'):
+            plot(ecaviz.profile(eca, loader(), by="class", details="pooled", progress=False), of="first class")
+        with pytest.raises(ValueError, match="no gates of class 'third class'"):
+            plot(ecaviz.profile(eca, loader(2), by="class", progress=False), of="third class")
+    with pytest.raises(ValueError, match=r"of='first class' is a class of a profile, got SiteProfile"):
+        plots.gate_distribution(profiles[0][SITE], of="first class", ax=ax)
 
 
 def test_distributions_by_layer_are_quantiles(ax, profiles):

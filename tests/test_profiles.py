@@ -521,7 +521,7 @@ def test_a_saved_profile_is_the_same_when_loaded(by_class, tmp_path):
     assert again.merge(again).n == 2 * N
     with safe_open(path, "pt") as file:
         header = file.metadata()
-    assert (header["format"], header["version"]) == ("ecaviz-profile", "1")
+    assert (header["format"], header["version"]) == ("ecaviz-profile", "2")
     assert json.loads(header["profile"])["model"] == "Net"
 
 
@@ -555,8 +555,8 @@ def test_files_that_are_no_profiles(by_class, tmp_path):
     path.write_bytes(content[:-100])
     with pytest.raises(ValueError, match="is no safetensors file, or was truncated"):
         AttentionProfile.load(path)
-    path.write_bytes(content.replace(b'"version":"1"', b'"version":"7"'))
-    with pytest.raises(ValueError, match=r"has version '7'; this version of ecaviz reads '1'"):
+    path.write_bytes(content.replace(b'"version":"2"', b'"version":"7"'))
+    with pytest.raises(ValueError, match=r"has version '7'; this version of ecaviz reads '1' and '2'"):
         AttentionProfile.load(path)
     with safe_open(by_class.save(path), "pt") as file:
         header, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -585,7 +585,7 @@ def test_bad_arguments(drawn):
         profile(model(), drawn, by="label")
     with pytest.raises(ValueError, match=r"no site matches 'layer9\.\*'"):
         profile(model(), drawn, sites="layer9.*")
-    with pytest.raises(ValueError, match="TopK: k must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="profile: top must be a whole number of at least 1"):
         profile(model(), drawn, top=0, progress=False)
     with pytest.raises(ValueError, match="workers must be a whole number of at least 0, got -1"):
         profile(model(), drawn, workers=-1)

@@ -162,7 +162,7 @@ def site():
     return gates.find_sites(nn.Sequential(nn.Conv2d(3, C, 3), attention.SE(C, 4)))[0]
 
 
-def a_pass(by, named):
+def a_pass(by, named, details=None):
     """A pass over images of 1000 classes, with a network that is said to be on the GPU."""
     loaded = ecaviz.load(nn.Sequential(nn.Conv2d(3, C, 3), attention.SE(C, 4)), classes=CLASSES, device="cpu")
     model = SimpleNamespace(
@@ -171,13 +171,13 @@ def a_pass(by, named):
     stream = SimpleNamespace(
         classes=CLASSES[::-1] if named else None, description="fakes", total=None, skipped=[], shuffled=False
     )
-    return profiles._Pass(model, stream, by, 4, None)
+    return profiles._Pass(model, stream, by, 4, None, None, details)
 
 
 @pytest.mark.parametrize("named", [False, True])
-@pytest.mark.parametrize("by", [None, "class"])
-def test_no_batch_of_a_pass_waits(gpu, site, by, named):
-    one = a_pass(by, named)
+@pytest.mark.parametrize(("by", "details"), [(None, None), ("class", "pooled"), ("class", "class"), ("class", None)])
+def test_no_batch_of_a_pass_waits(gpu, site, by, details, named):
+    one = a_pass(by, named, details)
     assert (one.own_class is not None) == named
     for start in (0, N, 2 * N):
         labels = (torch.arange(N) * 37 + start) % G
@@ -185,6 +185,7 @@ def test_no_batch_of_a_pass_waits(gpu, site, by, named):
         captured = {name: gates.GateRecord(site, on_gpu(N, C), on_gpu(N, C), on_gpu(N, C)) for name in names}
         one.take(captured, on_gpu(N, G), labels, torch.arange(start, start + N))
     assert list(one.sites) == ["first", "second"]
+    assert one.statistics.details == (by == "class" and details != "pooled")  # 30 MiB: small enough without being asked
     assert one.correct.is_cuda
     assert one.counts.tolist() == ([3 * N] if by is None else one.counts.tolist())
     assert int(one.counts.sum()) == 3 * N
