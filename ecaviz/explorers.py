@@ -14,19 +14,15 @@ import asyncio
 import base64
 import html
 import re
-import struct
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
-import numpy as np
 import traitlets
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from PIL import Image
 
 from . import bundle, checks, kernels
+from .canvas import DPI, Canvas
 from .coverage_panels import CoveragePanels, TheoryPanels
 from .coverage_state import CoverageState, read_trained
 from .kernel_panels import KernelPanels
@@ -43,104 +39,6 @@ from .survey import MODULES
 from .views import Picture
 
 __all__ = ["CoverageExplorer", "Explorer", "KernelExplorer", "LayerExplorer", "ModuleExplorer", "RuleExplorer"]
-
-DPI = 96
-
-
-class _Canvas:
-    """A figure that is drawn into memory, at each move only what the move changed.
-
-    Text is what takes long. So the artists that move are left out of a panel's background, and drawn on top of it. A
-    background is drawn anew when something in it changes (ticks, labels, a legend); where the views tell what it
-    depends on, it is kept and found again when a move comes back to it.
-    """
-
-    most = 256
-    """Backgrounds kept, some 400 kB each."""
-
-    def __init__(self, panels: type):
-        self.figure = Picture(figsize=panels.size, dpi=DPI)
-        self.canvas = FigureCanvasAgg(self.figure)
-        self.panels = panels(self.figure)
-        self._views: dict[Any, list] = {part: [] for part in self.figure.subfigs}
-        for view in self.panels.views:
-            for artist in view.moving:
-                artist.set_animated(True)
-            self._views[view.ax.get_figure(root=False)].append(view)
-        self._backgrounds: dict[tuple, Any] = {}
-        self._titles: dict[tuple, Any] = {}
-        self._shown: dict[Any, tuple] = {}  # by panel: the key of its background; its picture without the light artists
-
-    def png(self, scene: Any) -> bytes:
-        """The picture of a scene."""
-        try:
-            self.panels.update(scene)
-            for part, views in self._views.items():
-                self._draw(part, views)
-        except BaseException:
-            self._backgrounds, self._titles, self._shown = {}, {}, {}  # what stopped half way leaves no trace
-            raise
-        return _png(np.asarray(self.canvas.buffer_rgba()))
-
-    def _draw(self, part: Any, views: Sequence) -> None:
-        """Draw of a panel what changed: nothing, its light artists alone, or all that moves."""
-        told = tuple(view.frame for view in views)
-        known = None not in told
-        key = part, told if known else None
-        light = [artist for view in views for artist in view.light]
-        moving = sorted((one for view in views for one in view.moving if one not in light), key=lambda one: one.zorder)
-        stays, before = self._shown.get(part, (None, None))
-        if stays != key or not (known or not part.stale) or any(one.stale for one in moving):
-            if key in self._backgrounds and (known or not part.stale):
-                self.canvas.restore_region(self._backgrounds[key])
-            else:
-                part.draw(self.canvas.get_renderer())
-                self._keep(self._backgrounds, key, part.bbox)
-            titles = [view.heading for view in views]
-            _draw_each(one for one in moving if one not in titles)
-            for title in titles:
-                self._draw_title(title, key if known else None)
-            before = self.canvas.copy_from_bbox(part.bbox) if light else None
-        elif any(one.stale for one in light):
-            self.canvas.restore_region(before)
-        else:
-            return
-        _draw_each(light)
-        self._shown[part] = key, before
-
-    def _draw_title(self, title: Any, key: tuple | None) -> None:
-        """A title lies on the plain panel: it is written once for each text and background, then copied."""
-        title.stale = False
-        text = key, title, title.get_text()
-        if text in self._titles:
-            self.canvas.restore_region(self._titles[text])
-            return
-        title.axes.draw_artist(title)
-        if key is not None and title.get_text():
-            self._keep(self._titles, text, title.get_window_extent(self.canvas.get_renderer()).padded(2))
-
-    def _keep(self, kept: dict, key: tuple, box: Any) -> None:
-        while len(kept) >= self.most:
-            del kept[next(iter(kept))]
-        kept[key] = self.canvas.copy_from_bbox(box)
-
-
-def _draw_each(artists: Iterable) -> None:
-    for artist in artists:
-        artist.axes.draw_artist(artist)
-        artist.stale = False  # one that is hidden, or empty, does not say so itself
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    """A PNG of opaque uint8 H×W×4, made in little time rather than small: rows as they are, no filter."""
-    height, width = pixels.shape[:2]
-    rows = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # each begins with the number of its filter: 0, none
-    rows[:, 1:] = np.frombuffer(Image.fromarray(pixels).convert("RGB").tobytes(), np.uint8).reshape(height, 3 * width)
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
-    chunks = (b"IHDR", head), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
-    )
 
 
 class _Image(widgets.Image):
@@ -162,7 +60,7 @@ class Explorer(widgets.VBox):
 
     def __init__(self, state: traitlets.HasTraits, panels: type, controls: dict[str, widgets.Widget], **options: Any):
         self.state, self.controls, self._panels = state, controls, panels
-        self._canvas = _Canvas(panels)
+        self._canvas = Canvas(panels)
         self._syncing = False
         self._drawn = state.trait_values()
         self.picture = _Image(format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start"))

@@ -19,7 +19,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import ecaviz
-from ecaviz import coverage_views, explorers, kernel_views, kernels, networks, readings, results, structure, survey
+from ecaviz import (
+    canvas,
+    coverage_views,
+    explorers,
+    kernel_views,
+    kernels,
+    networks,
+    readings,
+    results,
+    structure,
+    survey,
+)
 
 CLASSES = ("disc", "ring", "star")
 
@@ -199,8 +210,8 @@ def test_a_move_draws_once(request, monkeypatch, name, first, move, by):
     for trait, value in first.items():
         setattr(explorer.state, trait, value)
     drawn = []
-    png = explorers._Canvas.png
-    monkeypatch.setattr(explorers._Canvas, "png", lambda self, scene: drawn.append(scene) or png(self, scene))
+    png = canvas.Canvas.png
+    monkeypatch.setattr(canvas.Canvas, "png", lambda self, scene: drawn.append(scene) or png(self, scene))
     ((trait, value),) = move.items()
     if by == "control":
         explorer.controls[trait].value = value
@@ -211,7 +222,7 @@ def test_a_move_draws_once(request, monkeypatch, name, first, move, by):
     picture = explorer.picture.value
     explorer.controls[trait].value = value  # no change
     assert len(drawn) == 1
-    anew = explorers._Canvas(explorer._panels).png(explorer.state.scene())
+    anew = canvas.Canvas(explorer._panels).png(explorer.state.scene())
     assert (pixels(picture) == pixels(anew)).all(), "what was drawn is not what the state says in the end"
     assert [control.value for control in explorer.controls.values()] == [
         getattr(explorer.state, trait) for trait in explorer.controls
@@ -230,7 +241,7 @@ def test_pictures_drawn_over_a_background_equal_those_drawn_anew(request, name):
     for move in [*moves, *reversed(moves)]:
         for trait, value in move.items():
             setattr(explorer.state, trait, value)
-        anew = explorers._Canvas(explorer._panels).png(explorer.state.scene())
+        anew = canvas.Canvas(explorer._panels).png(explorer.state.scene())
         difference = np.abs(pixels(explorer.picture.value) - pixels(anew))
         assert difference.max() == 0, f"after {move}: {(difference > 0).sum()} pixels differ"
 
@@ -241,7 +252,7 @@ def test_static_figure_is_the_same_picture(request, name):
     figure = explorer.figure()
     assert figure is not explorer._canvas.figure
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=explorers.DPI)
+    figure.savefig(file, format="png", dpi=canvas.DPI)
     difference = np.abs(pixels(file.getvalue()) - pixels(explorer.picture.value)).max(axis=2)
     assert (difference > 60).mean() < 0.0005, "the static figure shows something else"
 
@@ -259,14 +270,14 @@ def test_nothing_is_cut_off_and_panels_keep_apart(request, name):
 
 def assert_inside(explorer):
     figure = explorer.figure()
-    figure.set_dpi(explorers.DPI)
+    figure.set_dpi(canvas.DPI)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    agg = FigureCanvasAgg(figure)
+    agg.draw()
     for part in figure.subfigs:
         for ax in part.axes:
-            box = ax.get_tightbbox(canvas.get_renderer())
+            box = ax.get_tightbbox(agg.get_renderer())
             edges = box.x0 - part.bbox.x0, box.y0 - part.bbox.y0, part.bbox.x1 - box.x1, part.bbox.y1 - box.y1
             what = ax.get_title(loc="left") or ax.get_ylabel()
             assert min(edges) > -1, f"{what!r} leaves its panel by {-min(edges):.1f} pixels"
@@ -292,7 +303,7 @@ def test_an_error_half_way_leaves_no_trace(layers, monkeypatch):
     monkeypatch.undo()
     layers.controls["layer"].value = 2
     assert layers.error.value == ""
-    anew = explorers._Canvas(layers._panels).png(layers.state.scene())
+    anew = canvas.Canvas(layers._panels).png(layers.state.scene())
     assert (pixels(layers.picture.value) == pixels(anew)).all()
 
 
@@ -621,8 +632,8 @@ def test_a_move_of_the_channel_draws_only_what_it_changes(coverage, monkeypatch)
     for channel in (20, 21):
         coverage.state.channel = channel
     drawn = []
-    each = explorers._draw_each
-    monkeypatch.setattr(explorers, "_draw_each", lambda artists: each([drawn.append(one) or one for one in artists]))
+    each = canvas._draw_each
+    monkeypatch.setattr(canvas, "_draw_each", lambda artists: each([drawn.append(one) or one for one in artists]))
     coverage.state.channel = 22
     panels = coverage._canvas.panels
     assert set(panels.eca.marks) | set(panels.third.marks) | {panels.row.bars} <= set(drawn)
@@ -637,7 +648,7 @@ def test_pictures_are_the_pixels_of_the_canvas(coverage):
     assert (pixels(coverage.picture.value) == shown[..., :3]).all()
     noise = np.random.default_rng(0).integers(0, 256, (37, 51, 4), dtype=np.uint8)
     noise[..., 3] = 255
-    assert (pixels(explorers._png(noise)) == noise[..., :3]).all()
+    assert (pixels(canvas.png_of(noise)) == noise[..., :3]).all()
 
 
 # ------------------------------------------------------------------------------------------------------- what is given
