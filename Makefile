@@ -13,7 +13,7 @@ JOBS ?= 2
 ANY_PYTHON = $$(for p in python3 python python3.13 python3.12 python3.11 "$$PYTHON"; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1 && { command -v "$$p"; break; }; done)
 
-.PHONY: help setup lab test test-long verify-hub report benchmark picture checkpoints seeds lock clean
+.PHONY: help setup lab test test-long verify-hub report benchmark picture checkpoints seeds study lock clean
 
 help:  ## list the commands
 	@echo "ecaviz: how SE and ECA networks weigh their channels"
@@ -51,11 +51,16 @@ benchmark: setup  ## measure: every script in benchmarks/, one after the other
 picture: setup  ## draw the README's picture anew
 	$(PY) tools/readme_picture.py
 
-checkpoints: setup  ## train the bundled models that are missing (all: one to three hours on a CPU; resumable)
+checkpoints: setup  ## train the bundled models of the procedural set that are missing (all: one to three hours on a CPU; resumable)
 	$(PY) -m ecaviz train --bundle
 
 seeds: setup  ## train what is missing of the survey's seeds, 0 to 4 (all: three to six hours on a CPU; resumable)
 	$(PY) -m ecaviz train --survey --seed 0 --seed 1 --seed 2 --seed 3 --seed 4
+
+# Which recipe; CIFAR10=/a/folder has the images, else torchvision fetches them.
+RECIPE ?= data/recipes/cifar10-cpu.toml
+study: setup  ## train what is missing of the study of k on CIFAR-10 (three hours on two cores; resumable; RECIPE=, CIFAR10=)
+	$(PY) -m ecaviz train --recipe $(RECIPE) $(if $(CIFAR10),--root $(CIFAR10))
 
 lock:  ## write requirements.lock anew from pyproject.toml (newer versions too: make lock UPGRADE=--upgrade)
 	@test -x "$(PY)" || $(MAKE) --no-print-directory setup

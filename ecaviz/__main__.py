@@ -79,7 +79,7 @@ def models(
 @app.command()
 def profile(
     model: Annotated[str, typer.Argument(help="A bundled name or a timm name.")],
-    images: Annotated[str, typer.Argument(help="A folder, or shapes, shapes:N or photographs.")] = "shapes",
+    images: Annotated[str, typer.Argument(help="A folder, or shapes, shapes:N, cifar10 or photographs.")] = "shapes",
     out: Annotated[Path | None, typer.Option(help="The file; MODEL.profile if not given.")] = None,
     by_class: Annotated[bool, typer.Option("--by-class", help="Statistics for each class, not pooled.")] = False,
     details: Annotated[
@@ -101,6 +101,9 @@ def profile(
         bool, typer.Option(help="Count what is classified right; without it, stop after the last of the sites.")
     ] = True,
     table: Annotated[Path | None, typer.Option(help="Also a table: a .csv, .csv.gz or .parquet file.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of CIFAR-10; $ECAVIZ_CIFAR10 or ~/.cache/ecaviz/cifar10 if not given.")
+    ] = None,
 ) -> None:
     """Statistics of a model's gates over a set of images, in one pass, written to one file.
 
@@ -126,6 +129,8 @@ def profile(
         shard = shards.shard_of_this_process()
         if images == "photographs":
             chosen = sets.photographs()
+        elif images == "cifar10":
+            chosen = sets.cifar10("test", root)
         elif images == "shapes" or images.startswith("shapes:"):
             count = images.partition(":")[2] or "1200"
             if not count.isdecimal():

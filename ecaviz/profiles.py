@@ -9,6 +9,7 @@ One streaming pass, with memory that does not depend on the number of images::
     profile.extremes("layer3.0.se", 5)          # tidy: the images that open and close the channel most
     profile.save("shapes.profile")
     AttentionProfile.load("shapes.profile")
+    kept_profile("cifar10-eca-k3")              # of a bundled model over the test images, which need not be here
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import checks, gates
+from . import bundle, checks, gates
 from .attention_profile import ALL, BINS, DETAILS_AT_MOST, HALF, HIGH, LOW, AttentionProfile, SiteProfile
 from .class_names import own_classes
 from .images import Batches, batches
@@ -38,7 +39,7 @@ from .sites import network
 if TYPE_CHECKING:
     from .models import LoadedModel
 
-__all__ = ["BINS", "DETAILS_AT_MOST", "HIGH", "LOW", "AttentionProfile", "SiteProfile", "profile"]
+__all__ = ["BINS", "DETAILS_AT_MOST", "HIGH", "LOW", "AttentionProfile", "SiteProfile", "kept_profile", "profile"]
 
 DETAILS = ("class", "pooled")
 
@@ -404,6 +405,29 @@ class _Pass:
             self.correct += hits.sum()
         else:
             self.correct.index_add_(0, groups.rows, hits.long())
+
+
+def kept_profile(name: str) -> AttentionProfile:
+    """The profile of a bundled model over all test images of its set, by class, as it lies in ``data/profiles``.
+
+    Of the models for CIFAR-10 alone: the procedural set can be drawn at any time. ``profile.images`` says what the
+    images were.
+
+    Args:
+        name: Name of the model.
+
+    Raises:
+        FileNotFoundError: There is none of that name; the message lists those that there are.
+    """
+    folder = bundle.data_folder() / "profiles"
+    path = folder / f"{name}.profile"
+    if not path.is_file():
+        known = ", ".join(sorted(one.stem for one in folder.glob("*.profile"))) or "none"
+        raise FileNotFoundError(
+            f"kept_profile: there is no profile of {name!r} in {folder}. There are: {known}. Of another model, "
+            f"make one: ecaviz.profile(model, images, by='class')."
+        )
+    return AttentionProfile.load(path)
 
 
 def _precision(net: nn.Module, device: torch.device) -> str:

@@ -22,7 +22,6 @@ import ecaviz
 from ecaviz import (
     canvas,
     coverage_views,
-    explorers,
     kernel_views,
     kernels,
     networks,
