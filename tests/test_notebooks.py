@@ -21,14 +21,20 @@ import pytest
 import torch
 
 import ecaviz
-from ecaviz import coverages, results, survey
+from ecaviz import coverages, kernel_study, results, survey
 
 nbformat = pytest.importorskip("nbformat", reason="the extra `lab` is not installed")
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Pictures there are at least; of the others at least three.
-FIGURES = {"00_tour": 6, "01_weight_distributions": 9, "03_coverage": 9, "04_attention_survey": 14}
+FIGURES = {
+    "00_tour": 6,
+    "01_weight_distributions": 10,
+    "02_kernel_size": 10,
+    "03_coverage": 9,
+    "04_attention_survey": 14,
+}
 PHOTOS = Path(os.environ.get("ECAVIZ_PHOTOS", ROOT.parent / "shared" / "photos"))
 KNOWN_STDERR = re.compile(r"^\s*$")
 
@@ -198,6 +204,15 @@ PROBES = {
         "chance": chance,
         "saturated": gates.groupby(["model", "site"], sort=False)[columns].mean().reset_index().to_dict("list"),
         "stds": {model: [float(v.min()) for (m, _), v in stds.items() if m == model] for model, _ in stds},
+    }""",
+    "02_kernel_size": """{
+        "effects": {
+            name: json.loads(effect.to_frame().to_json(orient="records")) for name, effect in surgery.items()
+        },
+        "leaning": leaning.tolist(),
+        "correlation": weights["start"].corr(weights["weight"]),
+        "audit": json.loads(audit.to_json(orient="records")),
+        "images": len(images),
     }""",
     "03_coverage": """{
         "table": json.loads(table.to_json(orient="records")),
@@ -412,7 +427,37 @@ def test_saturation_is_as_described(weights):
 
 # ----------------------------------------------------------------------------------------------------- 03: what it says
 
+KERNEL_SIZE = ROOT / "notebooks" / "02_kernel_size.ipynb"
 COVERAGE = ROOT / "notebooks" / "03_coverage.ipynb"
+
+
+@pytest.mark.notebook
+def test_kernel_size_says_what_its_run_gave(ran):
+    probed = ran(KERNEL_SIZE).probed
+    assert len(probed["leaning"]) == 48
+    assert not any(probed["leaning"])  # "No site smooths or sharpens beyond chance"
+    assert probed["correlation"] > 0.8  # "lie along a line"
+    effects = {name: pd.DataFrame(rows).set_index("measure") for name, rows in probed["effects"].items()}
+    clear = {name: row.loc["accuracy difference", "high"] < 0 for name, row in effects.items()}
+    assert all(clear[f"permute, draw {i}"] for i in range(3))  # "each of the three orders costs accuracy"
+    assert all(clear[f"random, draw {i}"] for i in range(3))
+    assert not clear["circular"]
+    assert not clear["resize to k = 3"]  # "cropping to 3 and joining the ends do not measurably"
+    audit = pd.DataFrame(probed["audit"])
+    official = audit[audit["source"] == "released"].groupby("network")
+    for reading in ("rule_on_planes", "rule_on_channels", "timm"):  # "no reading gives all stages of any"
+        assert not official.apply(lambda part, name=reading: (part[name] == part["k"]).all(), include_groups=False).any()
+
+
+def test_kernel_size_says_what_the_recorded_runs_say():
+    """The sentences of 02 on the study, against data/results."""
+    shapes, cifar = (kernel_study.effect_of_k(data) for data in ("shapes", "cifar10"))
+    assert shapes.p > 0.05
+    assert cifar.p > 0.05
+    text = re.sub(r"\s+", " ", text_of(KERNEL_SIZE))
+    for one in (shapes, cifar):
+        assert f"{100 * one.largest:.1f} points" in text
+        assert f"p = {one.p:.2f}" in text
 
 
 @pytest.mark.notebook
@@ -610,6 +655,30 @@ def test_weights_of_an_imagenet_model_on_photographs(photos, tmp_path, monkeypat
     if probed["n"] == probed["classes"]:  # one image a class: the share says nothing, and the notebook says so
         assert probed["chance"] == pytest.approx(1)
         assert probed["spread"]["share between classes"] == pytest.approx([1] * 16, abs=1e-6)
+
+
+@pytest.mark.long
+@pytest.mark.notebook
+def test_kernel_size_of_an_imagenet_model(tmp_path, monkeypatch, request):
+    one = RANDOM.format("ecaresnet26t", ", zero_init_last=False")
+    constants = f"""MODEL = {one}
+PHOTOS = None
+FAMILY = ["shapes-eca-k3", "shapes-eca-k9"]
+DATA = ("shapes", "cifar10")
+CROP = 3
+DRAWS = 1"""
+    run = run_notebook(KERNEL_SIZE, tmp_path, monkeypatch, constants=constants, probe=PROBES["02_kernel_size"])
+    report(request, "02_kernel_size, ecaresnet26t", run)
+    assert_clean(run)
+    assert len(run.pictures) >= FIGURES["02_kernel_size"]
+    assert run.probed["images"] == 8
+    permuted = pd.DataFrame(run.probed["effects"]["permute, draw 0"])
+    changes = permuted.loc[permuted["measure"] == "gate change", "mean"]
+    assert len(changes) == 8
+    assert changes.min() > 1e-5  # with random weights the gates move, or this has tested nothing
+    assert not permuted["measure"].str.startswith("accuracy").any()  # photographs, not classes of the model
+    own = pd.DataFrame(run.probed["audit"])
+    assert set(own.loc[own["source"] == "ecaresnet26t", "k"]) == {5, 7}
 
 
 @pytest.mark.notebook
