@@ -162,14 +162,13 @@ def grab(
         run: Runs the network.
         until: The module.
         calls: Of :func:`calls_before`.
-        copy: Whether outputs are copied as they are returned; else they are kept as objects.
+        copy: Whether outputs are copied as they are returned; else they are kept as objects, with what was written to
+            them until the module is called.
 
     Returns:
-        The outputs; None if the network did not come to the module or made other calls, or if one of the outputs was
-        changed in place by something else than one of these calls, so that without a copy it is lost.
+        The outputs; None if the network did not come to the module or made other calls.
     """
     outputs: dict[Call, Any] = {}
-    versions: dict[int, tuple[Tensor, int]] = {}
     inside = False  # one of the calls
 
     def kept(left: Iterator[Call | None]) -> Callable[..., Any]:
@@ -183,8 +182,6 @@ def grab(
                 output = original(*args, **kwargs)
             finally:
                 inside = False
-            for one in tensors_in(output):
-                versions[id(one)] = one, one._version
             outputs[call] = map_tensors(output, Tensor.clone) if copy else map_tensors(output, lambda one: one)
             return output
 
@@ -206,9 +203,7 @@ def grab(
         while placed:
             placed.pop().remove()
     wanted = sum(call is not None for several in calls.values() for call in several)
-    whole = came and len(outputs) == wanted
-    lost = not copy and any(one._version != version for one, version in versions.values())
-    return outputs if whole and not lost else None
+    return outputs if came and len(outputs) == wanted else None
 
 
 PASS = object()

@@ -71,9 +71,9 @@ class CachedRun:
     captures, see nothing. The first run from a module prepares it, for the time of about two whole runs:
     :meth:`prepare` does so beforehand.
 
-    A weight that is changed later is noticed, and an error (but not one changed through its ``.data``); an attribute
-    such as a stride is not noticed. Calls from several threads take turns, but :meth:`gates_under`, which waits for
-    nothing; the network itself must not be run by others meanwhile.
+    A weight that is changed later is noticed, and an error; what is not noticed is a value written through its
+    ``.data``, or another attribute, such as a stride. Calls from several threads take turns, but :meth:`gates_under`,
+    which waits for nothing; the network itself must not be run by others meanwhile.
 
     Args:
         model: What :func:`ecaviz.load` returns, or an nn.Module.
@@ -369,8 +369,8 @@ class CachedRun:
             return None, self._stateful
         module = self._snapshot.modules[name]
         calls = calls_before(self._first[name][1])
-        careful = name in self._careful
-        for copy, drop in ((False, True), (False, False), (True, False)):
+        careful, found = name in self._careful, ""
+        for copy, drop in ((False, True), (True, False)):
             outputs = grab(lambda: self.net(self._images()), module, calls, copy)
             if outputs is None:
                 continue
@@ -381,8 +381,6 @@ class CachedRun:
                     return plan, ""
             except Exception as error:  # whatever a network says to what it is given
                 found = f"{type(error).__name__}: {str(error)[:200]}"
-            else:
-                found = ""
         if not _same(self._whole(), self.logits):
             return None, "two runs of the unchanged network give different logits"
         return None, "what comes before it hands on more than what its modules return" + (found and f" ({found})")

@@ -187,6 +187,49 @@ class Nested(Base):
         return self.end(self.eca(self.conv(torch.cat([right, left], 1)) + found["whole"]))
 
 
+class Again(nn.Module):
+    """Calls itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.eca = nn.Conv2d(C, C, 1), attention.ECA(C, 3)
+
+    def forward(self, x, deep):
+        if not deep:
+            return self.conv(x).tanh()
+        return x + self(self.eca(self(x, False)), False)
+
+
+class Recursive(Base):
+    def __init__(self):
+        super().__init__()
+        self.again = Again()
+
+    def forward(self, x):
+        return self.end(self.again(self.again(self.stem(x), False), True))
+
+
+class Shared(Base):
+    """One activation, called inside a part and outside it; and a gate whose sigmoid is a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.act, self.gate, self.eca = nn.Tanh(), Sigmoids(), attention.ECA(C, 3)
+        self.part = nn.Sequential(nn.Conv2d(C, C, 1), self.act)
+
+    def forward(self, x):
+        return self.end(self.eca(self.act(self.gate(self.part(self.stem(x))))))
+
+
+class Sigmoids(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Linear(C, 4), nn.Linear(4, C)
+
+    def forward(self, x):
+        return x * torch.sigmoid(2 * self.up(self.down(x.mean((2, 3))).relu()))[:, :, None, None]
+
+
 class Box:
     def __init__(self, x):
         self.x = x
@@ -296,6 +339,8 @@ PARTIAL = {
     "functional": Functional,
     "nested": Nested,
     "boxed": Boxed,
+    "shared": Shared,
+    "recursive": Recursive,
     "discarding": Discarding,
     "greedy": Greedy,
 }
@@ -426,6 +471,16 @@ def test_captures_read_the_sites_that_are_run():
     for name, record in gates.items():
         assert len(record.gate) == len(x)
         torch.testing.assert_close(record.gate, expected[name], rtol=0, atol=1e-6)
+
+
+def test_a_capture_of_functions_before_the_start_is_no_change():
+    net, x = own(Shared), noise()
+    assert [(one.name, one.rung) for one in find_sites(net, example=x)] == [("gate", "functional"), ("eca", "registry")]
+    cached = CachedRun(net, x)
+    assert list(cached.gates) == ["gate", "eca"]
+    with capture(net) as gates:
+        assert torch.equal(cached.run_from("eca"), cached.logits)
+    assert list(gates) == ["eca"]
 
 
 def test_the_second_call_of_a_site_follows_from_its_first():
@@ -731,6 +786,18 @@ def test_outputs_that_were_kept_wrongly_fail_the_proof(monkeypatch):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
+def test_what_is_looked_at_unseen_fails_the_proof_and_is_kept_then(monkeypatch):
+    net, x = own(InPlace), noise()
+    usual = CachedRun(net, x).prepare("two.se").nbytes
+    cached = CachedRun(net, x)
+    monkeypatch.setattr("ecaviz.reruns._Touched.look", lambda *_: None)
+    restart = cached.prepare("two.se")
+    assert restart.partial
+    assert restart.nbytes > usual
+    expected, _ = whole(net, x, "two.se", "permute")
+    torch.testing.assert_close(cached.logits_under("two.se", "permute"), expected, rtol=0, atol=1e-6)
+
+
 def test_a_network_that_takes_another_way_is_run_as_a_whole():
     class Wayward(InPlace):
         skip = False
@@ -748,6 +815,8 @@ def test_a_network_that_takes_another_way_is_run_as_a_whole():
     with torch.no_grad():
         expected = net(x)
     torch.testing.assert_close(cached.run_from("two.se"), expected, rtol=0, atol=1e-6)
+    with pytest.warns(UserWarning, match="two runs of the unchanged network give different logits"):
+        torch.testing.assert_close(cached.run_from("three"), expected, rtol=0, atol=1e-6)
 
 
 def test_hooks_that_come_later_play_no_part_in_what_is_skipped():
