@@ -11,6 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from .coverage_views import AllowedPairs, ChannelRow, MarkedInteraction, PartnerCurves, share_of_pairs
 from .kernel_views import BottleneckShape, Interaction
+from .looks import shortened
 from .views import View
 
 if TYPE_CHECKING:
@@ -217,14 +218,6 @@ def in_words(site: SiteScene, between: str = "; ") -> str:
     partners = site.partners[site.channel]
     direct = f"{site.directness:.3f}" if site.directness >= 0.001 else "below 0.001"
     return f"{partners:,.1f} partners, directness {direct}{between}listens most to {most}".replace("-", "−")
-
-
-def shortened(text: str, most: int) -> str:
-    """A text of at most so many letters, with dots for what is left out of the middle."""
-    if len(text) <= most:
-        return text
-    head = (most - 1) // 2
-    return f"{text[:head]}…{text[head + 1 - most :]}"
 
 
 def _channels(span: tuple[int, int]) -> str:

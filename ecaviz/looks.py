@@ -28,6 +28,7 @@ __all__ = [
     "masked_map",
     "setting",
     "settings",
+    "shortened",
     "styles",
 ]
 
@@ -176,3 +177,11 @@ def layer_labels(sites: Sequence[str]) -> list[str]:
         short = [name.replace(end, "") for name in sites]
         return short if len(set(short)) == len(short) else list(sites)
     return list(sites)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many letters, with dots for what is left out of the middle."""
+    if len(text) <= most:
+        return text
+    head = (most - 1) // 2
+    return f"{text[:head]}…{text[head + 1 - most :]}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from .coverage_panels import shortened
+from .looks import shortened
 from .rule_plots import MARKS, audit_title, points_of, staircase_title
 from .rule_views import AuditRow, AuditTable, RuleStaircase
 from .views import View

@@ -16,8 +16,7 @@ from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import IdentityTransform
 
-from .coverage_panels import shortened
-from .looks import INK, MISSING, STYLES
+from .looks import INK, MISSING, STYLES, shortened
 from .views import View, set_limits, strip_spines
 
 if TYPE_CHECKING:
