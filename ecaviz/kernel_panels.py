@@ -88,7 +88,7 @@ class KernelPanels:
     def __init__(self, figure: Figure):
         self.figure = figure
         parts = figure.subfigures(2, 3, width_ratios=(1.06, 1.06, 1), facecolor="white").ravel()
-        self.stems = KernelStems(parts[0].add_axes((0.17, 0.16, 0.79, 0.64)), "now")
+        self.stems = KernelStems(parts[0].add_axes((0.17, 0.16, 0.79, 0.64)), "now", named=True)
         self.response = ResponseCurves(parts[1].add_axes((0.16, 0.16, 0.80, 0.64)))
         self.photograph = Photograph(parts[2].add_axes((0.14, 0.07, 0.74, 0.80)))
         self.gates = GateScatter(parts[3].add_axes((0.17, 0.17, 0.79, 0.68)))

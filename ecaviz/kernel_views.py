@@ -54,11 +54,12 @@ class KernelStems(View):
     Args:
         ax: Where to draw.
         name: What that is called in the legend.
+        named: Whether the legend is there from the start; else where something takes the kernel's place.
     """
 
-    def __init__(self, ax: Axes, name: str = "resized"):
+    def __init__(self, ax: Axes, name: str = "resized", *, named: bool = False):
         super().__init__(ax)
-        self.name = name
+        self.name, self.named = name, named
         eca = STYLES["eca"][0]
         ax.axhline(0, color=INK, lw=0.8)
         self.stems = ax.vlines([], [], [], color=eca.colour, lw=2.5, alpha=0.55)
@@ -70,6 +71,8 @@ class KernelStems(View):
         strip_spines(ax)
         self.moving += [self.span, self.stems, self.learned, self.resized]
         self._legend: bool | None = None
+        if named:
+            self.legend([self.learned, self.resized], ["learned", name], 2)
 
     def update(
         self,
@@ -109,7 +112,7 @@ class KernelStems(View):
             self.ax.set_xticks(list(ticks))
         self.title(title)
         self.frame = (reach, height, resized is not None)
-        if self._legend != (resized is not None):
+        if not self.named and self._legend != (resized is not None):
             self._legend = resized is not None
             if self._legend:
                 self.legend([self.learned, self.resized], ["learned", self.name], 2)
