@@ -60,7 +60,7 @@ seeds: setup  ## train what is missing of the survey's seeds, 0 to 4 (all: three
 # Which recipe; CIFAR10=/a/folder has the images, else torchvision fetches them.
 RECIPE ?= data/recipes/cifar10-cpu.toml
 study: setup  ## train what is missing of the study of k on CIFAR-10 (three hours on two cores; resumable; RECIPE=, CIFAR10=)
-	$(PY) -m ecaviz train --recipe $(RECIPE) $(if $(CIFAR10),--root $(CIFAR10))
+	$(PY) -m ecaviz train --recipe $(RECIPE) $(if $(CIFAR10),--root "$(CIFAR10)")
 
 lock:  ## write requirements.lock anew from pyproject.toml (newer versions too: make lock UPGRADE=--upgrade)
 	@test -x "$(PY)" || $(MAKE) --no-print-directory setup

@@ -197,7 +197,7 @@ def train(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     epochs: Annotated[int | None, typer.Option(help="Passes over the images; the recipe's own if not given.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; all cores if not given.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; all cores if not given.", min=1)] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of checkpoints and results; data/ if not given.")] = None,
     scratch: Annotated[Path, typer.Option(help="Folder of the resumable states.")] = Path("build/training"),
     redo: Annotated[bool, typer.Option("--redo", help="Train also what is there already.")] = False,
@@ -220,9 +220,9 @@ def train(
             "give the names of models, or --bundle for all of them, or --survey for one of each module (one of the "
             "three), or --recipe for those of a recipe."
         )
-    if threads:
-        torch.set_num_threads(threads)
     try:
+        if threads is not None:
+            torch.set_num_threads(threads)
         study = recipes.Study(Recipe(), (), (0,)) if recipe is None else recipes.read(recipe)
         how = study.recipe if epochs is None else replace(study.recipe, epochs=epochs)
         every = [name for name in BUNDLE if training_sets.of(name).name == how.data]

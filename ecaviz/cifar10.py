@@ -92,7 +92,7 @@ class Cifar10(torch.utils.data.Dataset):
 
 def place(root: str | os.PathLike | None = None) -> Path:
     """The folder that is looked into: ``root``, ``$ECAVIZ_CIFAR10``, or ``~/.cache/ecaviz/cifar10``."""
-    return Path(root or os.environ.get(VARIABLE) or Path("~/.cache/ecaviz/cifar10").expanduser())
+    return Path(root or os.environ.get(VARIABLE) or "~/.cache/ecaviz/cifar10").expanduser()
 
 
 def find(root: str | os.PathLike | None = None) -> Path | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from . import bundle, gates, networks
+from . import bundle, gates, networks, training_sets
 from .coverage_tables import BANDS, coverage_row, has_j, influence_row, influenced, locality_rows, nullable
 from .interaction import interaction_matrices
 from .shapes import Shapes, normalise
@@ -68,10 +68,10 @@ def measure_runs(
     """
     from tqdm.auto import tqdm
 
-    found = [(name, row.seed, folder) for name, row in bundle.manifest(folder).items()]
+    found = [(name, row.seed, folder) for name, row in bundle.manifest(folder).items() if row.data == "shapes"]
     for file, row in bundle.manifest(scratch).items():
         name = file.removesuffix(f"-seed{row.seed}")
-        if name in bundle.BUNDLE:
+        if name in bundle.BUNDLE and training_sets.of(name).name == "shapes":
             found.append((name, row.seed, scratch))
     images = normalise(Shapes("test", IMAGES).tensors(progress)[0])
     for name, seed, place in tqdm(found, desc="measuring coverage", unit="network", disable=not progress):

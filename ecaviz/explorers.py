@@ -276,9 +276,7 @@ class KernelExplorer(Explorer):
 
     def _draw(self) -> None:
         """The picture at once; then, if the network has not answered, its run, as soon as no move comes before it."""
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
+        self._forget()
         first = not self.picture.value
         try:
             loop = None if first else asyncio.get_running_loop()
@@ -291,12 +289,30 @@ class KernelExplorer(Explorer):
             self._waiting = loop.call_later(self.pause, self._complete)
 
     def _complete(self) -> None:
-        self._waiting = None
+        self._forget()
         self._guarded(self._answered)
 
     def _answered(self) -> None:
+        error = self.error.value  # of a move that was refused meanwhile: it stays
         self.state.answer()
         super()._draw()
+        self.error.value = error
+
+    def _forget(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def close(self) -> None:
+        """Close the widget; what the network has not answered is not asked any more."""
+        self._forget()
+        super().close()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        """The live widget, and the picture, whole, for wherever there is no kernel."""
+        if self._waiting is not None:
+            self._complete()
+        return super()._repr_mimebundle_(**kwargs)
 
     def _scene(self) -> Any:
         return self.state.scene(wait=False)

@@ -77,6 +77,8 @@ class KernelState(traitlets.HasTraits):
         self.images, self.sizes = images, tuple(sizes)
         self._runs: OrderedDict[tuple[str, int], CachedRun] = OrderedDict()
         self._answers: OrderedDict[tuple, _Answer] = OrderedDict()
+        if not sizes:
+            raise ValueError("KernelExplorer: sizes must hold at least one kernel size.")
         self._swept: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
         self._about: dict[str, tuple] = {}
         self._first: dict[tuple[str, int], tuple[tuple[str, float], ...]] = {}
@@ -116,8 +118,7 @@ class KernelState(traitlets.HasTraits):
         own = self.site.name
         if self.where == "layer":
             return [own]
-        stage = own.split(".")[0]
-        return [name for name in names if name.split(".")[0] == stage]
+        return [name for name in names if _stage(name, names) == _stage(own, names)]
 
     @traitlets.validate("model")
     def _known_model(self, proposal):
@@ -191,7 +192,7 @@ class KernelState(traitlets.HasTraits):
             picture=self.images.pictures[self.image],
             caption=f"image {self.image}" + (f": {self.images.label(self.image)}" if self.images.classes else ""),
             before=before,
-            after=answer.gates if answer else self._alone(operation)[self.image],
+            after=answer.gates if answer is not None else self._alone(operation)[self.image],
             exact=answer is not None,
             limits=limits,
             sizes=self.sizes,
@@ -336,6 +337,16 @@ class KernelState(traitlets.HasTraits):
             f"KL(before ‖ now) = {answer.divergence:.3g} nats. One image; what a surgery does over many is measured by "
             f"ecaviz.surgery_effect."
         )
+
+
+def _stage(name: str, names: Sequence[str]) -> str:
+    """``layer3`` of ``layer3.0.se``, ``stages.2`` of ``stages.2.0.attn``: to the first number behind what all share."""
+    parts, every = name.split("."), [one.split(".") for one in names]
+    shared = 0
+    while shared < len(parts) - 1 and len({tuple(one[: shared + 1]) for one in every}) == 1 and len(names) > 1:
+        shared += 1
+    numbered = (i for i in range(shared, len(parts)) if any(letter.isdigit() for letter in parts[i]))
+    return ".".join(parts[: next(numbered, shared) + 1])
 
 
 def _divergence(before: Tensor, after: Tensor) -> float:

@@ -63,6 +63,9 @@ class Architecture:
         for name in ("blocks", "planes", "stem_strides"):
             if name in values:
                 values[name] = tuple(values[name])
+        strides = values.get("stem_strides", (2, 2))
+        if len(strides) != 2 or not all(isinstance(one, int) and 1 <= one <= 4 for one in strides):
+            raise ValueError(f"networks: stem_strides must be two numbers from 1 to 4, got {strides!r}.")
         values["options"] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.get("options", {}).items()}
         return cls(**values)
 

@@ -5,15 +5,26 @@ The recipes of the recorded results lie in ``data/recipes``, a TOML file each.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from . import bundle, training_sets
 
 __all__ = ["Recipe", "Study", "read"]
+
+
+NETWORK = ("blocks", "planes", "stem", "stem_strides")
+"""What a recipe may change of a network."""
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,11 @@ class Recipe:
             w of SE-Var2.
         warmup: Share of all steps in which the learning rate rises from zero.
         shift: Pixels by which training images are moved at most, in either direction; what moves in is black.
-        network: What differs from the bundle's own :class:`ecaviz.networks.Architecture`, by field.
+        network: What differs from the bundle's own :class:`ecaviz.networks.Architecture`, by field: blocks, planes,
+            stem, stem_strides.
+
+    Raises:
+        ValueError: A value that cannot be.
     """
 
     name: str = "shapes"
@@ -48,12 +63,28 @@ class Recipe:
     network: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.data not in training_sets.SETS:
+        if not isinstance(self.data, str) or self.data not in training_sets.SETS:
             raise ValueError(f"train: data must be one of {', '.join(training_sets.SETS)}, got {self.data!r}.")
         for name, least in {"train_images": 1, "test_images": 1, "epochs": 1, "batch_size": 1, "shift": 0}.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            if not _whole(value) or value < least:
                 raise ValueError(f"train: {name} must be at least {least}, got {value!r}.")
+        for name, most in {"learning_rate": math.inf, "weight_decay": math.inf, "warmup": 1.0}.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= min(most, 1e300):
+                raise ValueError(f"train: {name} must be a number from 0 to {most:g}, got {value!r}.")
+        if not isinstance(self.network, dict) or not set(self.network) <= set(NETWORK):
+            raise ValueError(f"train: [network] may have {', '.join(NETWORK)}, got {self.network!r}.")
+
+    @property
+    def digest(self) -> str:
+        """Eight hex digits that stand for all but the name: what a recorded run is told by from one trained otherwise.
+
+        Fields at their defaults are left out, so that one that is added later changes no digest.
+        """
+        plain = {one.name: one.default for one in fields(self)}
+        own = {key: value for key, value in asdict(self).items() if key != "name" and value and value != plain[key]}
+        return hashlib.blake2b(json.dumps(own, sort_keys=True).encode(), digest_size=4).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -92,13 +123,15 @@ def read(path: str | os.PathLike) -> Study:
     known = {one.name for one in fields(Recipe)} - {"name"} | {"models", "seeds"}
     if unknown := sorted(values.keys() - known):
         raise ValueError(f"train: {path} has unknown fields {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
-    models, seeds = tuple(values.pop("models", ())), tuple(values.pop("seeds", (0,)))
-    network = {key: tuple(v) if isinstance(v, list) else v for key, v in values.pop("network", {}).items()}
+    models, seeds, network = values.pop("models", []), values.pop("seeds", [0]), values.pop("network", {})
+    if not isinstance(models, list) or not isinstance(seeds, list) or not isinstance(network, dict):
+        raise ValueError(f"train: {path}: models and seeds must be lists, and network a table.")
+    network = {key: tuple(v) if isinstance(v, list) else v for key, v in network.items()}
     recipe = Recipe(name=path.stem, **values, network=network)
     for name in models:
         if name not in bundle.BUNDLE or training_sets.of(name).name != recipe.data:
             fitting = ", ".join(one for one in bundle.BUNDLE if training_sets.of(one).name == recipe.data)
             raise ValueError(f"train: {path} names {name!r}. Models of {recipe.data}: {fitting}.")
-    if not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+    if not seeds or not all(_whole(seed) and seed >= 0 for seed in seeds):
         raise ValueError(f"train: {path}: seeds must be whole numbers of at least 0, got {seeds!r}.")
-    return Study(recipe, models, seeds)
+    return Study(recipe, tuple(dict.fromkeys(models)), tuple(dict.fromkeys(seeds)))

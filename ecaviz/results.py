@@ -41,6 +41,7 @@ class Run:
         name: Name of the model, as :data:`ecaviz.bundle.BUNDLE` has it.
         data: What it was trained and tested on: "shapes", "cifar10", or "cifar10-jpeg" (a copy with losses).
         recipe: Name of the recipe.
+        digest: What the recipe says, in short: :attr:`ecaviz.recipes.Recipe.digest`.
         family: Family of the attention module.
         setting: ``r=4``, ``k=3`` and so on, or empty.
         seed: Seed of initialisation and order.
@@ -68,6 +69,7 @@ class Run:
     k: str = field(init=False)
     r: str = field(init=False)
     recipe: str
+    digest: str
     seed: int
     epochs: int
     train_images: int
@@ -82,15 +84,17 @@ class Run:
     accuracy_both: float | None = None
 
     def __post_init__(self) -> None:
+        if _set(self.name) != _set(self.data):
+            raise ValueError(f"results: {self.name} is no model of {self.data}.")
         letter, _, value = self.setting.partition("=")
         object.__setattr__(self, "variant", self.name.removeprefix(f"{_set(self.name)}-"))
         object.__setattr__(self, "k", value if letter == "k" else "")
         object.__setattr__(self, "r", value if letter == "r" else "")
 
     @property
-    def followed(self) -> tuple[str, str, int, int, int]:
+    def followed(self) -> tuple[str, str, str, int, int, int]:
         """What must be alike for runs to be compared: the arguments of :func:`check_recipe`."""
-        return self.data, self.recipe, self.epochs, self.train_images, self.test_images
+        return self.data, self.recipe, self.digest, self.epochs, self.train_images, self.test_images
 
 
 def _set(name: str) -> str:
@@ -134,7 +138,9 @@ def runs(folder: Path | None = None, *, data: str = "shapes") -> pd.DataFrame:
             f"results: there is no {path}. Restore it with `git checkout -- data/results`, or train: "
             f"`python -m ecaviz train --recipe data/recipes/{data}.toml`."
         )
-    words = dict.fromkeys(("name", "data", "variant", "family", "setting", "k", "r", "recipe", "hardware"), str)
+    words = dict.fromkeys(
+        ("name", "data", "variant", "family", "setting", "k", "r", "recipe", "digest", "hardware"), str
+    )
     return pd.read_csv(path, dtype=words).fillna(dict.fromkeys(words, ""))
 
 
@@ -170,13 +176,16 @@ def _answers(path: Path) -> dict[str, np.ndarray]:
     return load(path.read_bytes()) if path.is_file() else {}
 
 
-def record(run: Run, right: np.ndarray, folder: Path | None = None) -> None:
+def record(
+    run: Run, right: np.ndarray, folder: Path | None = None, *, replaced: Iterable[tuple[str, int]] = ()
+) -> None:
     """Keep a run; one of the same name and seed is replaced. Several processes may record at once.
 
     Args:
         run: The run.
         right: Which test images it got right, bool, one an image.
         folder: Where to; None for ``data/results``.
+        replaced: (name, seed) of runs that will be trained anew: those of another recipe are taken out now.
 
     Raises:
         ValueError: The other runs there are of another recipe, length or test set, or ``right`` is of another number of
@@ -191,17 +200,22 @@ def record(run: Run, right: np.ndarray, folder: Path | None = None) -> None:
     with bundle.alone(folder):
         data = _set(run.name)
         rows = {(row["name"], int(row["seed"])): row for row in _rows(folder, data)}
-        check_recipe(*run.followed, replaced=[(run.name, run.seed)], folder=folder)
+        check_recipe(*run.followed, replaced=[(run.name, run.seed), *replaced], folder=folder)
+        gone = [key for key in {(run.name, run.seed), *replaced} if key in rows and _differs(rows[key], run.followed)]
+        for key in gone:
+            del rows[key]
         rows[run.name, run.seed] = {key: "" if value is None else str(value) for key, value in asdict(run).items()}
         order = {known: i for i, known in enumerate(bundle.BUNDLE)}
         lines = sorted(rows.values(), key=lambda r: (order.get(r["name"], len(order)), r["name"], int(r["seed"])))
-        columns = [f.name for f in fields(Run) if any(row.get(f.name) for row in lines) or f.init is False]
+        spare = f"accuracy_{NEEDS[0]}", f"accuracy_{NEEDS[1]}", f"accuracy_{NEEDS[2]}"
+        columns = [f.name for f in fields(Run) if f.name not in spare or any(row.get(f.name) for row in lines)]
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, columns, lineterminator="\n", extrasaction="ignore", restval="")
         writer.writeheader()
         writer.writerows(lines)
         path = _right(folder, data)
-        answers = _answers(path) | {f"{run.name}/{run.seed}": np.packbits(np.asarray(right, dtype=bool))}
+        answers = {key: one for key, one in _answers(path).items() if key not in {f"{n}/{s}" for n, s in gone}}
+        answers[f"{run.name}/{run.seed}"] = np.packbits(np.asarray(right, dtype=bool))
         bundle.replace_file(path, save(dict(sorted(answers.items()))))
         bundle.replace_file(_table(folder, data), buffer.getvalue().encode())
 
@@ -209,6 +223,7 @@ def record(run: Run, right: np.ndarray, folder: Path | None = None) -> None:
 def check_recipe(
     data: str,
     recipe: str,
+    digest: str,
     epochs: int,
     train_images: int,
     test_images: int,
@@ -221,6 +236,7 @@ def check_recipe(
     Args:
         data: What it is trained on, as :attr:`Run.data`.
         recipe: Name of its recipe.
+        digest: What that says, in short.
         epochs: Its passes over the training images.
         train_images: Its number of training images.
         test_images: Its number of held-out images.
@@ -232,21 +248,21 @@ def check_recipe(
     """
     folder, replaced = _folder(folder), set(replaced)
     rows = [row for row in _rows(folder, _set(data)) if (row["name"], int(row["seed"])) not in replaced]
-    wanted = {
-        "data": data,
-        "recipe": recipe,
-        "epochs": epochs,
-        "train_images": train_images,
-        "test_images": test_images,
-    }
-    for what, value in wanted.items():
-        found = {row[what] for row in rows} - {str(value)}
+    for what, value in zip(_FOLLOWED, (data, recipe, digest, epochs, train_images, test_images), strict=True):
+        found = {row.get(what) or "not told" for row in rows} - {str(value)}
         if found:
             raise ValueError(
                 f"results: this run has {what} = {value}, and runs in {folder} are of "
                 f"{', '.join(map(str, sorted(found)))}. Runs of different recipes cannot be compared: keep them apart "
                 f"with --out."
             )
+
+
+_FOLLOWED = ("data", "recipe", "digest", "epochs", "train_images", "test_images")
+
+
+def _differs(row: dict[str, str], followed: tuple) -> bool:
+    return any(row.get(what) != str(value) for what, value in zip(_FOLLOWED, followed, strict=True))
 
 
 def _rows(folder: Path, data: str) -> list[dict[str, str]]:
@@ -283,6 +299,8 @@ def summary(
     import pandas as pd
 
     checks.share(level, "results: level")
+    if names is not None and len({_set(name) for name in names}) > 1:
+        raise ValueError(f"results: models of one set of images were expected, got {', '.join(names)}.")
     table = runs(folder, data=_set(names[0]) if names else data)
     groups = dict(tuple(table.groupby("name", sort=False)))
     if names is None:
@@ -372,6 +390,8 @@ def paired_difference(first: str, second: str, *, level: float = 0.95, folder: P
         ValueError: A name without runs, no seed that both have, or a level that is no share.
     """
     checks.share(level, "results: level")
+    if _set(first) != _set(second):
+        raise ValueError(f"results: {first!r} and {second!r} were tested on different images.")
     one, other = correct(first, folder), correct(second, folder)
     seeds = tuple(sorted(set(one) & set(other)))
     if not seeds:

@@ -54,7 +54,7 @@ def accuracy_by_variant(
     strip_spines(ax)
     if published and table["published"].notna().any():
         _beside(ax, places, table)
-    what = "accuracy by variant: each seed (–), mean, 95 % interval over seeds"
+    what = "accuracy by variant: each seed (–), their mean, and its interval"
     ax.set_title(what if title is None else title, loc="left", fontsize="medium")
     return ax
 
@@ -74,4 +74,4 @@ def _beside(ax: Axes, places: np.ndarray, table: pd.DataFrame) -> None:
     other.set_ylabel("top-1, ResNet-50 on ImageNet (%)", color=blue)
     other.tick_params(axis="y", colors=blue)
     other.spines[["top", "left", "bottom"]].set_visible(False)
-    ax.legend([points], ["published, one run each (right axis)"], loc="lower right", fontsize="small")
+    ax.legend([points], ["published, no spread given (right axis)"], loc="lower right", fontsize="small")

@@ -31,7 +31,10 @@ def surgery_effects(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """What several surgeries do: the mean over the images with its interval, filled where that leaves "nothing" out.
+    """What several surgeries do: the mean over the images with its interval, each by itself.
+
+    A difference in accuracy is filled where its interval leaves zero out. The others have only one side: any change at
+    all is away from nothing.
 
     Args:
         effects: What :func:`ecaviz.surgery_effect` gives, by a name for each.
@@ -61,7 +64,7 @@ def surgery_effects(
         for row in rows.itertuples():
             low, mean, high = scale * row.low, scale * row.mean, scale * row.high
             ax.plot([low, high], [y, y], color=INK, lw=1.6, alpha=1 if len(rows) == 1 else 0.4)
-            clear = not low <= nothing <= high
+            clear = measure != "accuracy difference" or not low <= nothing <= high
             ax.plot(mean, y, ls="", marker="o", ms=7, mfc=colour if clear else "white", mec=INK, mew=1.1)
     ax.axvline(nothing, color="#777777", lw=1, ls=":")
     ax.set_yticks(list(places), list(effects))

@@ -81,10 +81,10 @@ class GateScatter(View):
         Args:
             before: C gates.
             after: C gates.
-            limits: Ends of both axes.
+            limits: Ends of both axes; gates beyond them are drawn at the ends.
             title: What is seen.
         """
-        self.points.set_data(before, after)
+        self.points.set_data(np.clip(before, *limits), np.clip(after, *limits))
         self.line.set_data(limits, limits)
         set_limits(self.ax, x=limits, y=limits)
         self.frame = (limits,)
@@ -145,6 +145,9 @@ class ChangeBySurgery(View):
         at = np.interp(trained, sizes, range(count))
         self.trained.set_xdata([at, at])
         self.note.xy = (at, 1)
+        inside = sizes[0] <= trained <= sizes[-1]
+        self.trained.set_visible(inside)
+        self.note.set_visible(inside)
         labels = [*map(str, sizes), *modes]
         if [text.get_text() for text in self.ax.get_xticklabels()] != labels:
             self.ax.set_xticks(list(places.values()), labels)

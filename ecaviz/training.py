@@ -7,6 +7,8 @@ module: the models of a set differ in the module alone.
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import math
 import os
 import platform
@@ -55,6 +57,8 @@ def hardware(device: torch.device | str = "cpu") -> str:
     """One line on what trains: the GPU's name, or the number of CPU threads."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
+    if torch.device(device).type == "mps":
+        return f"MPS {platform.machine()}"
     return f"CPU {platform.machine()}, {torch.get_num_threads()} thread(s)"
 
 
@@ -113,7 +117,12 @@ def train(
     total = steps * recipe.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total, recipe.warmup))
 
-    identity = {"architecture": architecture.to_dict(), "recipe": asdict(recipe), "seed": seed}
+    identity = {
+        "architecture": architecture.to_dict(),
+        "recipe": asdict(recipe),
+        "seed": seed,
+        "images": _fingerprint(images, labels),
+    }
     done, seconds, history = 0, 0.0, []
     if state is not None and Path(state).is_file():
         try:
@@ -165,6 +174,14 @@ def _read(recipe: Recipe, split: str, root: Path | None = None, progress: bool =
     count = recipe.train_images if split == "train" else recipe.test_images
     found = training_sets.SETS[recipe.data].read(split, count, root, progress)
     return found.images, found.labels
+
+
+def _fingerprint(images: Tensor, labels: Tensor) -> str:
+    """Sixteen hex digits that stand for a set of images and their order."""
+    digest = hashlib.blake2b(digest_size=8)
+    for one in (images, labels):
+        digest.update(one.cpu().contiguous().numpy())
+    return digest.hexdigest()
 
 
 def _rate(step: int, total: int, warmup: float) -> float:
@@ -302,15 +319,23 @@ def train_bundled(
         )
     until = None if minutes is None else time.monotonic() + 60 * minutes
     kept = None if folder is None else Path(folder) / "results"
-    wanted = [(name, seed) for seed in seeds for name in names]
-    todo = [one for one in wanted if redo or not _is_there(*one, recipe, folder, kept)]
+    wanted = [(name, seed) for seed in dict.fromkeys(seeds) for name in dict.fromkeys(names)]
+    if not wanted:
+        raise ValueError("train: at least one model and one seed were expected, got none.")
+    images = training_sets.SETS[recipe.data]
+    redone = scratch / "redone.json"  # so that training anew, too, goes on where it was stopped
+    done = set(map(tuple, json.loads(redone.read_text()))) if redo and redone.is_file() else set()
+    source = images.source(root)
+    if redo:
+        todo = [(name, seed) for name, seed in wanted if (name, seed, recipe.digest) not in done]
+    else:
+        todo = [one for one in wanted if not _is_there(*one, recipe, source, folder, kept)]
     if not todo:
         if progress:
             print(f"there already: {', '.join(f'{name} (seed {seed})' for name, seed in wanted)}", flush=True)
         return
-    images = training_sets.SETS[recipe.data]
     test = images.read("test", recipe.test_images, root, progress)
-    followed = test.data, recipe.name, recipe.epochs, recipe.train_images, recipe.test_images
+    followed = test.data, recipe.name, recipe.digest, recipe.epochs, recipe.train_images, recipe.test_images
     results.check_recipe(*followed, replaced=todo, folder=kept)  # before hours of work, not after
     data = images.read("train", recipe.train_images, root, progress)
     for name, seed in todo:
@@ -329,12 +354,18 @@ def train_bundled(
             progress=progress,
         )
         _write_history(scratch / f"{name}-seed{seed}.csv", result.history)
-        run = keep(name, seed, result.net, result.seconds, hardware(device), recipe, test, device, folder, scratch)
+        about = result.seconds, hardware(device), recipe, test, device, folder, scratch
+        run = keep(name, seed, result.net, *about, replaced=todo)
         state.unlink(missing_ok=True)
+        if redo:
+            done.add((name, seed, recipe.digest))
+            bundle.replace_file(redone, json.dumps(sorted(done)).encode())
         if progress:
             print(f"{name}, seed {seed}: {run.accuracy:.2%} of {run.test_images} held-out images, {run.seconds:.0f} s")
         if until is not None and (name, seed) != todo[-1] and time.monotonic() > until:
             raise OutOfTime(f"train: stopped after {name}, seed {seed}.")
+    if redo:
+        redone.unlink(missing_ok=True)
 
 
 def keep(
@@ -348,6 +379,7 @@ def keep(
     device: str | torch.device = "cpu",
     folder: Path | None = None,
     scratch: Path = Path("build/training"),
+    replaced: Sequence[tuple[str, int]] = (),
 ) -> results.Run:
     """Evaluate a trained network on the held-out split and record the run; of seed 0 keep the network too.
 
@@ -362,6 +394,7 @@ def keep(
         device: Where the network is.
         folder: As for :func:`train_bundled`.
         scratch: As for :func:`train_bundled`.
+        replaced: As for :func:`ecaviz.results.record`.
     """
     images = training_sets.SETS[recipe.data]
     answered = logits(net, test.images, data=recipe.data, device=device)
@@ -377,20 +410,21 @@ def keep(
         "accuracy": round(float(right.mean()), 5),
     }
     architecture = replace(bundle.BUNDLE[name], **recipe.network)
-    to = folder if seed == 0 else scratch
-    row = bundle.write(name if seed == 0 else f"{name}-seed{seed}", net, architecture, images.classes, about, to)
     run = results.Run(
         name=name,
-        family=row.family,
-        setting=row.setting,
+        family=architecture.attention,
+        setting=bundle.setting(architecture),
         recipe=recipe.name,
+        digest=recipe.digest,
         loss=round(float(nn.functional.cross_entropy(answered, test.labels)), 5),
-        parameters=row.parameters,
+        parameters=sum(p.numel() for p in net.parameters()),
         **about,
         **_by_need(images, right, test.labels),
     )
     kept = None if folder is None else Path(folder) / "results"
-    results.record(run, right, kept)
+    results.record(run, right, kept, replaced=replaced)
+    to = folder if seed == 0 else scratch
+    bundle.write(name if seed == 0 else f"{name}-seed{seed}", net, architecture, images.classes, about, to)
     if recipe.data == "shapes":
         few = images.normalise(test.images[: coverage_records.IMAGES].to(device))
         coverage_records.record(*coverage_records.measure(name, seed, net, few), kept)
@@ -407,7 +441,7 @@ def _by_need(images: training_sets.TrainingSet, right: np.ndarray, labels: Tenso
     }
 
 
-def _is_there(name: str, seed: int, recipe: Recipe, folder: Path | None, kept: Path | None) -> bool:
+def _is_there(name: str, seed: int, recipe: Recipe, source: str, folder: Path | None, kept: Path | None) -> bool:
     """Whether the very run was recorded; one of another recipe under the same name and seed is in the way."""
     try:
         table = results.runs(kept, data=recipe.data)
@@ -417,12 +451,13 @@ def _is_there(name: str, seed: int, recipe: Recipe, folder: Path | None, kept: P
     if rows.empty or (seed == 0 and name not in bundle.manifest(folder)):
         return False
     row = rows.iloc[0]
-    found = row["recipe"], *(int(row[column]) for column in ("epochs", "train_images", "test_images"))
-    wanted = (recipe.name, recipe.epochs, recipe.train_images, recipe.test_images)
+    numbers = (int(row[column]) for column in ("epochs", "train_images", "test_images"))
+    found = row["data"], row["recipe"], row["digest"], *numbers
+    wanted = source, recipe.name, recipe.digest, recipe.epochs, recipe.train_images, recipe.test_images
     if found != wanted:
         raise ValueError(
-            f"train: {name}, seed {seed} is there with (recipe, epochs, train images, test images) = {found}, and "
-            f"{wanted} was asked for. Replace it with --redo, or keep both with --out."
+            f"train: {name}, seed {seed} is there with (data, recipe, its digest, epochs, train images, test images) = "
+            f"{found}, and {wanted} was asked for. Replace it with --redo, or keep both with --out."
         )
     return True
 

@@ -78,6 +78,16 @@ class TrainingSet:
             ]
         )
 
+    def source(self, root: str | os.PathLike | None = None) -> str:
+        """What :meth:`read` will have read from, as :attr:`Images.data`, without reading it.
+
+        Args:
+            root: Where CIFAR-10 lies.
+        """
+        if self.name == "shapes":
+            return "shapes"
+        return cifar10.ORIGINAL if cifar10.find(root) is None else cifar10.JPEG
+
     def read(self, split: str, n: int, root: str | os.PathLike | None = None, progress: bool = False) -> Images:
         """The first n images of a split.
 

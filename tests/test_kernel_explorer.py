@@ -11,6 +11,7 @@ from test_explorers import CLASSES, Drawn, halve, make, pixels
 
 import ecaviz
 from ecaviz import kernels, responses
+from ecaviz.kernel_state import _stage
 from ecaviz.kernel_views import KernelStems
 from ecaviz.surgery_views import ChangeBySurgery, GateScatter, ResponseCurves, TopClasses
 
@@ -204,6 +205,50 @@ def test_runs_of_images_are_kept_and_not_all(explorer, monkeypatch):
         state.image = image
     assert list(state._runs)[-2:] == [("eca-5", 1), ("eca-5", 2)]
     assert len(state._runs) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "stages"),
+    [
+        (["layer1.0.se", "layer1.1.se", "layer2.0.se"], ["layer1", "layer1", "layer2"]),
+        (["stages.0.0.attn", "stages.0.1.attn", "stages.1.0.attn"], ["stages.0", "stages.0", "stages.1"]),
+        (["net.layer1.0.se", "net.layer2.0.se"], ["net.layer1", "net.layer2"]),
+        (["layer4.0.se", "layer4.1.se"], ["layer4.0", "layer4.1"]),
+        (["gate"], ["gate"]),
+    ],
+)
+def test_the_stage_of_a_site(names, stages):
+    assert [_stage(name, names) for name in names] == stages
+
+
+def test_what_is_shown_without_a_kernel_is_complete(explorer):
+    explorer.state._answers.clear()
+
+    async def cell():
+        explorer.state.k = 1
+        return explorer._repr_mimebundle_()
+
+    shown = asyncio.run(cell())
+    assert "is being run" not in shown["text/plain"]
+    assert explorer.state.answered()
+
+
+def test_a_closed_explorer_asks_the_network_nothing(model, monkeypatch):
+    own = ecaviz.KernelExplorer([model], Drawn(4))
+    monkeypatch.setattr(own.state, "run", lambda: pytest.fail("the network was run"))
+
+    async def moves():
+        own.state.k = 1
+        own.close()
+        await asyncio.sleep(3 * own.pause)
+
+    asyncio.run(moves())
+    assert own.error.value == ""
+
+
+def test_no_size_is_an_error(model):
+    with pytest.raises(ValueError, match="sizes must hold at least one"):
+        ecaviz.KernelExplorer([model], Drawn(2), sizes=())
 
 
 @pytest.fixture

@@ -23,6 +23,20 @@ def test_the_recipes_of_the_project(path):
     assert net.fc.out_features == len(training_sets.SETS[study.recipe.data].classes)
 
 
+def test_the_digest_tells_recipes_apart_and_not_their_names():
+    assert Recipe(name="a").digest == Recipe(name="b").digest
+    others = [
+        Recipe(learning_rate=1e-3),
+        Recipe(shift=1),
+        Recipe(epochs=7),
+        Recipe(data="cifar10"),
+        Recipe(network={"stem": 8}),
+        Recipe(warmup=0.2),
+        Recipe(),
+    ]
+    assert len({one.digest for one in others}) == len(others)
+
+
 def test_the_defaults_are_the_procedural_sets():
     assert recipes.read(FOLDER / "shapes.toml").recipe == Recipe()
 
@@ -31,11 +45,8 @@ def test_the_defaults_are_the_procedural_sets():
 def test_what_is_recorded_followed_a_recipe_that_is_there(data):
     for row in results.runs(data=data).itertuples():
         recipe = recipes.read(FOLDER / f"{row.recipe}.toml").recipe
-        assert (recipe.epochs, recipe.train_images, recipe.test_images) == (
-            row.epochs,
-            row.train_images,
-            row.test_images,
-        )
+        found = recipe.digest, recipe.epochs, recipe.train_images, recipe.test_images
+        assert found == (row.digest, row.epochs, row.train_images, row.test_images)
         assert training_sets.of(row.name).name == recipe.data == data
 
 
@@ -50,6 +61,17 @@ def test_what_is_recorded_followed_a_recipe_that_is_there(data):
         ('models = ["cifar10-none"]', "names 'cifar10-none'. Models of shapes: shapes-none"),
         ('data = "cifar10"\nmodels = ["nonsense"]', "names 'nonsense'. Models of cifar10: cifar10-none"),
         ("seeds = [-1]", "seeds must be whole numbers of at least 0"),
+        ("seeds = [true]", "seeds must be whole numbers of at least 0"),
+        ("seeds = []", "seeds must be whole numbers of at least 0"),
+        ("seeds = 0", "models and seeds must be lists"),
+        ("network = 3", "network a table"),
+        ('data = ["cifar10"]', "data must be one of"),
+        ('learning_rate = "0.003"', "learning_rate must be a number from 0 to inf, got '0.003'"),
+        ("learning_rate = -1", "learning_rate must be a number from 0 to inf, got -1"),
+        ("learning_rate = nan", "learning_rate must be a number"),
+        ("warmup = 2", "warmup must be a number from 0 to 1, got 2"),
+        ("epochs = true", "epochs must be at least 1, got True"),
+        ("[network]\nattention = 'eca'", "may have blocks, planes, stem, stem_strides"),
     ],
 )
 def test_files_that_are_no_recipe(tmp_path, text, message):

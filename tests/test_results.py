@@ -25,6 +25,7 @@ RUN = results.Run(
     family="se",
     setting="r=4",
     recipe="shapes",
+    digest="00000000",
     seed=0,
     epochs=1,
     train_images=10,
@@ -152,6 +153,15 @@ def test_each_set_of_images_has_its_own_table(tmp_path):
     other = replace(other, data="cifar10-jpeg", recipe="cifar10")
     with pytest.raises(ValueError, match=r"recipe = cifar10, and runs in .* are of cifar10-cpu"):
         results.record(other, answers["cifar10-none", 0], tmp_path)
+    other = replace(other, recipe="cifar10-cpu", digest="11111111")
+    with pytest.raises(ValueError, match=r"digest = 11111111, and runs in .* are of 00000000"):
+        results.record(other, answers["cifar10-none", 0], tmp_path)
+    with pytest.raises(ValueError, match="cifar10-none is no model of shapes"):
+        replace(other, data="shapes")
+    with pytest.raises(ValueError, match="were tested on different images"):
+        results.paired_difference("shapes-se-r4", "cifar10-none", folder=tmp_path)
+    with pytest.raises(ValueError, match="models of one set of images were expected"):
+        results.summary(["shapes-se-r4", "cifar10-none"], folder=tmp_path)
     with pytest.raises(ValueError, match="data must be one of shapes, cifar10, got 'mnist'"):
         results.runs(tmp_path, data="mnist")
 

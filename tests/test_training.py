@@ -181,6 +181,47 @@ def test_the_time_is_over_and_the_same_call_goes_on(pictures, tmp_path, monkeypa
         assert torch.equal(value, state[key]), key
 
 
+def test_another_recipe_replaces_all_that_is_named_with_redo_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setitem(bundle.BUNDLE, "tiny", TINY)
+    options = {"folder": tmp_path / "out", "scratch": tmp_path / "scratch", "progress": False, "seeds": (0, 1, 2)}
+    train_bundled(["tiny"], recipe=replace(RECIPE, epochs=1), **options)
+    old = results.runs(tmp_path / "out" / "results")
+    other = replace(RECIPE, epochs=1, learning_rate=1e-3)  # the same name and lengths
+    with pytest.raises(ValueError, match=r"is there with .*digest"):
+        train_bundled(["tiny"], recipe=other, **options)
+    monkeypatch.setattr(training.time, "monotonic", iter(range(0, 100_000, 60)).__next__)
+    with pytest.raises(training.OutOfTime):
+        train_bundled(["tiny"], recipe=other, redo=True, minutes=1, **options)
+    table = results.runs(tmp_path / "out" / "results")
+    assert set(table["digest"]) == {other.digest} != set(old["digest"])
+    done = len(table)
+    assert 1 <= done < 3
+    trained = []
+    real = training.train
+    monkeypatch.setattr(training, "train", lambda *a, **k: trained.append(k["seed"]) or real(*a, **k))
+    train_bundled(["tiny"], recipe=other, redo=True, **options)
+    assert len(trained) == 3 - done  # what was trained anew is not trained anew again
+    assert results.runs(tmp_path / "out" / "results")["seed"].tolist() == [0, 1, 2]
+    assert not (tmp_path / "scratch" / "redone.json").exists()
+    train_bundled(["tiny"], recipe=other, **options)
+    assert len(trained) == 3 - done
+
+
+def test_a_state_of_other_images_is_refused(pictures, tmp_path):
+    state = tmp_path / "state.pt"
+    run(pictures, state=state, recipe=replace(RECIPE, epochs=1))
+    images, labels = pictures[0]
+    changed = images.clone()
+    changed[7, 1, 30, 30] ^= 1
+    with pytest.raises(ValueError, match="belongs to another run"):
+        run(((changed, labels), pictures[1]), state=state, recipe=replace(RECIPE, epochs=1))
+
+
+def test_nothing_to_train_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="at least one model and one seed were expected"):
+        train_bundled([], folder=tmp_path, progress=False)
+
+
 def test_shifted_images(pictures):
     images = pictures[0][0][:5]
     shifts = torch.tensor([[3, 3], [0, 3], [6, 5], [1, 6], [3, 0]])
