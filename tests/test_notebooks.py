@@ -210,6 +210,7 @@ PROBES = {
             name: json.loads(effect.to_frame().to_json(orient="records")) for name, effect in surgery.items()
         },
         "leaning": leaning.tolist(),
+        "beyond": beyond.groupby("measure")["beyond"].sum().astype(int).to_dict(),
         "correlation": weights["start"].corr(weights["weight"]),
         "audit": json.loads(audit.to_json(orient="records")),
         "images": len(images),
@@ -436,13 +437,16 @@ def test_kernel_size_says_what_its_run_gave(ran):
     probed = ran(KERNEL_SIZE).probed
     assert len(probed["leaning"]) == 48
     assert not any(probed["leaning"])  # "No site smooths or sharpens beyond chance"
+    for measure in ("balance", "centre_share", "symmetry"):  # "none is centred or symmetric beyond it"
+        assert probed["beyond"][measure] == 0, measure
+    assert probed["beyond"]["norm"] > 24  # "what grows is norm"
     assert probed["correlation"] > 0.8  # "lie along a line"
     effects = {name: pd.DataFrame(rows).set_index("measure") for name, rows in probed["effects"].items()}
     clear = {name: row.loc["accuracy difference", "high"] < 0 for name, row in effects.items()}
     assert all(clear[f"permute, draw {i}"] for i in range(3))  # "each of the three orders costs accuracy"
     assert all(clear[f"random, draw {i}"] for i in range(3))
     assert not clear["circular"]
-    assert not clear["resize to k = 3"]  # "cropping to 3 and joining the ends do not measurably"
+    assert not clear["resize to k = 3"]  # "cropping to k = 3 does not measurably"
     audit = pd.DataFrame(probed["audit"])
     official = audit[audit["source"] == "released"]
     for reading in ("rule_on_planes", "rule_on_channels", "timm"):  # "no reading gives all stages of any"
@@ -458,6 +462,14 @@ def test_kernel_size_says_what_the_recorded_runs_say():
     for one in (shapes, cifar):
         assert f"{100 * one.largest:.1f} points" in text
         assert f"p = {one.p:.2f}" in text
+    for data in ("shapes", "cifar10"):  # "here none leaves zero out"
+        assert not any(found.significant for found, _ in kernel_study.differences(data))
+    alone = results.paired_difference("shapes-none", "shapes-eca-k3")
+    said = [f"{100 * value:.1f}".replace("-", "−") for value in (alone.mean, alone.low, alone.high)]
+    assert f"({said[0]} points, {said[1]} to {said[2]})" in text
+    gains = [found for found, _ in kernel_study.differences("cifar10", "none", together=False)]
+    assert not any(found.significant for found in gains)
+    assert f"{100 * min(one.mean for one in gains):.1f} to {100 * max(one.mean for one in gains):.1f} points" in text
 
 
 @pytest.mark.notebook

@@ -327,7 +327,7 @@ def test_the_recorded_runs_are_those_of_the_bundle():
     table = results.runs()
     manifest = bundle.manifest()
     first = table[table["seed"] == 0].set_index("name")
-    assert list(first.index) == list(bundle.BUNDLE)
+    assert list(first.index) == [name for name in bundle.BUNDLE if name.startswith("shapes-")]
     for name, row in first.iterrows():
         kept = manifest[name]
         assert (row["family"], row["setting"], row["parameters"]) == (kept.family, kept.setting, kept.parameters)
