@@ -30,15 +30,18 @@ EXPLORERS = [
 ]
 HAS = {
     "LayerExplorer": ({"layer", "image"}, {"left", "right", "show", "class", "scale of ω"}),
-    "KernelExplorer": ({"layer", "kernel size k"}, {"model"}),
+    "KernelExplorer": ({"layer", "kernel size k", "draw", "image"}, {"model", "surgery on", "mode"}),
     "CoverageExplorer": ({"layer", "channels C", "kernel size k", "reduction r", "channel i"}, {"model", "matrix"}),
     "ModuleExplorer": ({"channels C"}, {"left", "right"}),
     "RuleExplorer": ({"γ", "b"}, {"network"}),
 }
 FIRST = {  # what has to be chosen before a control does something
-    "class": [("show", "mean of one class")],
-    "image": [("show", "one image")],
-    "scale of ω": [("left", "shapes-eca-k3"), ("right", "shapes-eca-k3")],
+    "LayerExplorer": {
+        "class": [("show", "mean of one class")],
+        "image": [("show", "one image")],
+        "scale of ω": [("left", "shapes-eca-k3"), ("right", "shapes-eca-k3")],
+    },
+    "KernelExplorer": {"draw": [("mode", "random")], "kernel size k": [("mode", "resize")]},
 }
 FINGERPRINT = """async image => {
     await image.decode();
@@ -76,21 +79,22 @@ def pixels(picture) -> str:
 class Shown:
     """One explorer on the page."""
 
-    def __init__(self, notebook):
-        self.page = notebook.page
+    def __init__(self, notebook, explorer: str = ""):
+        self.page, self.first = notebook.page, FIRST.get(explorer, {})
         assert self.page.evaluate(TO_WIDGET), "no cell shows a widget"
         assert self.page.locator(".jupyter-widgets-error-widget").count() == 0, "a widget could not be shown"
         self.picture = self.page.locator(".jp-OutputArea-output img.widget-image").last
+        self.box = self.page.locator(".jp-OutputArea-output").filter(has=self.page.locator("img.widget-image")).last
         self.picture.scroll_into_view_if_needed()
 
     def control(self, kind: str, label: str):
         """The slider or dropdown that the words stand beside."""
-        box = self.page.locator(f".widget-{kind}").filter(has=self.page.get_by_text(label, exact=True))
+        box = self.box.locator(f".widget-{kind}").filter(has=self.page.get_by_text(label, exact=True))
         assert box.count() == 1, f"{box.count()} of kind {kind} are labelled {label!r}"
         return box
 
     def labels(self, kind: str) -> set[str]:
-        return set(self.page.locator(f".widget-{kind} > .widget-label").all_inner_texts())
+        return set(self.box.locator(f".widget-{kind} > .widget-label").all_inner_texts())
 
     def changes(self, before: str, what: str, seconds: float = 20) -> str:
         """Wait until the picture is another one; its fingerprint."""
@@ -103,7 +107,7 @@ class Shown:
 
     def prepare(self, label: str) -> None:
         """Choose what a control needs, and wait until the picture stands still."""
-        for choice in FIRST.get(label, []):
+        for choice in self.first.get(label, []):
             self.choose(*choice)
         now, before = pixels(self.picture), None
         while now != before:
@@ -121,7 +125,7 @@ def test_every_slider_and_dropdown_moves_the_picture(lab, name, cells, explorer)
         lab.write(name, *cells)
     with lab.open(name) as notebook:
         notebook.run_all()
-        shown = Shown(notebook)
+        shown = Shown(notebook, explorer)
         sliders, dropdowns = HAS[explorer]
         assert shown.labels("slider") | shown.labels("dropdown") == sliders | dropdowns
         screen = name.removesuffix(".ipynb")
