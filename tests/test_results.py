@@ -358,11 +358,11 @@ def test_every_module_of_the_survey_has_its_seeds():
 
 
 def test_parameters_are_those_of_networks_built_anew():
-    table = results.runs().drop_duplicates("name").set_index("name")
-    for name, architecture in bundle.BUNDLE.items():
+    tables = [results.runs(data=data).drop_duplicates("name") for data in training_sets.SETS]
+    for row in pd.concat(tables).itertuples():
         with NoWeights():
-            net = networks.build(architecture)
-        assert sum(p.numel() for p in net.parameters()) == table.loc[name, "parameters"]
+            net = networks.build(bundle.BUNDLE[row.name])
+        assert sum(p.numel() for p in net.parameters()) == row.parameters, row.name
 
 
 def test_the_same_function_from_the_same_seed_is_the_same_network():
