@@ -143,6 +143,6 @@ def suited(model: Any, path: str | os.PathLike | None = None, n: int = 240) -> S
         return folder(path)
     if getattr(model, "source", "") != "bundled":
         return photographs()
-    if of(model.name).name == "shapes":
+    if of(getattr(model, "name", "")).name == "shapes":
         return shapes("test", n)
     return cifar10("test", n=n, download=False) if is_here() else photographs()

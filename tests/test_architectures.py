@@ -296,7 +296,8 @@ def test_another_network_of_this_projects_recipe(tmp_path):
         "eca", {"kernel_size": 5}, classes=3, blocks=(1, 2, 1, 1), planes=(4, 8, 8, 16), stem=8
     )
     net = networks.build(made).eval()
-    row = {"seed": 0, "epochs": 1, "train_images": 1, "seconds": 1.0, "hardware": "", "test_images": 1, "accuracy": 0.5}
+    row = {"data": "shapes", "seed": 0, "epochs": 1, "train_images": 1, "seconds": 1.0, "hardware": ""}
+    row |= {"test_images": 1, "accuracy": 0.5}
     bundle.write("mine", net, made, ("a", "b", "c"), row, folder=tmp_path)
     model = ecaviz.load(tmp_path / "mine.safetensors", device="cpu")
     assert model.classes == ("a", "b", "c")

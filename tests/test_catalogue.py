@@ -198,7 +198,7 @@ def test_available(caches):
     assert list(table) == [
         *("name", "source", "family", "setting", "sites", "parameters", "images", "size", "accuracy", "cached"),
     ]
-    assert list(table.index) == list(range(len(bundle.BUNDLE) + len(catalogue.pretrained())))
+    assert list(table.index) == list(range(len(bundle.manifest()) + len(catalogue.pretrained())))
     assert table["name"].is_unique
     bundled = table[table["source"] == "bundled"]
     assert list(bundled["name"]) == list(bundle.BUNDLE)
@@ -320,7 +320,7 @@ def test_the_filters_of_the_command(caches, hub_cache):
     (hub_cache(caches / "hub", "timm/ecaresnet50d.miil_in1k") / "model.safetensors").touch()
     assert listed(run("--source", "timm", "--family", "eca")) == list(catalogue.available("timm", "eca")["name"])
     assert listed(run("*b0*", "--source", "torchvision")) == ["torchvision:efficientnet_b0.IMAGENET1K_V1"]
-    assert listed(run("--cached")) == [*bundle.BUNDLE, "ecaresnet50d.miil_in1k"]
+    assert listed(run("--cached")) == [*bundle.manifest(), "ecaresnet50d.miil_in1k"]
     assert run("--cached").stdout.splitlines()[-1].endswith("80.6%    yes")
 
 
