@@ -201,7 +201,7 @@ def test_available(caches):
     assert list(table.index) == list(range(len(bundle.manifest()) + len(catalogue.pretrained())))
     assert table["name"].is_unique
     bundled = table[table["source"] == "bundled"]
-    assert list(bundled["name"]) == list(bundle.BUNDLE)
+    assert list(bundled["name"]) == list(bundle.manifest())
     assert bundled["cached"].all()
     assert not table.loc[table["source"] != "bundled", "cached"].any()
     row = table.set_index("name").loc["ecaresnet50d.miil_in1k"]
