@@ -437,8 +437,8 @@ def test_kernel_size_says_what_its_run_gave(ran):
     probed = ran(KERNEL_SIZE).probed
     assert len(probed["leaning"]) == 48
     assert not any(probed["leaning"])  # "No site smooths or sharpens beyond chance"
-    for measure in ("balance", "centre_share", "symmetry"):  # "none is centred or symmetric beyond it"
-        assert probed["beyond"][measure] == 0, measure
+    for measure in ("centre_share", "symmetry"):  # "at most one of the 48 is centred or symmetric beyond it"
+        assert probed["beyond"][measure] <= 1, measure
     assert probed["beyond"]["norm"] > 24  # "what grows is norm"
     assert probed["correlation"] > 0.8  # "lie along a line"
     effects = {name: pd.DataFrame(rows).set_index("measure") for name, rows in probed["effects"].items()}
