@@ -236,6 +236,8 @@ class KernelExplorer(Explorer):
     pause = 0.05
     """Seconds between the picture and the run of the network: the next move, if it comes sooner, goes first."""
 
+    _waiting: asyncio.TimerHandle | None = None  # here, since a widget is closed even where its making failed
+
     def __init__(
         self,
         models: Any = tuple(f"shapes-eca-k{k}" for k in (1, 3, 5, 7, 9)),
@@ -265,7 +267,6 @@ class KernelExplorer(Explorer):
             "draw": _number("draw", 19, "which random order or weights", "220px"),
             "image": _number("image", len(image_set) - 1, "image that the network is shown", "300px"),
         }
-        self._waiting: asyncio.TimerHandle | None = None
         super().__init__(state, KernelPanels, controls)
 
     def sync(self) -> None:
