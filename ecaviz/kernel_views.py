@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
@@ -12,7 +10,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from .looks import DIVERGING, INK, STYLES
 from .views import FULL, View, bin_of, colour_bar, nice_top, set_limits, strip_spines
 
-__all__ = ["BottleneckShape", "GatePairs", "Interaction", "KernelStems", "KernelSweep", "pool"]
+__all__ = ["BottleneckShape", "GatePairs", "Interaction", "KernelStems", "pool"]
 
 
 def pool(matrix: np.ndarray, cells: int, reduce: str = "max") -> tuple[np.ndarray, int]:
@@ -178,65 +176,6 @@ class GatePairs(View):
         if self.ax.get_ylabel() != label:
             self.ax.set_ylabel(label)
         self.frame = (limits, label)
-        self.title(title)
-
-
-class KernelSweep(View):
-    """One number for every kernel size, with the present k and the trained k marked.
-
-    Args:
-        ax: Where to draw.
-        label: Of the vertical axis.
-    """
-
-    def __init__(self, ax: Axes, label: str):
-        super().__init__(ax)
-        eca = STYLES["eca"][0]
-        self.line = ax.plot([], [], color=eca.colour, marker=eca.marker, ms=4, lw=1.4, clip_on=False)[0]
-        self.here = ax.plot([], [], ls="", marker="o", ms=11, mfc="none", mec=INK, mew=1.8, clip_on=False)[0]
-        self.trained = ax.axvline(1, color="#777777", lw=1, ls=":")
-        self.note = ax.annotate(
-            "trained k",
-            (1, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(4, -10),
-            textcoords="offset points",
-            fontsize="small",
-        )
-        ax.set_xlabel("kernel size k")
-        ax.set_ylabel(label)
-        strip_spines(ax)
-        self.moving += [self.trained, self.line, self.here, self.note]
-
-    def update(
-        self,
-        sizes: Sequence[int],
-        values: np.ndarray,
-        k: int,
-        trained: int,
-        *,
-        top: float | None = None,
-        title: str = "",
-    ) -> None:
-        """Show other numbers.
-
-        Args:
-            sizes: The kernel sizes.
-            values: A number for each.
-            k: The size to mark.
-            trained: The size the model was trained with.
-            top: End of the vertical axis; None for what holds the numbers.
-            title: What is seen.
-        """
-        self.line.set_data(sizes, values)
-        self.here.set_data([k], [values[list(sizes).index(k)]])
-        self.trained.set_xdata([trained, trained])
-        self.note.xy = (trained, 1)
-        if list(self.ax.get_xticks()) != list(sizes):
-            self.ax.set_xticks(list(sizes))
-        top = top or nice_top(1.15 * float(np.nanmax(values)))
-        set_limits(self.ax, x=(sizes[0] - 0.8, sizes[-1] + 0.8), y=(0.0, top))
-        self.frame = (tuple(sizes), top)
         self.title(title)
 
 

@@ -335,13 +335,15 @@ def eca_sites(model, what: str) -> list[GateSite]:
     return ecas_among(select_sites(model), what)
 
 
-def ecas_among(every: Sequence[GateSite], what: str) -> list[GateSite]:
-    """The ECAs among the sites of a model; a ValueError that begins with ``what`` if there are none."""
-    sites = [site for site in every if site.family == "eca"]
+def ecas_among(every: Sequence[GateSite], what: str, *, unshared: bool = False) -> list[GateSite]:
+    """The ECAs among the sites of a model, with ``unshared`` the ECA-NS too; if none, a ValueError, ``what`` first."""
+    families = ("eca", "eca-ns") if unshared else ("eca",)
+    sites = [site for site in every if site.family in families]
     if not sites:
-        families = ", ".join(sorted({site.family for site in every}))
+        wanted = "an ECA or ECA-NS, which alone have kernels" if unshared else "an ECA, which alone has a kernel"
+        found = ", ".join(sorted({site.family for site in every}))
         raise ValueError(
-            f"{what}: the model has {len(every)} gates, but none is an ECA, which alone has a kernel over the channels."
-            f" Families found: {families}."
+            f"{what}: the model has {len(every)} gates, but none is {wanted} over the channels. "
+            f"Families found: {found}."
         )
     return sites

@@ -33,7 +33,7 @@ from .kernel_plots import gates_by_kernel, interaction, kernel, learned_kernels
 from .locality_plots import band_energy, locality
 from .looks import INK, SERIES, layer_labels, setting, settings, styles
 from .response_plots import kernel_null, kernel_response, kernel_responses
-from .rule_plots import adaptive_rule, rule_audit, rule_staircase
+from .rule_plots import rule_audit, rule_staircase
 from .study_plots import accuracy_by_variant
 from .surgery_plots import surgery_effects
 from .survey_plots import activations, convolutions, poolings
@@ -49,7 +49,6 @@ __all__ = [
     "accuracy_by_parameters",
     "accuracy_by_variant",
     "activations",
-    "adaptive_rule",
     "attention_block",
     "attention_diagram",
     "band_energy",

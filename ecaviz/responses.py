@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from . import checks
+from .kernels import ecas_among
 from .sites import GateSite, select_sites
 
 if TYPE_CHECKING:
@@ -209,15 +210,7 @@ def _measured(kernels: Tensor) -> dict[str, Tensor]:
 
 def _kernels_of(model: Any, what: str) -> list[tuple[GateSite, Tensor]]:
     """The sites of ECA and ECA-NS of a model, each with its kernels, n×k: n is 1, of an ECA-NS C."""
-    every = select_sites(model)
-    found = [(site, _weights(site, what)) for site in every if site.family in ("eca", "eca-ns")]
-    if not found:
-        families = ", ".join(sorted({site.family for site in every}))
-        raise ValueError(
-            f"{what}: the model has {len(every)} gates, but none is an ECA or ECA-NS, which alone have kernels over the"
-            f" channels. Families found: {families}."
-        )
-    return found
+    return [(site, _weights(site, what)) for site in ecas_among(select_sites(model), what, unshared=True)]
 
 
 def _weights(site: GateSite, what: str) -> Tensor:

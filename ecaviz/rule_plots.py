@@ -14,35 +14,9 @@ if TYPE_CHECKING:
 
     from .kernels import RuleCurve
 
-__all__ = ["adaptive_rule", "rule_audit", "rule_staircase"]
+__all__ = ["rule_audit", "rule_staircase"]
 
 MARKS = ("the rule on planes", "the rule on channels", "k of the weights")
-
-
-def adaptive_rule(
-    table: pd.DataFrame | None = None,
-    *,
-    gamma: float = 2,
-    b: float = 1,
-    largest: int = 4096,
-    ax: Axes | None = None,
-) -> Axes:
-    """The staircase of :func:`rule_staircase` with the C of a table marked.
-
-    Args:
-        table: What :func:`ecaviz.kernels.rule_table` gives for the C to mark; None for the powers of two.
-        gamma: γ.
-        b: The offset b.
-        largest: Right end of the axis.
-        ax: Where to draw.
-
-    Raises:
-        ValueError: A ``gamma``, ``b`` or ``largest`` that cannot be.
-
-    Source: Wang et al., CVPR 2020, Eq. 12 and Figure 3.
-    """
-    marks = None if table is None else [int(c) for c in table["channels"]]
-    return rule_staircase(gamma, b, channels=(2, largest), marks=marks, ax=ax)
 
 
 def rule_staircase(

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 import ecaviz
 from ecaviz import attention, kernels, looks, networks, plots, views
 from ecaviz import interaction as inter
-from ecaviz.kernel_views import BottleneckShape, GatePairs, KernelStems, KernelSweep, pool
+from ecaviz.kernel_views import BottleneckShape, GatePairs, KernelStems, pool
 
 SITE = "layer3.0.se"
 
@@ -364,8 +364,8 @@ def test_saturation_counts_both_tails(ax, captured, profiles):
 # ------------------------------------------------------------------------------------------------------------- kernels
 
 
-def test_adaptive_rule_marks_the_ties(ax):
-    plots.adaptive_rule(ax=ax)
+def test_the_staircase_marks_the_ties(ax):
+    plots.rule_staircase(ax=ax)
     named(ax, "γ = 2, b = 1")
     lines = {line.get_label(): line for line in ax.lines}
     step = lines["k = ψ(C), the paper's code"]
@@ -377,8 +377,8 @@ def test_adaptive_rule_marks_the_ties(ax):
     inside(ax.figure)
 
 
-def test_adaptive_rule_draws_the_markers_at_the_ends_whole_and_none_beyond(ax):
-    plots.adaptive_rule(kernels.rule_table([1, 2, 128, 512, 1024, 2048]), largest=1024, ax=ax)
+def test_the_staircase_draws_the_markers_at_the_ends_whole_and_none_beyond(ax):
+    plots.rule_staircase(channels=(2, 1024), marks=[1, 2, 128, 512, 1024, 2048], ax=ax)
     marks, tie = (next(line for line in ax.lines if line.get_marker() == marker) for marker in "oD")
     assert list(marks.get_xdata()) == [2, 128, 512, 1024]
     assert list(tie.get_xdata()) == [8, 128]
@@ -631,15 +631,6 @@ def test_kernel_views_follow_their_data(ax):
     assert view.span.get_x() == -2.5
     assert view.span.get_width() == 5
     assert ax.get_ylim() == (-10, 10)
-    inside(ax.figure)
-
-
-def test_sweep_marks_the_present_k(ax):
-    view = KernelSweep(ax, "mean |Δω|")
-    view.update((1, 3, 5), np.array([0.3, 0.2, 0.0]), 3, 5, title="sweep")
-    assert view.here.get_ydata() == [0.2]
-    assert view.trained.get_xdata() == [5, 5]
-    named(ax, "sweep")
     inside(ax.figure)
 
 

@@ -535,7 +535,9 @@ def test_all_responses_are_rows_of_a_map(ax):
 
 
 def test_a_map_of_one_frequency(ax):
-    plots.kernel_responses(responses.frequency_responses(fresh(0), [0.25]), ax=ax)
+    table = responses.frequency_responses(fresh(0), [0.25])
+    plots.kernel_responses(table, ax=ax)
+    assert np.asarray(ax.collections[0].get_array()).ravel() == pytest.approx(table["relative"].to_numpy())
     whole(ax)
 
 

@@ -203,10 +203,11 @@ def test_the_audit_of_a_bundled_model_has_the_k_of_its_weights(name):
     mine = table[table.source == name]
     assert len(table) == 20 + len(mine)
     assert list(mine.k) == list(by_stage.values())
-    assert list(mine.site) == ["layer1.0.se", "layer2.0.se", "layer3.0.se", "layer4.0.se"]
-    assert list(mine.channels) == [32, 64, 128, 256]
-    assert list(mine.planes) == [8, 16, 32, 64]
-    assert mine.blocks.sum() == len(weights) == 8
+    planes = [8, 16, 32, 64] if name.startswith("shapes") else [16, 32, 64]
+    assert list(mine.site) == [f"layer{stage}.0.se" for stage in range(1, len(planes) + 1)]
+    assert list(mine.channels) == [4 * one for one in planes]
+    assert list(mine.planes) == planes
+    assert mine.blocks.sum() == len(weights) == 2 * len(planes)
 
 
 def test_the_audit_of_timms_networks_has_the_k_of_their_weights():
