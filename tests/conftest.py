@@ -5,6 +5,7 @@ Jupyter and Playwright are imported where they are used: `python -m pytest -m gp
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import os
 from pathlib import Path
@@ -20,6 +21,15 @@ def pytest_collection_modifyitems(items):
     """What takes longest first, so that two processes end at the same time; each file stays together."""
     slow = {"test_notebooks.py": 0, "test_browser_explorers.py": 1, "test_lab.py": 2, "test_report.py": 3}
     items.sort(key=lambda item: slow.get(item.path.name, len(slow)))
+
+
+@pytest.fixture
+def no_loop():
+    """No event loop runs in this thread: Playwright leaves its own running where tests of browsers came before."""
+    running = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    yield
+    asyncio._set_running_loop(running)
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ from ecaviz import (
     survey,
 )
 
+pytestmark = pytest.mark.usefixtures("no_loop")
 CLASSES = ("disc", "ring", "star")
 
 

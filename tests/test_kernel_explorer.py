@@ -15,6 +15,7 @@ from ecaviz.kernel_state import _stage
 from ecaviz.kernel_views import KernelStems
 from ecaviz.surgery_views import ChangeBySurgery, GateScatter, ResponseCurves, TopClasses
 
+pytestmark = pytest.mark.usefixtures("no_loop")
 INPUT = torch.stack([halve(image) for image in Drawn().x])
 SITES = [f"layer{stage}.{block}.se" for stage in (1, 2, 3, 4) for block in (0, 1)]
 
