@@ -137,7 +137,7 @@ def test_every_run_with_a_j_was_recorded():
 
 
 CHECKED = ["shapes-se-r16", "shapes-eca-k3", "shapes-cbam"]
-REST = sorted(set(bundle.BUNDLE) - {*CHECKED, "shapes-none"})
+REST = sorted({name for name in bundle.BUNDLE if name.startswith("shapes-")} - {*CHECKED, "shapes-none"})
 
 
 @pytest.mark.parametrize("name", [*CHECKED, *(pytest.param(name, marks=pytest.mark.long) for name in REST)])
