@@ -273,7 +273,7 @@ def gate_distributions_by_layer(
     ax.set_ylabel("gate ω")
     what = "gates by layer" if of is None else f"gates of {of} by layer"
     ax.set_title(f"{what}: median, middle half, middle 90 %", loc="left", fontsize="medium")
-    ax.legend(loc="best", fontsize="small")
+    ax.legend(loc="upper left", fontsize="small")
     return ax
 
 
