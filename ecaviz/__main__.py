@@ -79,7 +79,13 @@ def models(
 @app.command()
 def profile(
     model: Annotated[str, typer.Argument(help="A bundled name or a timm name.")],
-    images: Annotated[str, typer.Argument(help="A folder, or shapes, shapes:N, cifar10 or photographs.")] = "shapes",
+    images: Annotated[
+        str | None,
+        typer.Argument(
+            help="A folder, or shapes, shapes:N, cifar10 or photographs; if not given, what suits the model: the "
+            "held-out images of its own set, or the photographs."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The file; MODEL.profile if not given.")] = None,
     by_class: Annotated[bool, typer.Option("--by-class", help="Statistics for each class, not pooled.")] = False,
     details: Annotated[
@@ -113,7 +119,8 @@ def profile(
     import torch
 
     from . import images as sets
-    from . import shards, tables
+    from . import shards, tables, training_sets
+    from .bundle import BUNDLE
     from .models import load
     from .profiles import profile as run
 
@@ -127,6 +134,8 @@ def profile(
         if autocast not in (None, "bfloat16", "float16"):
             raise ValueError(f"profile: --autocast: bfloat16 or float16 was expected, got {autocast!r}.")
         shard = shards.shard_of_this_process()
+        if images is None:
+            images = training_sets.of(model).name if model in BUNDLE else "photographs"
         if images == "photographs":
             chosen = sets.photographs()
         elif images == "cifar10":

@@ -54,7 +54,7 @@ class Cifar10(torch.utils.data.Dataset):
 
     Raises:
         ValueError: Unknown split, negative n, or a JPEG that cannot be read.
-        FileNotFoundError: The folder has neither and there is no download; a class without images.
+        FileNotFoundError: There is no such folder; it has neither and there is no download; a class without images.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Cifar10(torch.utils.data.Dataset):
         if n is not None and n < 0:
             raise ValueError(f"cifar10: n must not be negative, got {n!r}.")
         self.split, self.classes = split, CLASSES
-        folder = place(root)
+        folder = _checked_place(root)
         jpegs = find(root)
         if jpegs is not None:
             self.data = JPEG
@@ -93,6 +93,17 @@ class Cifar10(torch.utils.data.Dataset):
 def place(root: str | os.PathLike | None = None) -> Path:
     """The folder that is looked into: ``root``, ``$ECAVIZ_CIFAR10``, or ``~/.cache/ecaviz/cifar10``."""
     return Path(root or os.environ.get(VARIABLE) or "~/.cache/ecaviz/cifar10").expanduser()
+
+
+def _checked_place(root: str | os.PathLike | None) -> Path:
+    """The folder, which must be there if somebody named it: a name mistyped is no reason to fetch 170 MB."""
+    folder = place(root)
+    if (root or os.environ.get(VARIABLE)) and not folder.is_dir():
+        raise FileNotFoundError(
+            f"cifar10: there is no folder {folder} ({'root' if root else f'${VARIABLE}'}). Correct the name; or make "
+            f"the folder, if the original is to be fetched into it."
+        )
+    return folder
 
 
 def find(root: str | os.PathLike | None = None) -> Path | None:

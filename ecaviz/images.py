@@ -80,7 +80,7 @@ def cifar10(
 
     Raises:
         ValueError: Unknown split, negative n, or a JPEG that cannot be read.
-        FileNotFoundError: The folder has neither and there is no download.
+        FileNotFoundError: There is no such folder, or it has neither and there is no download.
     """
     return Cifar10(split, root, n, download=download)
 

@@ -119,6 +119,16 @@ def test_where_there_is_nothing(tmp_path, monkeypatch):
         images.cifar10("test", tmp_path, -1)
 
 
+def test_a_mistyped_folder_is_not_filled_with_a_download(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.CIFAR10, "__init__", None)  # not even asked
+    with pytest.raises(FileNotFoundError, match=r"no folder .*cifar1O \(root\). Correct the name; or make the folder"):
+        images.cifar10("test", tmp_path / "cifar1O")
+    monkeypatch.setenv("ECAVIZ_CIFAR10", str(tmp_path / "cifar1O"))
+    with pytest.raises(FileNotFoundError, match=r"cifar1O \(\$ECAVIZ_CIFAR10\)"):
+        images.cifar10("test")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_folder_is_the_environments(jpegs, monkeypatch):
     monkeypatch.setenv("ECAVIZ_CIFAR10", str(jpegs))
     assert len(images.cifar10("test")) == 30

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 import ecaviz
-from ecaviz import bundle, coverages, items, profiles, results, shards, training
+from ecaviz import bundle, coverages, images, items, models, profiles, results, shards, training
 from ecaviz.__main__ import app
 from ecaviz.networks import Architecture
 from ecaviz.profiles import AttentionProfile
@@ -115,6 +116,21 @@ def test_coverage_writes_what_the_library_gives(tmp_path):
     assert set(pd.read_csv(tmp_path / "locality.csv")["ordering"]) == {"given", "seriated"}
     assert "layer1.1.se" in result.stdout
     assert str(tmp_path / "coverage.csv") in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"), [("shapes-eca-k3", "Shapes"), ("cifar10-eca-k3", "Cifar10"), ("resnet18", "photographs")]
+)
+def test_profile_takes_the_images_that_suit_the_model(tmp_path, monkeypatch, model, expected):
+    monkeypatch.setattr(images, "cifar10", lambda split, root: f"Cifar10 {split}")
+    monkeypatch.setattr(models, "load", lambda name, device: SimpleNamespace(device=torch.device("cpu")))
+
+    def stop(_model, images, **_options):
+        raise ValueError(f"asked of {images}")
+
+    monkeypatch.setattr(profiles, "profile", stop)
+    result = run("profile", model, "--out", tmp_path / "a.profile")
+    assert re.search(f"asked of .*{expected}", result.stderr)
 
 
 @pytest.mark.parametrize(
