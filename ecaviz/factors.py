@@ -12,8 +12,9 @@ leaves the *excess*.
 
 What is not controlled for: factors that come together. In the procedural set the class decides on the shape, on the
 texture, or on both, and they are not drawn independently of each other: stripes come on hexagons, crescents and arches
-alone. A gate that follows the texture shares information with the shape too, without the shape being what moves it. Hue,
-background, place, scale, rotation, light, contrast, noise and frequency are drawn independently of all others.
+alone. A gate that follows the texture shares information with the shape too, without the shape being what moves it.
+Large objects have less room, so place (x, y) and scale come together a little. Hue, background, rotation, light,
+contrast, noise and frequency are drawn independently of all others.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 from . import checks
 from .adjusted import benjamini_hochberg
 from .gate_samples import GateSample
+from .selectivity import CONSTANT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,10 +54,11 @@ def factor_information(
 ) -> pd.DataFrame:
     """The mutual information of every gate and every factor.
 
-    A gate is cut into ``bins`` bins of equal counts (gates that are equal stay together), a number likewise, a circular
-    one into equal arcs; names and truth values are levels as they are. The null shuffles the images of the factor
-    against those of the gate. Under it only the sizes of bins and levels matter, so it is drawn once for all channels
-    with the same sizes, as tables with these margins.
+    A gate is cut into ``bins`` bins of equal counts (among gates that are equal the lot decides, so that all channels
+    have bins of the same sizes; a constant gate has one). A factor that is a number is cut likewise, but equal values
+    stay together; one that goes round is cut into equal arcs; names, truth values and numbers of no more than ``bins``
+    values are levels as they are. The null shuffles the images of the factor against those of the gate. Under it only
+    the sizes of bins and levels matter, so it is drawn once for all channels, as tables with these margins.
 
     Args:
         sample: The gates.
@@ -98,7 +101,7 @@ def factor_information(
     total = len(names) * sum(gates.shape[1] for gates in sample.gates.values())
     with tqdm(total=total, desc="mutual information", unit="gate", disable=not progress, leave=False) as bar:
         for site, gates in sample.gates.items():
-            cut = _bins_of_equal_counts(gates, bins)
+            cut = _gate_bins(gates, bins, seed)
             for name, level in levels.items():
                 bits, chance, p = nulls.place(cut, level, bins)
                 about = {"site": site, "family": sample.families.get(site, ""), "channel": np.arange(gates.shape[1])}
@@ -153,22 +156,28 @@ def levels_of(values: pd.Series, bins: int, period: float | None = None) -> np.n
     import pandas as pd
 
     if values.isna().any():
-        raise ValueError(f"factor_information: the factor {values.name!r} has {int(values.isna().sum())} missing values.")
+        raise ValueError(
+            f"factor_information: the factor {values.name!r} has {int(values.isna().sum())} missing values."
+        )
     if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
         return pd.factorize(values)[0].astype(np.int64)
     numbers = values.to_numpy(float)
     if period is not None:
         return np.minimum((np.mod(numbers, period) / period * bins).astype(np.int64), bins - 1)
-    return _bins_of_equal_counts(numbers[:, None], bins)[:, 0]
+    found, level = np.unique(numbers, return_inverse=True)
+    if len(found) > bins:
+        level = np.searchsorted(np.quantile(numbers, np.arange(1, bins) / bins), numbers)
+    return level.astype(np.int64)
 
 
-def _bins_of_equal_counts(values: np.ndarray, bins: int) -> np.ndarray:
-    """The bin of each value of N×C in its own column, int64; equal values share a bin."""
-    edges = np.quantile(values, np.arange(1, bins) / bins, axis=0)
-    out = np.zeros(values.shape, dtype=np.int64)
-    for edge in edges:
-        out += values > edge
-    return out
+def _gate_bins(gates: np.ndarray, bins: int, seed: int) -> np.ndarray:
+    """The bin of each gate of N×C in its own channel, int64."""
+    images = len(gates)
+    lot = np.random.default_rng(seed).permutation(images)
+    order = lot[np.argsort(gates[lot], axis=0, kind="stable")]
+    rank = np.empty(gates.shape, dtype=np.int64)
+    np.put_along_axis(rank, order, np.broadcast_to(np.arange(images)[:, None], gates.shape), axis=0)
+    return np.where(np.ptp(gates, axis=0) < CONSTANT, 0, rank * bins // images)
 
 
 class _Nulls:
@@ -180,7 +189,7 @@ class _Nulls:
 
     def place(self, cut: np.ndarray, level: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Bits, mean of the null and p of each column of N×C bins with the levels of a factor, N."""
-        images, channels = cut.shape
+        _images, channels = cut.shape
         count = int(level.max()) + 1
         cell = (np.arange(channels) * count + level[:, None]) * bins + cut
         tables = np.bincount(cell.ravel(), minlength=channels * count * bins).reshape(channels, count, bins)

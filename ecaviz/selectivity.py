@@ -9,7 +9,7 @@ Of one channel's gate, with SS_b between and SS_w within G classes of N images, 
 MS_w = SS_w/(N − G):
 
 - η² = SS_b/SS_t. Biased upwards: labels drawn by lot give (G − 1)/(N − 1) on average, 1 with one image a class.
-- ω² = (SS_b − (G − 1)·MS_w)/(SS_t + MS_w). Nearly unbiased: labels drawn by lot give about 0, and half of the time less.
+- ω² = (SS_b − (G − 1)·MS_w)/(SS_t + MS_w). Nearly unbiased: labels drawn by lot give 0, or less, half of the time.
 
 (The ω of ω² is the statisticians'; a gate is ω too.) Source: W. L. Hays, Statistics for Psychologists, 1963. p-values:
 Phipson & Smyth, Stat. Appl. Genet. Mol. Biol. 9(1), 2010. Jackknife: P. Kott, J. Off. Stat. 17, 521–526, 2001.
@@ -153,8 +153,8 @@ def site_selectivity(
     Returns:
         One row a site and measure. Columns: site, family, measure, n (images), classes (that have images), channels
         (that are not constant; of "channel × class" all), value, low, high, null (mean under shuffled labels), null_95
-        (their 95 % quantile), p, p_adjusted, permutations, note. With one image a class, or one class, the numbers are
-        NaN and ``note`` says why.
+        (their 95 % quantile), p, p_adjusted, level, permutations, note. With one image a class, or one class, the
+        numbers are NaN and ``note`` says why.
 
     Raises:
         ValueError: The sample has no labels; ``level`` is no share; no permutation, or fewer than 3 folds.
@@ -179,10 +179,7 @@ def site_selectivity(
         for site, gates in sample.gates.items():
             own = _Site(gates, labels)
             about = {"site": site, "family": sample.families.get(site, "")}
-            if note:
-                found = [(math.nan,) * 6] * 2
-            else:
-                found = own.measured(permutations, folds, level, seed, bar.update)
+            found = [(math.nan,) * 6] * 2 if note else own.measured(permutations, folds, level, seed, bar.update)
             counts = (own.varying.sum(), gates.shape[1])
             for measure, channels, values in zip(MEASURES, counts, found, strict=True):
                 names = ("value", "low", "high", "null", "null_95", "p")
@@ -191,7 +188,7 @@ def site_selectivity(
     table = pd.DataFrame(rows)
     table["p_adjusted"] = table.groupby("measure", sort=False)["p"].transform(holm)
     constant = table["value"].isna() & (table["channels"] == 0)
-    return table.assign(permutations=permutations, note=np.where(constant, "all gates are constant", note))
+    return table.assign(level=level, permutations=permutations, note=np.where(constant, "all gates are constant", note))
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from scipy import stats
 from torch import nn
 
 import ecaviz
-from ecaviz.adjusted import holm
 from ecaviz import attention, kernels, plots, response_plots, responses
+from ecaviz.adjusted import holm
 
 SHARES = ("balance", "centre_share", "symmetry", "sum_share")  # what does not depend on the scale
 
