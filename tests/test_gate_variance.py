@@ -41,7 +41,8 @@ def test_parts_are_those_of_a_two_way_analysis(made):
             residual(response, channel + channels * group),
         ]
         expected = [left[0] - left[1], left[1] - left[2], left[2] - left[3], left[3]]
-        table = variance_parts(profile).query("site == @site").set_index("part")
+        table = variance_parts(profile)
+        table = table[table["site"] == site].set_index("part")
         assert list(table.index) == list(PARTS)
         np.testing.assert_allclose(table["variance"] * n * channels, expected, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(table["share"], np.array(expected) / left[0], rtol=1e-9)

@@ -1,4 +1,4 @@
-"""ω², η² and F against scipy and the gates themselves; the interval by simulation; what is planted, and nothing else."""
+"""ω², η² and F against scipy and the gates; the interval by simulation; what is planted, and nothing else."""
 
 import dataclasses
 import warnings
@@ -12,6 +12,7 @@ from scipy import stats
 
 import ecaviz
 from ecaviz import selectivity
+from ecaviz.adjusted import holm
 from ecaviz.gate_samples import GateSample, sample_gates
 from ecaviz.gate_variance import variance_parts
 from ecaviz.selectivity import channel_selectivity, selectivity_difference, site_selectivity
@@ -213,7 +214,7 @@ def test_a_difference_is_that_of_the_sites_and_paired(made):
     assert "p =" in str(between)
 
 
-# -------------------------------------------------------------------------------------------------------- what is planted
+# ------------------------------------------------------------------------------------------------------ what is planted
 
 
 def test_planted_class_is_found_and_nothing_else(planted):
@@ -240,8 +241,6 @@ def test_shuffled_labels_name_nothing(planted):
     profile, sample = planted[True]
     table = site_selectivity(sample, progress=False)
     assert (table["p_adjusted"] > 0.05).all()
-    from ecaviz.adjusted import holm
-
     assert (holm(channel_selectivity(profile)["p"]).dropna() > 0.05).all()
 
 
@@ -255,7 +254,7 @@ def test_p_is_right_where_nothing_is_there():
     assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=4 * np.sqrt(0.05 * 0.95 / 200))
 
 
-# --------------------------------------------------------------------------------------------------------------- refused
+# -------------------------------------------------------------------------------------------------------------- refused
 
 
 def test_what_is_refused(made):
