@@ -42,6 +42,7 @@ _WHERE = {
     "frequency_response": "responses",
     "frequency_responses": "responses",
     "gate_health": "health",
+    "gate_spread": "gate_variance",
     "influence": "influences",
     "interaction_matrices": "interaction",
     "interaction_matrix": "interaction",
@@ -111,6 +112,7 @@ __all__ = [
     "frequency_response",
     "frequency_responses",
     "gate_health",
+    "gate_spread",
     "gates",
     "images",
     "influence",
@@ -173,7 +175,7 @@ if TYPE_CHECKING:
     from .explorers import CoverageExplorer, KernelExplorer, LayerExplorer, ModuleExplorer, RuleExplorer
     from .factors import factor_information, factor_summary
     from .gate_samples import GateSample, sample_gates
-    from .gate_variance import variance_parts
+    from .gate_variance import gate_spread, variance_parts
     from .gates import capture, find_sites
     from .health import gate_health
     from .influences import Influence, influence

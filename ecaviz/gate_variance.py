@@ -2,6 +2,7 @@
 
     profile = ecaviz.profile(model, images, by="class")
     variance_parts(profile)            # a row a site and part
+    gate_spread(profile)               # a row a site: from channel to channel, and over the images
 
 With N images in G classes of n_g, μ_gc the mean gate of channel c over class g, m_c and m_g its means over the images
 of all classes and over the channels, and m the mean of all:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from .profiles import AttentionProfile
     from .statistics import Moments
 
-__all__ = ["PARTS", "by_class", "class_note", "variance_parts"]
+__all__ = ["PARTS", "by_class", "class_note", "gate_spread", "variance_parts"]
 
 PARTS = ("channel", "class", "channel × class", "within")
 """The four parts, in their order."""
@@ -118,6 +119,37 @@ def variance_parts(profile: AttentionProfile) -> pd.DataFrame:
                     "note": note,
                 }
             )
+    return pd.DataFrame(rows)
+
+
+def gate_spread(profile: AttentionProfile) -> pd.DataFrame:
+    """How wide each site's gates are spread, from channel to channel and over the images.
+
+    Args:
+        profile: Of any kind; classes are pooled.
+
+    Returns:
+        One row a site. Columns: site, family, n (images), channels, mean (of all gates), between_channels (standard
+        deviation of the channels' mean gates: what a fixed weight for each channel would show too), over_images
+        (standard deviation of a channel's gate over the images, root mean square over the channels: what makes the
+        weight an answer to the image).
+    """
+    import pandas as pd
+
+    rows = []
+    for site in profile.sites.values():
+        pooled = site.moments.pooled()
+        rows.append(
+            {
+                "site": site.name,
+                "family": site.family,
+                "n": int(pooled.n),
+                "channels": site.channels,
+                "mean": float(pooled.mean.mean()),
+                "between_channels": float(pooled.mean.std(correction=0)),
+                "over_images": float(pooled.variance().mean().sqrt()),
+            }
+        )
     return pd.DataFrame(rows)
 
 

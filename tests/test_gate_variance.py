@@ -7,7 +7,7 @@ from made_profiles import gates_of_classes, profile_of
 from planted import CHANNELS, CLASS, Planted, PlantedImages, transform
 
 import ecaviz
-from ecaviz.gate_variance import PARTS, variance_parts
+from ecaviz.gate_variance import PARTS, gate_spread, variance_parts
 
 SIZES = (3, 17, 40, 9)  # unbalanced, and class 4 has no images
 
@@ -103,6 +103,19 @@ def test_planted_parts_are_found():
     for table, site in none:  # nothing is about the class: what is found is about what chance gives
         found = table["share"][site, "class"] + table["share"][site, "channel × class"]
         assert found < 3 * table["by_chance"][site, "class"]
+
+
+def test_spread_is_what_the_gates_say_and_the_parts_too(made):
+    gates, _, profile = made
+    x = gates.double().numpy()
+    found = gate_spread(profile).set_index("site").loc["a"]
+    assert found["mean"] == pytest.approx(x.mean())
+    assert found["between_channels"] == pytest.approx(x.mean(0).std())
+    assert found["over_images"] == pytest.approx(np.sqrt(x.var(0).mean()))
+    parts = variance_parts(profile).query("site == 'a'").set_index("part")["variance"]
+    assert found["between_channels"] == pytest.approx(np.sqrt(parts["channel"]))
+    assert found["over_images"] == pytest.approx(np.sqrt(parts.drop("channel").sum()))
+    assert (found["n"], found["channels"]) == (len(x), 6)
 
 
 def test_a_profile_that_pools_is_refused():
