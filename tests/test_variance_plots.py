@@ -73,6 +73,8 @@ def test_parts_are_stacked_to_a_hundred_and_told_apart_without_colour(profile):
         heights = [bars[i].get_height() for bars in ax.containers]
         np.testing.assert_allclose(heights, 100 * own[list(PARTS)])
         assert sum(heights) == pytest.approx(100)
+        starts = [bars[i].get_y() for bars in ax.containers]
+        np.testing.assert_allclose(starts, np.cumsum([0, *heights[:-1]]))
     looks = {(sum(to_rgb(bars[0].get_facecolor())) // 0.5, bars[0].get_hatch()) for bars in ax.containers}
     assert len(looks) == 4
     assert [text.get_text() for text in figure.legends[0].texts][1:] == list(PARTS)
