@@ -1,4 +1,4 @@
-"""Which class is one image like, by its gates? Distances to the mean gates of each class, in units of the spread inside."""
+"""Which class is one image like, by its gates? Distances to the mean gates of each class, in units of their spread."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def nearest_classes(gates: Mapping[str, Any], profile: AttentionProfile, sites: 
     .. math:: d_g = \sqrt{\frac{1}{C} \sum_c \left(\frac{\omega_c - \mu_{gc}}{s_c}\right)^2}, \qquad
         s_c^2 = \frac{1}{N - G} \sum_g \sum_{i \in g} (\omega_{ic} - \mu_{gc})^2,
 
-    μ and s from the profile's N images of G classes: s is the pooled standard deviation within the classes. Channels with
-    s_c < :data:`LEAST` are left out of the mean. Over several sites the distances are averaged, each site with the same
-    weight. A fresh image of class g has d_g near 1. It is the Mahalanobis distance of linear discriminant analysis
-    with a diagonal covariance, divided by √C. Channels that vary together count as often as there are of them.
+    μ and s from the profile's N images of G classes: s is the pooled standard deviation within the classes. Channels
+    with s_c < :data:`LEAST` are left out of the mean. Over several sites the distances are averaged, each site with the
+    same weight. Over fresh images of class g the mean of d_g² is near 1 where all classes spread alike; a class whose
+    gates spread less than others is near to its own images, and to others too. It is the Mahalanobis distance of
+    diagonal linear discriminant analysis, divided by √C: channels that vary together count as often as there are.
 
     Args:
         gates: ω of one image, C numbers by site: tensors, arrays, or what :func:`ecaviz.capture` has read of it.
@@ -51,7 +52,7 @@ def nearest_classes(gates: Mapping[str, Any], profile: AttentionProfile, sites: 
     present = (profile.counts > 0).numpy()
     if profile.n <= present.sum():
         raise ValueError(
-            f"nearest_classes: {profile.n} images in {present.sum()} classes do not tell how gates vary inside a class. "
+            f"nearest_classes: {profile.n} images in {present.sum()} classes do not tell how gates vary inside them. "
             f"Profile two or more images of a class."
         )
     found = []
