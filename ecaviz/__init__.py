@@ -29,6 +29,7 @@ _WHERE = {
     "LayerExplorer": "explorers",
     "LoadedModel": "models",
     "ModuleExplorer": "explorers",
+    "PictureExplorer": "picture_explorer",
     "RuleExplorer": "explorers",
     "adaptive_kernel_size": "attention",
     "audit_summary": "provenance",
@@ -51,6 +52,7 @@ _WHERE = {
     "kernel_responses": "responses",
     "kernel_surgery": "surgery",
     "load": "models",
+    "nearest_classes": "nearest",
     "null_responses": "responses",
     "profile": "profiles",
     "rule_audit": "provenance",
@@ -95,6 +97,7 @@ __all__ = [
     "LayerExplorer",
     "LoadedModel",
     "ModuleExplorer",
+    "PictureExplorer",
     "RuleExplorer",
     "adaptive_kernel_size",
     "attention",
@@ -129,6 +132,7 @@ __all__ = [
     "locality",
     "measures",
     "models",
+    "nearest_classes",
     "networks",
     "null_responses",
     "plots",
@@ -181,6 +185,8 @@ if TYPE_CHECKING:
     from .influences import Influence, influence
     from .interaction import Coverage, InteractionMatrix, coverage, interaction_matrices, interaction_matrix
     from .models import LoadedModel, load
+    from .nearest import nearest_classes
+    from .picture_explorer import PictureExplorer
     from .profiles import AttentionProfile, profile
     from .provenance import audit_summary, kernel_provenance, rule_audit
     from .reruns import CachedRun

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["SUFFIXES", "ImageFiles", "ImageReadError", "folder", "to_pil", "to_rgb"]
+__all__ = ["SUFFIXES", "ImageFiles", "ImageReadError", "decoded", "folder", "to_pil", "to_rgb"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """What a file's name ends in for :func:`folder` to take it for an image; capitals do not matter."""
@@ -178,23 +180,50 @@ def _decode(path: Path) -> Tensor:
     Raises:
         ImageReadError: It cannot be decoded.
     """
+    return decoded(path, path)[0]
+
+
+def decoded(file: Path | BinaryIO, path: Path, *, at_most: int | None = None) -> tuple[Tensor, str]:
+    """An image file, and what was done to it in words.
+
+    Args:
+        file: The file, or its bytes.
+        path: What it is called in messages.
+        at_most: The most pixels; of what has more nothing is decoded. None for Pillow's own limit.
+
+    Returns:
+        uint8 3×H×W; "first of 3 frames, from CMYK", empty where nothing was done.
+
+    Raises:
+        ImageReadError: It cannot be decoded, or is too large.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as file:
-            image = to_rgb(file)
+        with warnings.catch_warnings():
+            if at_most is not None:  # tested below; and of what is far larger Pillow raises an error of its own
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file)
+        with image:
+            if at_most is not None and image.width * image.height > at_most:
+                raise ImageReadError(
+                    path, f"it has {image.width:,} × {image.height:,} pixels; at most {at_most:,} are taken"
+                )
+            frames = getattr(image, "n_frames", 1)
+            done = [f"first of {frames} frames"] if frames > 1 else []
+            done += [] if image.mode in ("RGB", "P") else [f"from {image.mode}"]
+            return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1).contiguous(), ", ".join(done)
     except UnidentifiedImageError:
-        size = path.stat().st_size
+        size = file.stat().st_size if isinstance(file, Path) else file.seek(0, os.SEEK_END)
         raise ImageReadError(
             path, f"no image format is recognised ({size} bytes)" if size else "the file is empty"
         ) from None
-    except MemoryError:
+    except (MemoryError, ImageReadError):
         raise
     except (
         Exception
     ) as error:  # of a damaged file, Pillow raises nearly anything: OSError, SyntaxError, struct.error, …
         raise ImageReadError(path, str(error).replace(str(path), path.name) or type(error).__name__) from error
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def to_rgb(image):

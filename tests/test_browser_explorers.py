@@ -27,6 +27,7 @@ EXPLORERS = [
     ("02_kernel_size.ipynb", None, "KernelExplorer"),
     ("03_coverage.ipynb", None, "CoverageExplorer"),
     ("04_attention_survey.ipynb", None, "ModuleExplorer"),
+    ("06_your_own_model.ipynb", None, "PictureExplorer"),
 ]
 HAS = {
     "LayerExplorer": ({"layer", "image"}, {"left", "right", "show", "class", "scale of ω"}),
@@ -34,6 +35,7 @@ HAS = {
     "CoverageExplorer": ({"layer", "channels C", "kernel size k", "reduction r", "channel i"}, {"model", "matrix"}),
     "ModuleExplorer": ({"channels C"}, {"left", "right"}),
     "RuleExplorer": ({"γ", "b"}, {"network"}),
+    "PictureExplorer": ({"or image", "nearest classes at"}, set()),
 }
 FIRST = {  # what has to be chosen before a control does something
     "LayerExplorer": {
@@ -221,6 +223,51 @@ def test_the_picture_has_words_for_those_who_do_not_see_it(lab):
         data = json.loads(saved)[-1]["data"]  # before it comes the progress
         assert data["image/png"].startswith("iVBOR")
         assert "application/vnd.jupyter.widget-view+json" in data
+
+
+def test_a_picture_is_uploaded_and_a_corrupt_one_leaves_it(lab, tmp_path):
+    from ecaviz.image_files import to_pil
+    from ecaviz.images import shapes
+
+    image = to_pil(shapes("test", n=40)[33][0])
+    image.save(tmp_path / "mine.png")
+    (tmp_path / "corrupt.png").write_bytes((tmp_path / "mine.png").read_bytes()[:200])
+    lab.write("upload.ipynb", "import ecaviz", 'ecaviz.PictureExplorer("shapes-se-r16", at_most=60)')
+    with lab.open("upload.ipynb") as notebook:
+        said = []
+        notebook.page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+        notebook.run_all()
+        shown = Shown(notebook)
+        before, already = pixels(shown.picture), len(said)
+
+        def upload(name):  # the input element is made for the button and is never in the page
+            with shown.page.expect_file_chooser() as chooser:
+                shown.box.get_by_role("button", name="a picture, up to 10 MB").click()
+            chooser.value.set_files(tmp_path / name)
+
+        upload("mine.png")
+        after = shown.changes(before, "an upload")
+        shown.box.get_by_text("mine.png").wait_for(timeout=10_000)
+        notebook.screenshot("picture_explorer-upload")
+        upload("corrupt.png")
+        alert = shown.page.locator('[role="alert"]')
+        alert.wait_for(timeout=20_000)
+        assert "corrupt.png cannot be read" in alert.inner_text()
+        assert pixels(shown.picture) == after
+        assert "mine.png" in shown.picture.get_attribute("title")
+        notebook.screenshot("picture_explorer-error")
+        handle = shown.control("slider", "or image").locator(".noUi-handle")
+        handle.focus()
+        handle.press("ArrowRight")
+        alert.wait_for(state="detached", timeout=20_000)
+        shown.changes(after, "the slider after an upload")
+        upload("mine.png")  # the same file once more
+        shown.box.get_by_text("mine.png").wait_for(timeout=20_000)
+        assert pixels(shown.picture) == after
+        assert said[already:] == []
+        assert notebook.complaints == []
+        assert notebook.errors() == []
+        assert notebook.outside == []
 
 
 def test_the_tour_itself_runs_and_its_slider_moves(lab):

@@ -34,6 +34,7 @@ FIGURES = {
     "02_kernel_size": 10,
     "03_coverage": 9,
     "04_attention_survey": 14,
+    "06_your_own_model": 4,
 }
 PHOTOS = Path(os.environ.get("ECAVIZ_PHOTOS", ROOT.parent / "shared" / "photos"))
 KNOWN_STDERR = re.compile(r"^\s*$")
@@ -76,7 +77,11 @@ def test_there_are_notebooks():
 def test_code_is_short(path):
     code = cells_of(path, "code")
     lines = [len(lines_of(cell)) for cell in code]
-    functions = [node for cell in code for node in ast.walk(tree_of(cell)) if isinstance(node, ast.FunctionDef)]
+    trees = [tree_of(cell) for cell in code]
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    methods = [node for one in classes for node in one.body]  # a user's module has to have them
+    functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    functions = [node for node in functions if node not in methods]
     assert 15 <= len(code) <= 30
     assert sum(lines) <= 150
     assert statistics.median(lines) <= 6
@@ -230,6 +235,18 @@ PROBES = {
         "slip": [accuracy(net, pixels, labels, device=eca.device) for net in (eca.net, slipped)],
         "no": counts[counts["reproduced"] == "no"][["method", "backbone"]].values.tolist(),
         "differences": [[one.mean, one.low, one.high] for one in differences],
+    }""",
+    "06_your_own_model": """{
+        "rungs": [site.rung for site in sites],
+        "errors": [site.proof.output_error for site in sites],
+        "equal": again.to_frame().equals(profile.to_frame()),
+        "merged": float((merged.to_frame()[columns] - profile.to_frame()[columns]).abs().max().max()),
+        "n": profile.n,
+        "said": explorer.caption.value,
+        "agreed": agreed.to_dict("list"),
+        "accuracies": [one.accuracy for one in profiles],
+        "correlations": correlations.to_dict("list"),
+        "own": profile.accuracy,
     }""",
 }
 
@@ -725,6 +742,40 @@ def test_survey_says_what_the_recorded_results_say():
         assert not results.paired_difference(model, "shapes-se-var1").low > 0
 
 
+# ----------------------------------------------------------------------------------------------------- 06: what it says
+
+OWN = ROOT / "notebooks" / "06_your_own_model.ipynb"
+
+
+@pytest.mark.notebook
+def test_own_model_says_what_was_found(ran):
+    probed = ran(OWN).probed
+    assert probed["rungs"] == ["last layer"] * 3
+    assert max(probed["errors"]) < 1e-6
+    assert "without an example: 0 sites" in ran(OWN).said
+    assert probed["equal"]
+    assert probed["merged"] < 1e-12
+    assert probed["n"] == 240
+    assert probed["own"] > 1.5 / 12  # "right on a fifth": trained on this machine, so not to the digit
+
+
+@pytest.mark.notebook
+def test_own_model_compares_the_bundled_pair_as_it_says(ran):
+    probed = ran(OWN).probed
+    agreed = {key: values[0] for key, values in probed["agreed"].items()}
+    assert agreed["agreement"] == pytest.approx(0.82, abs=0.01)  # "82 % of the pictures (77 to 87)"
+    assert agreed["low"] == pytest.approx(0.77, abs=0.01)
+    assert agreed["high"] == pytest.approx(0.87, abs=0.01)
+    a, b = probed["accuracies"]
+    assert (a, b) == pytest.approx((0.84, 0.85), abs=0.01)
+    independent = a * b + (1 - a) * (1 - b) / 11
+    assert independent == pytest.approx(0.72, abs=0.01)
+    assert independent < agreed["low"]
+    r, bound = (np.array(probed["correlations"][key]) for key in ("r", "bound"))
+    assert (np.abs(r) > bound).sum() == 2  # "two of the eight layers are outside the band"
+    assert (r.min(), r.max()) == pytest.approx((-0.10, 0.34), abs=0.01)
+
+
 def test_no_notebook_has_a_gap_to_fill():
     for path in NOTEBOOKS:
         assert not re.search(r"\b[A-Z]{4,}-TEXT\b|TODO|FIXME", path.read_text("utf-8")), path.name
@@ -816,6 +867,32 @@ def test_coverage_of_imagenet_models(tmp_path, monkeypatch, request):
     assert (se["partners_low"] <= se["partners_high"]).all()
     local = pd.DataFrame(run.probed["here"])
     assert set(local["channels"]) == {64, 128, 256, 512}
+
+
+@pytest.mark.notebook
+def test_own_model_may_be_an_imagenet_model_on_photographs(tmp_path, monkeypatch, request):
+    """With random weights; each photograph and its mirror image are a class."""
+    from ecaviz.image_files import to_pil
+
+    photographs = ecaviz.images.photographs()
+    for image, label in photographs:
+        (tmp_path / "photos" / photographs.classes[label]).mkdir(parents=True)
+        for i, one in enumerate((image, image.flip(2))):
+            to_pil(one).save(tmp_path / "photos" / photographs.classes[label] / f"{i}.png")
+    pair = [RANDOM.format(name, "") for name in ("legacy_seresnet18", "seresnet18")]
+    constants = f"""MODEL = {RANDOM.format("ecaresnet26t", ", zero_init_last=False")}
+PHOTOS = {str(tmp_path / "photos")!r}
+PICTURE = 3
+MODELS = [{", ".join(pair)}]
+IMAGES = 24"""
+    run = run_notebook(OWN, tmp_path, monkeypatch, constants=constants, probe=PROBES["06_your_own_model"])
+    report(request, "06_your_own_model, ecaresnet26t", run)
+    assert_clean(run)
+    assert len(run.pictures) >= FIGURES["06_your_own_model"]
+    assert run.probed["rungs"] == ["registry"] * 8
+    assert run.probed["n"] == 2 * len(photographs)
+    assert f"of {len(photographs)} classes" in run.probed["said"]
+    assert run.probed["correlations"]["channels"] == [64, 64, 128, 128, 256, 256, 512, 512]
 
 
 @pytest.mark.long
