@@ -359,7 +359,9 @@ class ClassCurves(View):
         self.mean = ax.plot([], [], color=INK, lw=1.8, label="mean of all", zorder=1.5, alpha=0.75)[0]
         ax.set_ylabel("gate ω")
         strip_spines(ax)
-        self.moving += [*self.lines, self.mean]
+        self.mark = ax.axvline(0, color=INK, lw=0.9, ls=(0, (4, 2)), zorder=2.5, visible=False)
+        self.moving += [*self.lines, self.mean, self.mark]
+        self.light = [self.mark]
         self._labels: tuple | None = None
 
     def update(
@@ -369,6 +371,7 @@ class ClassCurves(View):
         *,
         sort: bool = False,
         limits: tuple[float, float] = FULL,
+        marked: int | None = None,
         title: str = "",
     ) -> None:
         """Show other curves.
@@ -378,6 +381,7 @@ class ClassCurves(View):
             mean: C numbers: the mean of all classes.
             sort: Whether channels are put in the order of ``mean``; one order for all curves.
             limits: Ends of the vertical axis.
+            marked: A channel to be marked by a vertical line.
             title: What is seen.
         """
         if len(curves) > len(self.lines):
@@ -391,6 +395,12 @@ class ClassCurves(View):
         for line in self.lines[len(curves) :]:
             line.set_visible(False)
         self.mean.set_data(x, np.asarray(mean)[order])
+        if self.mark.get_visible() != (marked is not None):
+            self.mark.set_visible(marked is not None)
+        if marked is not None:
+            place = int(np.flatnonzero(order == marked)[0]) if sort else marked
+            if list(self.mark.get_xdata()) != [place, place]:
+                self.mark.set_xdata([place, place])
         set_limits(self.ax, x=(0.0, float(max(len(mean) - 1, 1))), y=limits)
         what = "channel, in the order of the mean gate" if sort else "channel index"
         if self.ax.get_xlabel() != what:
