@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
-from .looks import shortened
 from .views import View
 
 __all__ = ["Extreme", "ExtremeImages"]
@@ -30,14 +29,9 @@ class Extreme:
     gate: float
     picture: np.ndarray
 
-    @property
-    def name(self) -> str:
-        """Its number and, if it has one, its class."""
-        return f"{self.image} {self.label}".strip()
-
 
 class ExtremeImages(View):
-    """Two rows of images side by side, those that open a channel most and those that close it most, with their gates.
+    """A row of images: those that open a channel most and, after a gap, those that close it most, with their gates.
 
     Args:
         ax: Where to draw.
@@ -50,20 +44,20 @@ class ExtremeImages(View):
     def __init__(self, ax: Axes, count: int = 4):
         super().__init__(ax)
         self.count = count
-        self.starts = [0.0, count + self.GAP]
-        ax.set(xlim=(0, 2 * count + self.GAP), ylim=(1, 0), aspect="equal", anchor="SW")
+        starts = 0.0, count + self.GAP
+        width = 2 * count + self.GAP
+        self.sheet = ax.imshow(np.zeros((1, 1, 3), np.uint8), extent=(0, width, 1, 0), interpolation="nearest")
+        ax.set(aspect="equal", anchor="SW")
         ax.axis("off")
-        places = [start + i for start in self.starts for i in range(count)]
-        self.images = [
-            ax.imshow(np.zeros((1, 1, 3), np.uint8), extent=(x + 0.04, x + 0.96, 0.98, 0.06), interpolation="nearest")
-            for x in places
+        self.words = [
+            ax.text(start + i + 0.47, 1.04, "", ha="center", va="top", fontsize=8)
+            for start in starts
+            for i in range(count)
         ]
-        ax.set(xlim=(0, 2 * count + self.GAP), ylim=(1, 0))  # which each image has set to its own
-        self.words = [ax.text(x + 0.5, 1.02, "", ha="center", va="top", fontsize=7.5) for x in places]
-        for start, text in zip(self.starts, ("opened most, gate ω", "closed most, gate ω"), strict=True):
-            ax.text(start + 0.04, 0.0, text, ha="left", va="bottom", fontsize="small")
-        ax.set_title("", loc="left", fontsize="medium", pad=18)
-        self.moving += [*self.images, *self.words]
+        for start, text in zip(starts, ("opened most, gate ω:", "closed most, gate ω:"), strict=True):
+            ax.text(start, -0.06, text, ha="left", va="bottom", fontsize="small")
+        ax.set_title("", loc="left", fontsize="medium", pad=20)
+        self.moving = [self.heading, self.sheet, *self.words]
         self.frame = ()
         self._shown: tuple | None = None
 
@@ -76,17 +70,18 @@ class ExtremeImages(View):
             title: What is seen.
         """
         self.title(title)
-        shown = [(one.image, one.gate) for one in opening], [(one.image, one.gate) for one in closing]
+        parts = opening, closing
+        shown = tuple(tuple((one.image, one.gate) for one in part) for part in parts)
         if shown == self._shown:
             return
-        for k, part in enumerate((opening, closing)):
+        side = len(opening[0].picture)
+        sheet = np.full((side, round((2 * self.count + self.GAP) * side), 3), 255, np.uint8)
+        for k, part in enumerate(parts):
             for i in range(self.count):
-                place = k * self.count + i
-                image, words = self.images[place], self.words[place]
-                there = i < len(part)
-                image.set_visible(there)
-                words.set_visible(there)
-                if there:
-                    image.set_data(part[i].picture)
-                    words.set_text(f"{part[i].gate:.3f}\n{shortened(part[i].name, 11)}")
+                word = self.words[k * self.count + i]
+                word.set_text(f"{part[i].gate:.3f}" if i < len(part) else "")
+                if i < len(part):
+                    x = round((k * (self.count + self.GAP) + i) * side)
+                    sheet[:, x : x + side - 6] = part[i].picture[:, 3:-3]
+        self.sheet.set_data(sheet)
         self._shown = shown

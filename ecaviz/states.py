@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +110,7 @@ class LayerState(traitlets.HasTraits):
             name: {one: reading.means(images.rows(one)) for one in images.present}
             for name, reading in self.readings.items()
         }
+        self._parts: dict[Any, tuple] = {}  # of the last scene: what a move leaves as it is stays the same object
         self._limits = {}  # of the means, and of the gates themselves, so that a move need not look for them
         for name, reading in self.readings.items():
             means = [m for one in (self._means[name], *self._by_class[name].values()) for m in one.values()]
@@ -240,13 +241,13 @@ class LayerState(traitlets.HasTraits):
         shown = [self.readings[name] for name in (self.left, self.right)]
         if self.shown == "image":
             rows, what = np.array([self.image]), f"image {self.image}"
-            picture, caption = self.images.pictures[self.image], f"image {self.image}: {self.images.label(self.image)}"
+            caption = f"image {self.image}: {self.images.label(self.image)}"
         elif self.shown == "class":
             rows, what = self.images.rows(self.of), self.of
-            picture, caption = self.images.montage(rows), f"{self.of}: {len(rows)} images"
+            caption = f"{self.of}: {len(rows)} images"
         else:
-            rows, what = None, "all images"
-            picture, caption = self.images.montage(range(len(self.images))), self.images.note
+            rows, what, caption = None, "all images", self.images.note
+        (picture,) = self._kept("picture", (), lambda: (self._picture(rows),))
         sides = [self._side(reading, rows) for reading in shown]
         limits, spread = (
             (min(low for low, _ in ends), max(high for _, high in ends))
@@ -263,22 +264,22 @@ class LayerState(traitlets.HasTraits):
             spread=FULL if full else spread,
         )
 
+    def _kept(self, what: Any, key: tuple, make: Callable[[], tuple]) -> tuple:
+        """What was made for the last scene, if the same images are shown and the key is the same."""
+        key = (*key, self.shown, {"class": self.of, "image": self.image}.get(self.shown))
+        if self._parts.get(what, (None,))[0] != key:
+            self._parts[what] = key, make()
+        return self._parts[what][1]
+
+    def _picture(self, rows: np.ndarray | None) -> np.ndarray:
+        if self.shown == "image":
+            return self.images.pictures[self.image]
+        return self.images.montage(range(len(self.images)) if rows is None else rows)
+
     def _side(self, reading: Reading, rows: np.ndarray | None) -> LayerSide:
         site = self._site(reading.name)
-        mean, classes = self._means[reading.name][site], self._by_class[reading.name]
-        if self.shown == "image":
-            label = self.images.label(self.image)
-            curves = {"this image": reading.gates[site][self.image]}
-            curves |= {"mean of its class": classes[label][site]} if label in classes else {}
-        elif self.shown == "class":
-            curves = {self.of: classes[self.of][site]}
-        else:
-            curves = {one: classes[one][site] for one in spread(list(classes), 4)}
-        if rows is None:
-            gates = self._means[reading.name]
-        else:
-            gates = {name: part[rows].mean(axis=0) for name, part in reading.gates.items()}
-        values = reading.gates[site] if rows is None else reading.gates[site][rows]
+        mean = self._means[reading.name][site]
+        gates, values, curves = self._kept(reading.name, (site,), lambda: self._gates(reading, site, rows))
         channel = min(self.channel, len(mean) - 1)
         opening, closing = (
             [
@@ -299,6 +300,24 @@ class LayerState(traitlets.HasTraits):
             opening,
             closing,
         )
+
+    def _gates(self, reading: Reading, site: str, rows: np.ndarray | None) -> tuple:
+        """What the heat map, the distribution and the curves show."""
+        classes = self._by_class[reading.name]
+        if self.shown == "image":
+            label = self.images.label(self.image)
+            curves = {"this image": reading.gates[site][self.image]}
+            curves |= {"mean of its class": classes[label][site]} if label in classes else {}
+        elif self.shown == "class":
+            curves = {self.of: classes[self.of][site]}
+        else:
+            curves = {one: classes[one][site] for one in spread(list(classes), 4)}
+        if rows is None:
+            gates = self._means[reading.name]
+        else:
+            gates = {name: part[rows].mean(axis=0) for name, part in reading.gates.items()}
+        values = reading.gates[site] if rows is None else reading.gates[site][rows]
+        return gates, values, curves
 
     def describe(self, scene: LayerScene | None = None) -> str:
         """What is seen, in words, as HTML: the gates, and the images of the channel."""

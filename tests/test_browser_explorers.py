@@ -29,7 +29,7 @@ EXPLORERS = [
     ("04_attention_survey.ipynb", None, "ModuleExplorer"),
 ]
 HAS = {
-    "LayerExplorer": ({"layer", "image"}, {"left", "right", "show", "class", "scale of ω"}),
+    "LayerExplorer": ({"layer", "channel", "image"}, {"left", "right", "show", "class", "scale of ω"}),
     "KernelExplorer": ({"layer", "kernel size k", "draw", "image"}, {"model", "surgery on", "mode"}),
     "CoverageExplorer": ({"layer", "channels C", "kernel size k", "reduction r", "channel i"}, {"model", "matrix"}),
     "ModuleExplorer": ({"channels C"}, {"left", "right"}),
