@@ -26,7 +26,7 @@ _WHERE = {
     "Influence": "influences",
     "InteractionMatrix": "interaction",
     "KernelExplorer": "explorers",
-    "LayerExplorer": "explorers",
+    "LayerExplorer": "layer_explorer",
     "LoadedModel": "models",
     "ModuleExplorer": "explorers",
     "PictureExplorer": "picture_explorer",

@@ -6,15 +6,16 @@ come as a *scene*, a frozen dataclass; :mod:`ecaviz.explorers` makes it from wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from .coverage_views import share_of_pairs
 from .kernel_views import Interaction
+from .layer_views import Extreme, ExtremeImages
 from .looks import family_style
 from .module_views import CostCurves, SeedDots
 from .views import (
@@ -55,6 +56,9 @@ class LayerSide:
         values: The gates whose distribution is shown, any shape.
         curves: C numbers by name: the curves of the chosen site.
         mean: C numbers: the mean of all images at the chosen site.
+        channel: The chosen channel of that site.
+        opening: The images that open it most.
+        closing: The images that close it most.
     """
 
     label: str
@@ -64,6 +68,9 @@ class LayerSide:
     values: np.ndarray
     curves: Mapping[str, np.ndarray]
     mean: np.ndarray
+    channel: int
+    opening: Sequence[Extreme]
+    closing: Sequence[Extreme]
 
 
 @dataclass(frozen=True)
@@ -92,13 +99,19 @@ class LayerScene:
 
 
 class LayerPanels:
-    """Two models side by side: heat maps of layers × channels, curves of one layer, its distributions, an image."""
+    """Two models side by side: heat maps of layers × channels, curves of one layer, its distributions, an image.
 
-    size = (11.8, 6.3)
+    Below them, for each model, the images that open and close one channel of that layer most.
+    """
+
+    size = (11.8, 7.7)
 
     def __init__(self, figure: Figure):
         self.figure = figure
-        parts = figure.subfigures(2, 3, width_ratios=(1, 1, 0.74), height_ratios=(1, 0.9), facecolor="white").ravel()
+        grid = figure.add_gridspec(3, 4, width_ratios=(1, 0.37, 0.63, 0.74), height_ratios=(1, 0.9, 0.42))
+        columns = slice(0, 1), slice(1, 3), slice(3, 4)
+        cells = [grid[row, column] for row in range(2) for column in columns] + [grid[2, :2], grid[2, 2:]]
+        parts = [figure.add_subfigure(cell, facecolor="white") for cell in cells]
         heat = [part.add_axes((0.34, 0.16, 0.635, 0.74)) for part in parts[:2]]
         self.heatmaps = [GateHeatmap(ax, colorbar=False) for ax in heat]
         photo = parts[2].add_axes((0.30, 0.08, 0.66, 0.80))
@@ -108,19 +121,36 @@ class LayerPanels:
         curves = [part.add_axes((0.15, 0.17, 0.82, 0.60)) for part in parts[3:5]]
         self.curves = [ClassCurves(ax, most=4) for ax in curves]
         self.distribution = GateDistribution(parts[5].add_axes((0.18, 0.17, 0.76, 0.60)), 2)
-        self.views: list[View] = [*self.heatmaps, *self.curves, self.distribution, self.photograph]
+        self.extremes = [ExtremeImages(part.add_axes((0.03, 0.17, 0.955, 0.5))) for part in parts[6:]]
+        self._given: dict[Callable, tuple] = {}
+        self.views: list[View] = [*self.heatmaps, *self.curves, self.distribution, self.photograph, *self.extremes]
 
     def update(self, scene: LayerScene) -> None:
         """Show another scene."""
         sides = (scene.left, scene.right)
-        for side, heatmap, curves in zip(sides, self.heatmaps, self.curves, strict=True):
-            heatmap.update(side.gates, sort=scene.sort, marked=side.site, limits=scene.limits, title=side.label)
-            curves.update(
-                side.curves, side.mean, sort=scene.sort, limits=scene.limits, title=f"{side.site} (C={len(side.mean)})"
-            )
-        parts = [Distribution(s.label, s.family, counts_of(s.values, limits=scene.spread)) for s in sides]
-        self.distribution.update(parts, limits=scene.spread, title=f"gates of that layer: {scene.what}")
+        common = {"sort": scene.sort, "limits": scene.limits}
+        for side, heatmap, curves, extremes in zip(sides, self.heatmaps, self.curves, self.extremes, strict=True):
+            self._once(heatmap.update, side.gates, marked=side.site, title=side.label, **common)
+            title = f"{side.site} (C={len(side.mean)})"
+            self._once(curves.update, side.curves, side.mean, title=title, **common)
+            curves.point_at(side.channel)
+            title = f"{side.label}: images by channel {side.channel} of {side.site}"
+            extremes.update(side.opening, side.closing, title=title)
+        title = f"gates of that layer: {scene.what}"
+        data = [part for side in sides for part in (side.label, side.family, side.values)]
+        self._once(self._distribute, *data, limits=scene.spread, title=title)
         self.photograph.update(scene.picture, title=scene.caption)
+
+    def _distribute(self, *data: Any, limits: tuple[float, float], title: str) -> None:
+        parts = [Distribution(a, b, counts_of(c, limits=limits)) for a, b, c in (data[:3], data[3:])]
+        self.distribution.update(parts, limits=limits, title=title)
+
+    def _once(self, update: Callable[..., None], *data: Any, **options: Any) -> None:
+        """Update a view, unless it was given the same objects and options the last time."""
+        before, said = self._given.get(update, ((), {}))
+        if len(before) != len(data) or any(a is not b for a, b in zip(before, data, strict=True)) or said != options:
+            update(*data, **options)
+            self._given[update] = data, options
 
 
 # ------------------------------------------------------------------------------------------------------------- modules

@@ -65,6 +65,30 @@ class Reading:
         """Mean gate by site, C numbers each; over some images only, if ``rows`` says which."""
         return {name: (part if rows is None else part[rows]).mean(axis=0) for name, part in self.gates.items()}
 
+    def extremes(self, site: str, channel: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The images that open a channel most and those that close it most.
+
+        Args:
+            site: Name of a site.
+            channel: One of its C channels.
+            count: How many images of each kind; all N where there are fewer.
+
+        Returns:
+            Positions of the images by falling gate, and by rising gate; of equal gates the earlier image first.
+
+        Raises:
+            ValueError: There is no such site or channel, or the count is not positive.
+        """
+        if site not in self.gates:
+            raise ValueError(f"extremes: {self.name} has no site {site!r}; it has {', '.join(self.gates)}.")
+        channels = self.gates[site].shape[1]
+        if not 0 <= channel < channels:
+            raise ValueError(f"extremes: {site} has channels 0 to {channels - 1}, got {channel}.")
+        if count < 1:
+            raise ValueError(f"extremes: count must be at least 1, got {count}.")
+        values = self.gates[site][:, channel]
+        return np.argsort(-values, kind="stable")[:count], np.argsort(values, kind="stable")[:count]
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:

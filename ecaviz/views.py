@@ -359,7 +359,10 @@ class ClassCurves(View):
         self.mean = ax.plot([], [], color=INK, lw=1.8, label="mean of all", zorder=1.5, alpha=0.75)[0]
         ax.set_ylabel("gate ω")
         strip_spines(ax)
-        self.moving += [*self.lines, self.mean]
+        self.mark = ax.axvline(0, color=INK, lw=0.9, ls=(0, (4, 2)), zorder=2.5, visible=False)
+        self.moving += [*self.lines, self.mean, self.mark]
+        self.light = [self.mark]
+        self._order = np.arange(0)
         self._labels: tuple | None = None
 
     def update(
@@ -391,6 +394,7 @@ class ClassCurves(View):
         for line in self.lines[len(curves) :]:
             line.set_visible(False)
         self.mean.set_data(x, np.asarray(mean)[order])
+        self._order = np.arange(len(mean))[order]
         set_limits(self.ax, x=(0.0, float(max(len(mean) - 1, 1))), y=limits)
         what = "channel, in the order of the mean gate" if sort else "channel index"
         if self.ax.get_xlabel() != what:
@@ -402,6 +406,13 @@ class ClassCurves(View):
             handles = [*self.lines[: len(curves)], self.mean]
             self.legend(handles, [*curves, "mean of all"], min(len(handles), 3))
 
+    def point_at(self, channel: int) -> None:
+        """Mark a channel by a vertical line."""
+        place = int(np.flatnonzero(self._order == channel)[0])
+        if not self.mark.get_visible() or list(self.mark.get_xdata()) != [place, place]:
+            self.mark.set_visible(True)
+            self.mark.set_xdata([place, place])
+
 
 class Photograph(View):
     """A picture, or a few side by side, with a line of text."""
@@ -412,6 +423,7 @@ class Photograph(View):
         ax.set_xticks([])
         ax.set_yticks([])
         self.moving.append(self.image)
+        self._image: np.ndarray | None = None
 
     def update(self, image: np.ndarray, *, title: str = "") -> None:
         """Show another picture.
@@ -420,6 +432,9 @@ class Photograph(View):
             image: uint8 H×W×3.
             title: What is seen.
         """
+        if image is self._image:
+            self.title(title)
+            return
         height, width = image.shape[:2]
         self.image.set_data(image)
         extent = [-0.5, width - 0.5, height - 0.5, -0.5]
@@ -427,3 +442,4 @@ class Photograph(View):
             self.image.set_extent(extent)
         set_limits(self.ax, x=(-0.5, width - 0.5), y=(height - 0.5, -0.5))
         self.title(title)
+        self._image = image

@@ -30,7 +30,7 @@ EXPLORERS = [
     ("06_your_own_model.ipynb", None, "PictureExplorer"),
 ]
 HAS = {
-    "LayerExplorer": ({"layer", "image"}, {"left", "right", "show", "class", "scale of ω"}),
+    "LayerExplorer": ({"layer", "channel", "image"}, {"left", "right", "show", "class", "scale of ω"}),
     "KernelExplorer": ({"layer", "kernel size k", "draw", "image"}, {"model", "surgery on", "mode"}),
     "CoverageExplorer": ({"layer", "channels C", "kernel size k", "reduction r", "channel i"}, {"model", "matrix"}),
     "ModuleExplorer": ({"channels C"}, {"left", "right"}),

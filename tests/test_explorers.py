@@ -35,9 +35,9 @@ pytestmark = pytest.mark.usefixtures("no_loop")
 CLASSES = ("disc", "ring", "star")
 
 
-def make(family: str, name: str, blocks=(2, 2, 2, 2), seed: int = 0, **options):
+def make(family: str, name: str, blocks=(2, 2, 2, 2), planes=(2, 4, 8, 16), seed: int = 0, **options):
     torch.manual_seed(seed)
-    architecture = networks.Architecture(family, options, classes=3, blocks=blocks, planes=(2, 4, 8, 16), stem=4)
+    architecture = networks.Architecture(family, options, classes=3, blocks=blocks, planes=planes, stem=4)
     net = networks.build(architecture).eval()
     for module in net.modules():
         if isinstance(module, torch.nn.Conv1d | torch.nn.Linear) and module is not net.fc:
@@ -136,6 +136,7 @@ MOVES = [
     ("layers", {}, {"shown": "image"}),
     ("layers", {"shown": "class"}, {"of": "star"}),
     ("layers", {"shown": "image"}, {"image": 7}),
+    ("layers", {}, {"channel": 3}),
     ("layers", {}, {"sort": True}),
     ("layers", {"left": "eca-5", "right": "eca-5"}, {"scale": "full"}),
     ("kernel", {}, {"model": "eca-5"}),
@@ -195,6 +196,7 @@ ONCE = [
     *MOVES,
     ("layers", {"left": "eca-5", "right": "short"}, {"left": "short"}),  # fewer layers: layer and its options follow
     ("layers", {"left": "short", "right": "short"}, {"right": "se-4"}),
+    ("layers", {"layer": 7, "channel": 63}, {"layer": 0}),  # C and the channel follow
     ("kernel", {"model": "short"}, {"model": "eca-5"}),
     ("kernel", {"model": "eca-5"}, {"model": "short"}),
     ("coverage", {"layer": 7}, {"model": "short"}),
@@ -314,6 +316,8 @@ def test_an_error_half_way_leaves_no_trace(layers, monkeypatch):
         ("of", "nothing", "class: 'nothing' is not among disc, ring, star"),
         ("layer", 8, "layer: 8 is not among 0 to 7"),
         ("image", -1, "image: -1 is not among 0 to 11"),
+        ("channel", 32, "channel: 32 is not among 0 to 31"),
+        ("page", 1, "page: 1 is not among 0 to 0"),
     ],
 )
 def test_a_state_refuses_what_is_not_there(layers, trait, value, message):
