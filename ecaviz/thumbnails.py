@@ -61,6 +61,7 @@ class Thumbnails(widgets.VBox):
                 description="choose from",
                 tooltips=[f"choose from thumbnails of the {kind}" for kind in kinds],
                 style={"description_width": "initial", "button_width": "70px"},
+                layout=widgets.Layout(width="max-content", margin="2px 14px 2px 2px"),
             )
             self.kind.observe(lambda change: guarded(setattr, state, "thumbnails", change["new"]), "value")
         self.before = self._step("previous", "chevron-left", -1)
@@ -105,7 +106,7 @@ class Thumbnails(widgets.VBox):
                 for slot, one in enumerate(shown)
             ]
             self._style.value = STYLE.format(
-                name=self._name, side=SIDE, width=SIDE + 20, top=SIDE + 5, height=SIDE + 22, pictures="\n".join(rules)
+                name=self._name, side=SIDE, width=SIDE + 14, top=SIDE + 5, height=SIDE + 22, pictures="\n".join(rules)
             )
             self._pictures = pictures
         for slot, button in enumerate(self.buttons):

@@ -211,6 +211,68 @@ def test_the_number_of_a_channel_can_be_typed(lab):
         assert notebook.errors() == []
 
 
+def test_images_and_classes_are_picked_by_their_thumbnails(lab):
+    """By mouse and by keyboard; and a channel: picture and words follow, the picture as high as before."""
+    lab.write(
+        "thumbnails.ipynb", "import ecaviz", 'ecaviz.LayerExplorer(["shapes-se-r4", "shapes-eca-k3"], at_most=30)'
+    )
+    with lab.open("thumbnails.ipynb") as notebook:
+        console = []
+        notebook.page.on("console", lambda said: console.append(said.text) if said.type == "error" else None)
+        notebook.run_all()
+        shown = Shown(notebook)
+        words = shown.box.locator(".widget-html-content").last
+        box = shown.picture.bounding_box()
+
+        def follows(before, what, expected):
+            after = shown.changes(before, what)
+            shown.box.get_by_text(expected).first.wait_for(timeout=10_000)
+            assert shown.picture.bounding_box()["height"] == box["height"]
+            return after
+
+        now = pixels(shown.picture)
+        first = shown.box.get_by_title("class ring", exact=True)
+        look = first.evaluate("e => [getComputedStyle(e).backgroundImage, e.offsetWidth, e.offsetHeight]")
+        assert look[0].startswith('url("data:image/jpeg;base64,'), "the thumbnail has no picture"
+        assert look[1:] == [78, 86]
+        tops = shown.box.get_by_title("class ").evaluate_all("all => all.map(e => e.getBoundingClientRect().top)")
+        assert (len(tops), len(set(tops))) == (12, 1), "the thumbnails of a page are one row"
+        first.click()
+        now = follows(now, "a click on a class", "ring — ")
+        chosen = shown.box.locator(".ecaviz-chosen")
+        shown.box.get_by_title("class ring (chosen)", exact=True).wait_for(timeout=10_000)
+        assert chosen.count() == 1
+        assert chosen.evaluate("e => getComputedStyle(e).boxShadow") != "none"
+        notebook.screenshot("layer_explorer-classes")
+        shown.box.get_by_role("button", name="images", exact=True).click()
+        shown.box.get_by_text("page 1 of 3").wait_for(timeout=10_000)
+        further = shown.box.get_by_title("next page of thumbnails")
+        further.focus()
+        further.press("Enter")
+        shown.box.get_by_text("page 2 of 3").wait_for(timeout=10_000)
+        shown.box.locator('[title^="image 23: "]').wait_for(timeout=10_000)
+        for _ in range(4):
+            shown.page.keyboard.press("Tab")  # from the button to the fourth thumbnail
+        focused = shown.page.evaluate("() => document.activeElement.title")
+        assert focused.startswith("image 15: ")
+        shown.page.keyboard.press("Space")
+        now = follows(now, "a thumbnail pressed by keyboard", "image 15 — ")
+        shown.box.get_by_title(f"{focused} (chosen)", exact=True).wait_for(timeout=10_000)
+        assert chosen.count() == 1
+        assert shown.page.evaluate("() => document.activeElement.title") == f"{focused} (chosen)", "the focus stays"
+        handle = shown.control("slider", "channel").locator(".noUi-handle")
+        handle.focus()
+        handle.press("ArrowRight")
+        now = follows(now, "the channel", "channel 1 is opened most by")
+        notebook.screenshot("layer_explorer-thumbnails")
+        assert words.inner_text().count("closed most by") == 2
+        assert shown.page.locator('[role="alert"]').count() == 0
+        assert notebook.errors() == []
+        assert notebook.complaints == []
+        assert notebook.outside == []
+        assert console == []
+
+
 def test_the_picture_has_words_for_those_who_do_not_see_it(lab):
     lab.write("words.ipynb", "import ecaviz", "ecaviz.CoverageExplorer()")
     with lab.open("words.ipynb") as notebook:
