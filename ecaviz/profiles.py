@@ -39,7 +39,7 @@ from .sites import network
 if TYPE_CHECKING:
     from .models import LoadedModel
 
-__all__ = ["BINS", "DETAILS_AT_MOST", "HIGH", "LOW", "AttentionProfile", "SiteProfile", "kept_profile", "profile"]
+__all__ = ["BINS", "DETAILS_AT_MOST", "HIGH", "LOW", "AttentionProfile", "SiteProfile", "fingerprint", "kept_profile", "profile"]
 
 DETAILS = ("class", "pooled")
 
@@ -168,7 +168,7 @@ class _Pass:
         own, names = tuple(model.classes or ()), stream.classes
         self.model, self.stream, self.by, self.top = model, stream, by, top
         self.net = network(model)  # DistributedDataParallel would wait for the others at every batch
-        self.fingerprint = _fingerprint(self.net)
+        self.fingerprint = fingerprint(self.net)
         self.asked = {**(asked or {}), "precision": _precision(self.net, model.device)}
         self.description = stream.description
         self.first, self.total, self.stop = 0, stream.total, None  # of this part
@@ -443,7 +443,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
-def _fingerprint(net: nn.Module) -> str:
+def fingerprint(net: nn.Module) -> str:
     """Sixteen hex digits that stand for the names and values of all parameters and buffers."""
     digest = hashlib.blake2b(digest_size=8)
     for name, value in net.state_dict().items():
