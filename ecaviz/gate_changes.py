@@ -1,4 +1,4 @@
-"""What takes the place of a gate in an intervention: the modes of :func:`ecaviz.intervene`, as functions of the own gate.
+"""What takes the place of a gate in an intervention: the modes of :func:`ecaviz.intervene`, as functions of that gate.
 
 ==================  ==================================================================================================
 mode                ω', what the feature map is multiplied by instead of ω
@@ -32,7 +32,7 @@ from .sites import GateSite, Selection, network, pick_sites, select_sites
 if TYPE_CHECKING:
     from .attention_profile import AttentionProfile
 
-__all__ = ["MODES", "GateChange", "changes", "class_rows", "described", "needs_labels", "own_mean"]
+__all__ = ["MODES", "GateChange", "Means", "changes", "channels_at", "class_rows", "described", "needs_labels"]
 
 MODES = ("none", "one", "mean", "class-mean", "swap", "permute", "channels", "contrast")
 """The names of the modes."""
@@ -118,7 +118,7 @@ def changes(
         for site in _suited(pick_sites(every, pattern), _name_of(one)):
             wanted[site.name] = (site, one)
     made = []
-    means = _Means(model, profile)
+    means = Means(model, profile)
     depths = {one.name: depth for depth, one in enumerate(every)}
     for site in every:
         if site.name in wanted:
@@ -153,14 +153,28 @@ def _suited(chosen: list[GateSite], name: str) -> list[GateSite]:
     return suited
 
 
-class _Means:
-    """The mean gates of a profile, which is checked when they are first asked for."""
+class Means:
+    """The mean gates of a profile, which is checked when they are first asked for.
+
+    Args:
+        model: The network that it should be of.
+        profile: The profile.
+    """
 
     def __init__(self, model: Any, profile: AttentionProfile | None) -> None:
         self.model, self.profile, self.checked = model, profile, False
 
     def of(self, site: str, call: int = 1) -> Tensor:
-        """m, float64 C."""
+        """m, float64 C: the mean gate of each channel over all images.
+
+        Args:
+            site: Name of the site.
+            call: Which call of it in a forward, from 1 on.
+
+        Raises:
+            TypeError: No profile.
+            ValueError: As for :func:`ecaviz.intervene`.
+        """
         return self._site(site, call).moments.pooled().mean[0]
 
     def by_class(self, site: str, call: int = 1) -> Tensor:
@@ -172,6 +186,7 @@ class _Means:
         return self._site(site, call).moments.mean
 
     def known(self) -> AttentionProfile:
+        """The profile, if it is one of this network."""
         from .attention_profile import AttentionProfile
         from .profiles import fingerprint
 
@@ -201,17 +216,7 @@ class _Means:
         return self.profile[name]
 
 
-def own_mean(model: Any, profile: AttentionProfile | None, site: str, call: int = 1) -> Tensor:
-    """m, float64 C: the mean gate of each channel of a site over the images of a profile of this very network.
-
-    Raises:
-        TypeError: As for :func:`changes`.
-        ValueError: As there.
-    """
-    return _Means(model, profile).of(site, call)
-
-
-def _made(site: GateSite, mode: Any, means: _Means, seed: int, depth: int) -> GateChange:
+def _made(site: GateSite, mode: Any, means: Means, seed: int, depth: int) -> GateChange:
     name, words = _name_of(mode), described(mode)
     if name == "none":
         return GateChange(site, words, None)
@@ -277,7 +282,7 @@ def _permuted(seed: int) -> Callable[[Tensor, int, Tensor | None], Tensor]:
     return run
 
 
-def _some_channels(site: GateSite, words: str, mode: Mapping[str, Any], means: _Means) -> GateChange:
+def _some_channels(site: GateSite, words: str, mode: Mapping[str, Any], means: Means) -> GateChange:
     chosen, to = mode["channels"], mode.get("to")
     try:
         channels = torch.as_tensor(chosen)
@@ -294,9 +299,22 @@ def _some_channels(site: GateSite, words: str, mode: Mapping[str, Any], means: _
     elif isinstance(to, bool) or not isinstance(to, numbers.Real) or not 0 <= to <= 1:
         raise ValueError(f'intervene: {{"channels": …, "to": t}}: a gate t of 0 to 1 was expected, got {to!r}.')
 
+    return channels_at(site, channels, means if to is None else float(to), words)
+
+
+def channels_at(site: GateSite, channels: Tensor, to: Means | float, words: str = "channels") -> GateChange:
+    """Some channels of a site at their mean or at a number, nothing checked.
+
+    Args:
+        site: The site.
+        channels: int64, each once.
+        to: Where the means come from, or the number.
+        words: What the mode is called.
+    """
+
     def run(own: Tensor, call: int, _rows: Tensor | None) -> Tensor:
         _in_range(channels, site, own.shape[1])
-        given = torch.full_like(own, float(to)) if to is not None else _filled(means.of(site.name, call), own, site)
+        given = _filled(to.of(site.name, call), own, site) if isinstance(to, Means) else torch.full_like(own, to)
         there = channels.to(own.device)
         return own.index_copy(1, there, given[:, there])
 
@@ -310,7 +328,7 @@ def _in_range(channels: Tensor, site: GateSite, count: int | None) -> None:
         raise ValueError(f"intervene: {site.name} has no channel {low if low < 0 else high}{last}.")
 
 
-def _class_mean(site: GateSite, words: str, mode: Any, means: _Means) -> GateChange:
+def _class_mean(site: GateSite, words: str, mode: Any, means: Means) -> GateChange:
     means.by_class(site.name)  # says now that it is not there
     classes, counts = means.known().classes, means.known().counts
     one = None

@@ -50,8 +50,8 @@ def intervene(
 
     Afterwards the network is what it was, whatever was raised. Interventions nest: to the inner one, the own gate is
     what the outer one made of it. Gradients flow, to x and, where ω' is made of ω, to the gate. Works under autocast,
-    inference_mode, channels_last and gradient checkpointing, and with :class:`ecaviz.CachedRun`. What torch.compile made
-    runs eagerly inside the ``with``, and a DataParallel on the first of its devices.
+    inference_mode, channels_last and gradient checkpointing, and with :class:`ecaviz.CachedRun`. What torch.compile
+    made runs eagerly inside the ``with``, and a DataParallel on the first of its devices.
 
     A module that is called several times in a forward takes the means of each call (``name``, ``name#2``) from the
     profile.
@@ -103,8 +103,8 @@ class Intervention:
 
     Attributes:
         sites: The sites under it, in the order of the network.
-        gates: ω' of the latest forward by the site's name (``name#2`` for the second call), float32, in the shape of the
-            record that :func:`ecaviz.capture` makes.
+        gates: ω' of the latest forward by the site's name (``name#2`` for the second call), float32, in the shape of
+            the record that :func:`ecaviz.capture` makes.
     """
 
     def __init__(self, net: nn.Module, made: Sequence[GateChange], profile: AttentionProfile | None) -> None:
