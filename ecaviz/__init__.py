@@ -22,6 +22,7 @@ _WHERE = {
     "CachedRun": "reruns",
     "Coverage": "interaction",
     "CoverageExplorer": "explorers",
+    "Effect": "effects",
     "Influence": "influences",
     "InteractionMatrix": "interaction",
     "KernelExplorer": "explorers",
@@ -33,13 +34,18 @@ _WHERE = {
     "audit_summary": "provenance",
     "available": "catalogue",
     "capture": "gates",
+    "class_channels": "channel_changes",
     "coverage": "interaction",
     "find_sites": "gates",
+    "fold_gates": "folding",
     "frequency_response": "responses",
     "frequency_responses": "responses",
     "influence": "influences",
     "interaction_matrices": "interaction",
     "interaction_matrix": "interaction",
+    "intervene": "interventions",
+    "intervention_effect": "interventions",
+    "intervention_effects": "interventions",
     "kernel_null": "responses",
     "kernel_provenance": "provenance",
     "kernel_responses": "responses",
@@ -48,6 +54,7 @@ _WHERE = {
     "null_responses": "responses",
     "profile": "profiles",
     "rule_audit": "provenance",
+    "static_dynamic": "gate_effects",
     "surgery_effect": "surgery",
 }
 _MODULES = (
@@ -78,6 +85,7 @@ __all__ = [
     "CachedRun",
     "Coverage",
     "CoverageExplorer",
+    "Effect",
     "Influence",
     "InteractionMatrix",
     "KernelExplorer",
@@ -91,9 +99,11 @@ __all__ = [
     "available",
     "bundle",
     "capture",
+    "class_channels",
     "coverage",
     "coverages",
     "find_sites",
+    "fold_gates",
     "foreign",
     "frequency_response",
     "frequency_responses",
@@ -103,6 +113,9 @@ __all__ = [
     "interaction",
     "interaction_matrices",
     "interaction_matrix",
+    "intervene",
+    "intervention_effect",
+    "intervention_effects",
     "kernel_null",
     "kernel_provenance",
     "kernel_responses",
@@ -121,6 +134,7 @@ __all__ = [
     "responses",
     "results",
     "rule_audit",
+    "static_dynamic",
     "statistics",
     "surgery_effect",
     "survey",
@@ -152,10 +166,15 @@ if TYPE_CHECKING:
     )
     from .attention import adaptive_kernel_size
     from .catalogue import available
+    from .channel_changes import class_channels
+    from .effects import Effect
     from .explorers import CoverageExplorer, KernelExplorer, LayerExplorer, ModuleExplorer, RuleExplorer
+    from .folding import fold_gates
+    from .gate_effects import static_dynamic
     from .gates import capture, find_sites
     from .influences import Influence, influence
     from .interaction import Coverage, InteractionMatrix, coverage, interaction_matrices, interaction_matrix
+    from .interventions import intervene, intervention_effect, intervention_effects
     from .models import LoadedModel, load
     from .profiles import AttentionProfile, profile
     from .provenance import audit_summary, kernel_provenance, rule_audit

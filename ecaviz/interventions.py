@@ -34,7 +34,15 @@ from .wrappers import followed
 if TYPE_CHECKING:
     from .attention_profile import AttentionProfile
 
-__all__ = ["MODES", "Intervention", "intervene", "intervening", "intervention_effect", "intervention_effects"]
+__all__ = [
+    "MODES",
+    "Intervention",
+    "in_place",
+    "intervene",
+    "intervening",
+    "intervention_effect",
+    "intervention_effects",
+]
 
 
 @contextmanager
@@ -89,13 +97,21 @@ def intervening(
     model: Any, made: Sequence[GateChange], profile: AttentionProfile | None = None
 ) -> Iterator[Intervention]:
     """As :func:`intervene`, with changes that were checked before."""
-    under = Intervention(network(model), made, profile)
-    with followed(network(model, wrapped=True), "intervene"):
-        try:
-            under._attach()
-            yield under
-        finally:
-            under._detach()
+    with followed(network(model, wrapped=True), "intervene"), in_place(network(model), made, profile) as under:
+        yield under
+
+
+@contextmanager
+def in_place(
+    net: nn.Module, made: Sequence[GateChange], profile: AttentionProfile | None = None
+) -> Iterator[Intervention]:
+    """As :func:`intervening`, of a network whose modules are called as modules."""
+    under = Intervention(net, made, profile)
+    try:
+        under._attach()
+        yield under
+    finally:
+        under._detach()
 
 
 class Intervention:

@@ -28,7 +28,7 @@ from .class_names import own_classes
 from .effects import checked_logits, stream_of
 from .gate_changes import Means, channels_at
 from .intervals import bootstrap_means
-from .interventions import intervening
+from .interventions import in_place
 from .module_calls import Instead
 from .readers import as_met
 from .reruns import CachedRun
@@ -196,13 +196,14 @@ def _exact(
     cached = CachedRun(model, x)
     before = cached.logits[:, output].double()
     found = {}
-    for one in chosen:
-        columns = []
-        for channel in range(len(means.of(one.name))):
-            with intervening(model, [channels_at(one, torch.tensor([channel]), means)]):
-                columns.append((cached.run_from(one.name)[:, output].double() - before).cpu())
-            done()
-        found[one.name] = torch.stack(columns, dim=1)
+    with followed(network(model, wrapped=True), "class_channels"):
+        for one in chosen:
+            columns = []
+            for channel in range(len(means.of(one.name))):
+                with in_place(network(model), [channels_at(one, torch.tensor([channel]), means)]):
+                    columns.append((cached.run_from(one.name)[:, output].double() - before).cpu())
+                done()
+            found[one.name] = torch.stack(columns, dim=1)
     return found
 
 
