@@ -9,6 +9,10 @@ gate, g_c·(m_c − ω_c), for all sites and channels in one backward pass. In b
 over all images of the profile. A change below zero says that the channel's gate, as it is on images of the class,
 speaks for the class.
 
+A gate that follows its own map moves a logit even where it knows nothing of the class: the mean of x·(m − ω) is
+−cov(x, ω). What is about the class shows in the difference between images of the class and images of others, of the
+same logit: ``class_channels(…, ["star"], logit="disc")``.
+
 The approximation is a first-order Taylor expansion in the gate, as "attribution patching" does it (Nanda, 2023) and
 Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference", ICLR 2017, Eq. 6, for maps.
 """
@@ -56,6 +60,7 @@ def class_channels(
     classes: Sequence[str] | str | None = None,
     sites: Selection = None,
     *,
+    logit: str | None = None,
     n: int = 64,
     exact: bool = True,
     level: float = 0.95,
@@ -73,6 +78,7 @@ def class_channels(
         profile: Of this network: its means m, over all its images.
         classes: Names of the classes; None for all that the images have.
         sites: Which: a glob, a list, a callable, or None for all that have gates by channel.
+        logit: The class whose logit is followed; None for that of the images.
         n: How many images of each class to take, the first ones.
         exact: Whether to run the network for every channel; else ``change``, ``low`` and ``high`` are NaN.
         level: Of the bootstrap intervals over the images, 0…1.
@@ -95,7 +101,7 @@ def class_channels(
     chosen = select_channel_sites(model, sites)
     means = Means(model, profile)
     widths = {one.name: len(means.of(one.name)) for one in chosen}
-    by_class = _images_of(model, images, classes, n)
+    by_class = _images_of(model, images, classes, n, logit)
     runs = sum(widths.values()) * sum(-(-len(x) // _BATCH) for _, x, _ in by_class) if exact else 0
     bar = tqdm(total=runs, desc=f"channels of {model.name}", unit="run", disable=not progress or not exact)
     frames = []
@@ -155,7 +161,7 @@ def agreement(table: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["site", "class", "channels", "pearson", "spearman", "signs", "top", "of"])
 
 
-def _images_of(model: Any, images: Any, classes: Any, n: int) -> list[tuple[str, Tensor, int]]:
+def _images_of(model: Any, images: Any, classes: Any, n: int, logit: str | None) -> list[tuple[str, Tensor, int]]:
     """For each class its name, its first n images as the network takes them, and its place in the output."""
     stream = stream_of(model, images, _BATCH)
     names = stream.classes or tuple(model.classes)
@@ -167,7 +173,7 @@ def _images_of(model: Any, images: Any, classes: Any, n: int) -> list[tuple[str,
             f"class_channels: the images have classes ({', '.join(names[:5])} …) that are none of the model's."
         )
     wanted = [classes] if isinstance(classes, str) else list(names if classes is None else classes)
-    unknown = [name for name in wanted if name not in names]
+    unknown = [name for name in [*wanted, *([] if logit is None else [logit])] if name not in names]
     if unknown or not wanted:
         raise ValueError(f"class_channels: there is no class {(unknown or [''])[0]!r}; there are: {', '.join(names)}.")
     kept: dict[int, list[Tensor]] = {names.index(name): [] for name in wanted}
@@ -185,7 +191,7 @@ def _images_of(model: Any, images: Any, classes: Any, n: int) -> list[tuple[str,
         x = torch.cat(parts)
         if not len(x):
             raise ValueError(f"class_channels: there is no image of the class {names[label]!r} among these.")
-        found.append((names[label], x, int(own[label])))
+        found.append((names[label], x, int(own[label if logit is None else names.index(logit)])))
     return found
 
 
