@@ -45,32 +45,38 @@ def measured_on(model: LoadedModel, n: int | None = None) -> Any:
     return shapes("test", n) if data == "shapes" else cifar10_images("test", n=n, download=False)
 
 
-def profiled_on(model: LoadedModel, *, progress: bool = True) -> AttentionProfile:
-    """The profile by class that means are taken from.
+def profiled_on(model: LoadedModel, images: Any = None, *, progress: bool = True) -> AttentionProfile:
+    """The profile that means are taken from.
 
     On the procedural set it is of other images than those of :func:`measured_on`; on CIFAR-10 it is the one that is
-    kept, over all 10,000 test images.
+    kept, over all 10,000 test images; both by class. Of a model that is not bundled it is of ``images``, all pooled.
 
     Args:
-        model: A bundled model.
+        model: What :func:`ecaviz.load` returns.
+        images: For models that are not bundled.
         progress: Whether to show a progress bar.
     """
+    if model.source != "bundled":
+        return profile(model, images, progress=progress)
     if training_sets.of(model.name).name != "shapes":
         return kept_profile(model.name)
     return profile(model, shapes("test", IMAGES["shapes"], seed=1), by="class", progress=progress)
 
 
-def measure(name: str, sites: Any = None, *, progress: bool = True, **options: Any) -> pd.DataFrame:
+def measure(
+    name: str, sites: Any = None, *, n: int | None = None, progress: bool = True, **options: Any
+) -> pd.DataFrame:
     """The rows of one bundled model, unrounded.
 
     Args:
         name: Name of the model.
         sites: As for :func:`ecaviz.static_dynamic`.
+        n: Of how many images; None for as many as are recorded.
         progress: Whether to show progress bars.
         **options: Of :func:`ecaviz.static_dynamic`.
     """
     model = load(name, device="cpu")
-    images = measured_on(model)
+    images = measured_on(model, n)
     table = static_dynamic(model, images, profiled_on(model, progress=progress), sites, progress=progress, **options)
     table = table[table["measure"] != "gate change"]
     table.insert(0, "data", getattr(images, "data", training_sets.of(name).name))

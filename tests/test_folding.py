@@ -95,7 +95,7 @@ def test_networks_of_others(name, scaled, images):
             for weight in one.module.parameters():
                 weight.mul_(20 if scaled else 1)  # torchvision's gates are all alike at the start
     profile = ecaviz.profile(model, images, progress=False)
-    assert all(float(site.moments.std().max()) > 1e-6 for site in profile.sites.values())
+    assert max(float(site.moments.std().max()) for site in profile.sites.values()) > 1e-4
     folded = fold_gates(model, profile, example=images[:2])
     with torch.no_grad():
         out, own = folded.net(images), model.net(images)
