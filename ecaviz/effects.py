@@ -20,7 +20,7 @@ from torch import Tensor
 from . import gates
 from .batches import Batches
 from .class_names import own_classes
-from .intervals import bootstrap_mean
+from .intervals import bootstrap_means
 from .sites import network
 
 if TYPE_CHECKING:
@@ -78,9 +78,10 @@ class Effect:
 
         rows = [("gate change", name, values.double()) for name, values in self.gate_change.items()]
         rows += [(measure, "", values) for measure, values in self.measures.items()]
+        low, high = bootstrap_means(torch.stack([values for *_, values in rows], dim=1), level=level, seed=seed)
         table = [
-            (measure, site, float(values.mean()), *bootstrap_mean(values, level=level, seed=seed))
-            for measure, site, values in rows
+            (measure, site, float(values.mean()), *ends)
+            for (measure, site, values), *ends in zip(rows, low.tolist(), high.tolist(), strict=True)
         ]
         return pd.DataFrame(table, columns=["measure", "site", "mean", "low", "high"])
 

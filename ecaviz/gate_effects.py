@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .class_names import own_classes
 from .effects import Effect, stream_of
-from .intervals import bootstrap_mean, bootstrap_ratio
+from .intervals import bootstrap_means, bootstrap_ratio
 from .interventions import intervention_effects
 from .sites import Selection, select_channel_sites
 
@@ -109,9 +109,9 @@ def effect_rows(
     import torch
 
     values = {**effect.measures, "gate change": torch.stack(list(effect.gate_change.values())).double().mean(0)}
-    rows = []
-    for measure, numbers in values.items():
-        rows.append((measure, float(numbers.mean()), *bootstrap_mean(numbers, level=level, seed=seed)))
+    low, high = bootstrap_means(torch.stack(list(values.values()), dim=1), level=level, seed=seed)
+    means = [float(numbers.mean()) for numbers in values.values()]
+    rows = list(zip(values, means, low.tolist(), high.tolist(), strict=True))
     for measure, of in SHARES.items():
         if one is not None and of in one.measures:
             ratio, low, high = bootstrap_ratio(effect.measures[of], one.measures[of], level=level, seed=seed)
