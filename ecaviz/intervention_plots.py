@@ -30,8 +30,8 @@ _MEASURES = {
     "agreement": ("share of predictions that stay (%)", 100.0, 100.0),
     "accuracy difference": ("difference in accuracy (points)", 100.0, 0.0),
     "accuracy after": ("accuracy (%)", 100.0, None),
-    "share of the divergence": ("share that the frozen mean recovers (%)", 100.0, 100.0),
-    "share of the accuracy": ("share that the frozen mean recovers (%)", 100.0, 100.0),
+    "share of the divergence": ("recovered by the mean (%)", 100.0, 100.0),
+    "share of the accuracy": ("recovered by the mean (%)", 100.0, 100.0),
 }
 
 
