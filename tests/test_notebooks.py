@@ -802,7 +802,7 @@ def test_coverage_of_imagenet_models(tmp_path, monkeypatch, request):
 
 @pytest.mark.notebook
 def test_interventions_of_an_imagenet_model(tmp_path, monkeypatch, request):
-    constants = f"""MODELS = [{RANDOM.format("ecaresnet26t", ", zero_init_last=False")}]
+    constants = f"""MODELS = [{RANDOM.format("legacy_seresnet18", "")}]
 PHOTOS = None
 IMAGES = 8
 CLASS = "stripes"
@@ -810,7 +810,7 @@ SITES = [-1]
 CONTRASTS = [0, 1, 2]
 CIFAR = ["cifar10-se-r16", "cifar10-eca-k3"]"""
     run = run_notebook(INTERVENTIONS, tmp_path, monkeypatch, constants=constants, probe=PROBES["05_interventions"])
-    report(request, "05_interventions, ecaresnet26t", run)
+    report(request, "05_interventions, legacy_seresnet18", run)
     assert_clean(run)
     assert len(run.pictures) >= FIGURES["05_interventions"]
     probed = run.probed
