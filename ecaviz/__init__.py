@@ -22,6 +22,7 @@ _WHERE = {
     "CachedRun": "reruns",
     "Coverage": "interaction",
     "CoverageExplorer": "explorers",
+    "Effect": "effects",
     "GateSample": "gate_samples",
     "Influence": "influences",
     "InteractionMatrix": "interaction",
@@ -35,11 +36,13 @@ _WHERE = {
     "audit_summary": "provenance",
     "available": "catalogue",
     "capture": "gates",
+    "class_channels": "channel_changes",
     "channel_selectivity": "selectivity",
     "coverage": "interaction",
     "factor_information": "factors",
     "factor_summary": "factors",
     "find_sites": "gates",
+    "fold_gates": "folding",
     "frequency_response": "responses",
     "frequency_responses": "responses",
     "gate_health": "health",
@@ -47,6 +50,9 @@ _WHERE = {
     "influence": "influences",
     "interaction_matrices": "interaction",
     "interaction_matrix": "interaction",
+    "intervene": "interventions",
+    "intervention_effect": "interventions",
+    "intervention_effects": "interventions",
     "kernel_null": "responses",
     "kernel_provenance": "provenance",
     "kernel_responses": "responses",
@@ -56,6 +62,7 @@ _WHERE = {
     "null_responses": "responses",
     "profile": "profiles",
     "rule_audit": "provenance",
+    "static_dynamic": "gate_effects",
     "sample_gates": "gate_samples",
     "selectivity_difference": "selectivity",
     "site_selectivity": "selectivity",
@@ -90,6 +97,7 @@ __all__ = [
     "CachedRun",
     "Coverage",
     "CoverageExplorer",
+    "Effect",
     "GateSample",
     "Influence",
     "InteractionMatrix",
@@ -106,11 +114,13 @@ __all__ = [
     "bundle",
     "capture",
     "channel_selectivity",
+    "class_channels",
     "coverage",
     "coverages",
     "factor_information",
     "factor_summary",
     "find_sites",
+    "fold_gates",
     "foreign",
     "frequency_response",
     "frequency_responses",
@@ -122,6 +132,9 @@ __all__ = [
     "interaction",
     "interaction_matrices",
     "interaction_matrix",
+    "intervene",
+    "intervention_effect",
+    "intervention_effects",
     "kernel_null",
     "kernel_provenance",
     "kernel_responses",
@@ -144,6 +157,7 @@ __all__ = [
     "sample_gates",
     "selectivity_difference",
     "site_selectivity",
+    "static_dynamic",
     "statistics",
     "surgery_effect",
     "survey",
@@ -176,14 +190,19 @@ if TYPE_CHECKING:
     )
     from .attention import adaptive_kernel_size
     from .catalogue import available
+    from .channel_changes import class_channels
+    from .effects import Effect
     from .explorers import CoverageExplorer, KernelExplorer, LayerExplorer, ModuleExplorer, RuleExplorer
     from .factors import factor_information, factor_summary
+    from .folding import fold_gates
+    from .gate_effects import static_dynamic
     from .gate_samples import GateSample, sample_gates
     from .gate_variance import gate_spread, variance_parts
     from .gates import capture, find_sites
     from .health import gate_health
     from .influences import Influence, influence
     from .interaction import Coverage, InteractionMatrix, coverage, interaction_matrices, interaction_matrix
+    from .interventions import intervene, intervention_effect, intervention_effects
     from .models import LoadedModel, load
     from .nearest import nearest_classes
     from .picture_explorer import PictureExplorer

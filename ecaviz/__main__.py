@@ -313,6 +313,32 @@ def coverage(
 
 
 @app.command()
+def interventions(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Bundled models, such as shapes-se-r16; those of the table if none.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of interventions.csv; data/results if not given.")] = None,
+) -> None:
+    """Measure anew what bundled models lose with their gates at 1, at their mean, and swapped (a minute a model).
+
+    Models for CIFAR-10 need its images, in $ECAVIZ_CIFAR10 or ~/.cache/ecaviz/cifar10.
+    """
+    from . import intervention_records
+
+    try:
+        measured = intervention_records.record(models or intervention_records.MODELS, out)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise _fail(error) from None
+    except KeyboardInterrupt:
+        typer.secho("Interrupted; what was measured so far is in the table.", err=True)
+        raise typer.Exit(130) from None
+    left = [name for name in models or intervention_records.MODELS if name not in measured]
+    typer.echo(f"measured: {', '.join(measured) or 'none'}")
+    if left:
+        typer.echo(f"left as they were, for their images are not here: {', '.join(left)}")
+
+
+@app.command()
 def report(
     notebooks: Annotated[list[Path] | None, typer.Argument(help="Notebooks, or a folder; ./notebooks if none.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("build/report"),

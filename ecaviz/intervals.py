@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import checks
 
-__all__ = ["bootstrap_mean", "t_half_width", "t_interval"]
+__all__ = ["bootstrap_mean", "bootstrap_means", "bootstrap_ratio", "t_half_width", "t_interval"]
 
 FEWEST = 3
 """Runs below which there is no t interval: of two it would be twelve standard deviations wide."""
@@ -84,3 +84,73 @@ def bootstrap_mean(
         means[i] = sums[drawn].sum() / counts[drawn].sum()
     low, high = means.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64))
     return float(low), float(high)
+
+
+def bootstrap_means(
+    values: Tensor, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The percentile bootstrap intervals of several means, all of the same draws; NaN for fewer than two rows.
+
+    Args:
+        values: N×K, a row an image.
+        level: Of the intervals, 0…1.
+        resamples: How often is drawn.
+        seed: Of the draws.
+
+    Returns:
+        Lower and upper ends, float64 K.
+
+    Raises:
+        ValueError: Not N×K numbers, a level that is no share, or no resample.
+    """
+    level = checks.share(level, "bootstrap: level")
+    values = torch.as_tensor(values).double()
+    if values.ndim != 2:
+        raise ValueError(f"bootstrap: N×K numbers were expected, got shape {tuple(values.shape)}.")
+    if len(values) < 2:
+        nan = torch.full((values.shape[1],), torch.nan, dtype=torch.float64)
+        return nan, nan.clone()
+    means = _draws(len(values), resamples, seed) @ values
+    low, high = means.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64), dim=0)
+    return low, high
+
+
+def bootstrap_ratio(
+    above: Tensor, below: Tensor, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """The ratio of two means over the same images, with its percentile bootstrap interval.
+
+    Args:
+        above: N numbers, whose mean stands above the line.
+        below: N numbers, whose mean stands below it.
+        level: Of the interval, 0…1.
+        resamples: How often is drawn; both of the same draw.
+        seed: Of the draws.
+
+    Returns:
+        The ratio and the ends of its interval; all NaN where the interval of the mean below holds zero, for then the
+        ratio may be anything.
+
+    Raises:
+        ValueError: Not twice N numbers, a level that is no share, or no resample.
+    """
+    above, below = torch.as_tensor(above).double(), torch.as_tensor(below).double()
+    if above.ndim != 1 or above.shape != below.shape:
+        raise ValueError(f"bootstrap: twice N numbers were expected, got {tuple(above.shape)}, {tuple(below.shape)}.")
+    both = torch.stack([above, below], dim=1)
+    low, high = bootstrap_means(both, level=level, resamples=resamples, seed=seed)
+    if not bool(low[1] > 0 or high[1] < 0):
+        return math.nan, math.nan, math.nan
+    drawn = _draws(len(both), resamples, seed) @ both
+    ratios = drawn[:, 0] / drawn[:, 1]
+    ends = ratios.nanquantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64))
+    return float(above.mean() / below.mean()), float(ends[0]), float(ends[1])
+
+
+def _draws(n: int, resamples: int, seed: int) -> Tensor:
+    """How often each of n is in each draw, over n: float64 resamples × n."""
+    resamples = checks.at_least_one(resamples, "bootstrap: resamples")
+    random = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(n, (resamples, n), generator=random)
+    counts = torch.zeros(resamples, n, dtype=torch.float64)
+    return counts.scatter_add_(1, drawn, torch.ones((), dtype=torch.float64).expand(resamples, n)) / n

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "PLACE",
     "Call",
     "Ended",
     "Instead",
@@ -30,7 +31,8 @@ __all__ = [
     "tensors_in",
 ]
 
-_PLACE = "_compiled_call_impl"
+PLACE = "_compiled_call_impl"
+"""The attribute of a module that is called instead of it."""
 
 
 class Instead:
@@ -45,8 +47,8 @@ class Instead:
 
     def __init__(self, module: nn.Module, run: Callable[..., Any]) -> None:
         self.module, self.run = module, run
-        self.before = module.__dict__.get(_PLACE)  # made by the compiler
-        module.__dict__[_PLACE] = self
+        self.before = module.__dict__.get(PLACE)  # made by the compiler
+        module.__dict__[PLACE] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run."""
@@ -58,12 +60,12 @@ class Instead:
 
     def remove(self) -> None:
         """Give the module back what was there, if it has not got it yet."""
-        if self.module.__dict__.get(_PLACE) is not self:
+        if self.module.__dict__.get(PLACE) is not self:
             return
         if self.before is None:
-            del self.module.__dict__[_PLACE]
+            del self.module.__dict__[PLACE]
         else:
-            self.module.__dict__[_PLACE] = self.before
+            self.module.__dict__[PLACE] = self.before
 
 
 @dataclass(eq=False)
@@ -223,8 +225,8 @@ class Skipped:
 
     def __init__(self, module: nn.Module, outputs: list[Any], fill: Callable[[Any], Any]) -> None:
         self.module, self.outputs, self.fill, self.given = module, outputs, fill, 0
-        self.before = module.__dict__.get(_PLACE)
-        module.__dict__[_PLACE] = self
+        self.before = module.__dict__.get(PLACE)
+        module.__dict__[PLACE] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The next output; after the last, the module is itself again."""

@@ -29,6 +29,7 @@ from .block_figures import attention_block, gate_maps
 from .comparison_plots import accuracy_by_module, accuracy_by_parameters, cost_by_channels, differences, matrix_grid
 from .coverage_plots import coverage_by_channels, directness_by_site, partners_by_channels
 from .figures import coverage_cost, image_grid
+from .intervention_plots import channels_of_class, contrast_curve, exact_and_gradient, static_and_dynamic
 from .kernel_plots import gates_by_kernel, interaction, kernel, learned_kernels
 from .locality_plots import band_energy, locality
 from .looks import INK, SERIES, layer_labels, setting, settings, styles
@@ -54,7 +55,9 @@ __all__ = [
     "attention_block",
     "attention_diagram",
     "band_energy",
+    "channels_of_class",
     "class_curves",
+    "contrast_curve",
     "convolutions",
     "cost_by_channels",
     "coverage_by_channels",
@@ -62,6 +65,7 @@ __all__ = [
     "differences",
     "directness_by_site",
     "eca_figure",
+    "exact_and_gradient",
     "factor_information",
     "gate_distribution",
     "gate_distributions_by_layer",
@@ -84,6 +88,7 @@ __all__ = [
     "saturation",
     "selectivity",
     "senet_figure",
+    "static_and_dynamic",
     "surgery_effects",
     "variance_parts",
 ]

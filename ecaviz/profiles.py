@@ -39,7 +39,17 @@ from .sites import network
 if TYPE_CHECKING:
     from .models import LoadedModel
 
-__all__ = ["BINS", "DETAILS_AT_MOST", "HIGH", "LOW", "AttentionProfile", "SiteProfile", "kept_profile", "profile"]
+__all__ = [
+    "BINS",
+    "DETAILS_AT_MOST",
+    "HIGH",
+    "LOW",
+    "AttentionProfile",
+    "SiteProfile",
+    "fingerprint_of",
+    "kept_profile",
+    "profile",
+]
 
 DETAILS = ("class", "pooled")
 

@@ -12,7 +12,7 @@ from .fits import measure, over, tolerance_of
 from .function_calls import Call, Scope
 from .sites import GateSite, Proof, remember, unproven
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "as_met", "in_backward"]
 
 _EDGE = 1e-7  # a gate of 0 or 1 has no finite logit; this far from the ends it is read as one
 
@@ -45,7 +45,7 @@ class Reader:
 
     def listens(self, module: nn.Module, own: nn.Module) -> bool:
         """Whether a call of ``module`` is one of the calls to read, ``own`` being what the hook was put on."""
-        return self.run.handles != [] and module is own and not _in_backward()
+        return self.run.handles != [] and module is own and not in_backward()
 
     def forget(self) -> None:
         """Be ready for the next call."""
@@ -77,7 +77,7 @@ class Reader:
 
     def is_inside(self) -> bool:
         """Whether the module is at work, and to be read."""
-        return self.inside and not _in_backward()
+        return self.inside and not in_backward()
 
     def on_enter(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """The module is called."""
@@ -183,7 +183,7 @@ class Reader:
         if self.layout.source == "fit":  # the channels that are 0 everywhere, and tell nothing
             gate, logit = gate.nan_to_num(), logit.where(logit.isfinite(), -torch.inf)
         scale = self.input.abs().max().to(wide).clamp_min(1e-12)
-        rest = output.to(wide) - self.input.to(wide) * _over(gate, self.input)
+        rest = output.to(wide) - self.input.to(wide) * as_met(gate, self.input)
         shift = rest.mean(dim=(2, 3)) if self.layout.added else None
         if shift is not None:
             rest = rest - over(shift)
@@ -208,7 +208,7 @@ class Reader:
         remember(self.site.module, proof, self.input.shape[1])
 
 
-def _over(gate: Tensor, x: Tensor) -> Tensor:
+def as_met(gate: Tensor, x: Tensor) -> Tensor:
     """Gates as they meet the feature maps x: one a channel everywhere, or each patch's over its patch."""
     if gate.ndim == 2:
         return over(gate)
@@ -221,6 +221,6 @@ def _copied(vector: Tensor) -> Tensor:
         return vector.to(torch.float32, copy=True)
 
 
-def _in_backward() -> bool:
+def in_backward() -> bool:
     """Whether autograd is at work in this thread: then a forward is gradient checkpointing's second run of it."""
     return torch._C._current_graph_task_id() != -1

@@ -31,11 +31,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .batches import batches
+from .effects import checked_logits
 from .gates import GateRecord, capture, evaluating
 from .module_calls import PASS, Call, calls_before, following, grab, map_tensors, skipping, tensors_in
 from .sites import GateSite, Selection, find_sites, network
 from .snapshots import Snapshot
-from .surgery import checked_logits, operating, operations
+from .surgery import operating, operations
 from .wrappers import followed
 
 __all__ = ["CachedRun", "Restart"]

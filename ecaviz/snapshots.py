@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .function_calls import Scope
+from .module_calls import PLACE
 
 __all__ = ["Snapshot"]
 
@@ -18,7 +19,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 class Snapshot:
-    """The modules of a network with their weights, hooks and forwards, as they are now. Nothing is copied.
+    """The modules of a network with their weights, hooks, forwards and calls, as they are now. Nothing is copied.
 
     A change of a weight is seen by the counter that torch keeps of them, which costs next to nothing to read. A change
     made behind its back, through ``weight.data``, is not seen.
@@ -42,6 +43,7 @@ class Snapshot:
         self._counted = [one for one in self._there if not one.is_inference()]  # the others have no counter
         self._seen = self._look()
         self._forwards = {module: module.__dict__.get("forward") for module in self.modules.values()}
+        self._calls = {module: module.__dict__.get(PLACE) for module in self._forwards}
         self._hooks = [
             (module, name, OrderedDict(getattr(module, name))) for module in self._forwards for name in _HOOKS
         ]
@@ -74,12 +76,12 @@ class Snapshot:
         return [one.data_ptr() for one in self._there], [one._version for one in self._counted]
 
     def stood_in(self, modules: Iterable[nn.Module]) -> nn.Module | None:
-        """The first of some modules whose forward is another one than then; None if there is none."""
+        """The first of some modules whose forward or call is another one than then; None if there is none."""
         for module in modules:
             there = module.__dict__.get("forward")
             while isinstance(there, Scope):  # it watches, and changes nothing
                 there = there.own
-            if there is not self._forwards[module]:
+            if there is not self._forwards[module] or module.__dict__.get(PLACE) is not self._calls[module]:
                 return module
         return None
 
@@ -89,7 +91,7 @@ class Snapshot:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Inside the ``with``, the modules have the hooks and the forwards of then, and no others."""
+        """Inside the ``with``, the modules have the hooks, forwards and calls of then, and no others."""
         aside: list[tuple[dict, str, Any]] = []
 
         def put(module: nn.Module, name: str, then: Any) -> None:
@@ -101,6 +103,9 @@ class Snapshot:
             for module, then in self._forwards.items():
                 if module.__dict__.get("forward") is not then:
                     put(module, "forward", then)
+            for module, then in self._calls.items():
+                if module.__dict__.get(PLACE) is not then:
+                    put(module, PLACE, then)
             for module, name, then in self._hooks:
                 if getattr(module, name) != then:
                     put(module, name, OrderedDict(then))

@@ -24,26 +24,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import checks, gates
 from .attention import channel_conv
-from .batches import batches
-from .class_names import own_classes
+from .effects import Change, Effect, measure, stream_of
 from .function_calls import StandIn
-from .intervals import bootstrap_mean
 from .kernels import ecas_among, resize_kernel
 from .sites import GateSite, Selection, network, pick_sites, select_sites
 from .wrappers import followed
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["MODES", "Operation", "SurgeryEffect", "kernel_surgery", "operating", "operations", "surgery_effect"]
+__all__ = ["MODES", "Operation", "kernel_surgery", "operating", "operations", "surgery_effect"]
 
 MODES = ("resize", "impulse", "circular", "permute", "random")
 
@@ -257,57 +251,6 @@ def _convolved(y: Tensor, kernel: Tensor, padding: str, bias: Tensor | None) -> 
     return z if bias is None else z + bias
 
 
-@dataclass(frozen=True, eq=False)
-class SurgeryEffect:
-    """What a surgery did, image by image.
-
-    Attributes:
-        model: Name of the model.
-        images: The set of images, in words.
-        mode: Of the surgery.
-        gate_change: Mean of |ω after − ω before| over the channels, N numbers for each site under surgery.
-        agrees: N, whether the prediction is the same.
-        divergence: N, KL(before ‖ after) of the predicted probabilities, in nats.
-        right: N×2, whether the prediction before and after is the label; None where there are no labels that tell.
-    """
-
-    model: str
-    images: str
-    mode: str
-    gate_change: Mapping[str, Tensor] = field(repr=False)
-    agrees: Tensor = field(repr=False)
-    divergence: Tensor = field(repr=False)
-    right: Tensor | None = field(repr=False)
-
-    def __len__(self) -> int:
-        return len(self.agrees)
-
-    def to_frame(self, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
-        """Means with bootstrap intervals over the images.
-
-        Args:
-            level: Of the intervals, 0…1.
-            seed: Of the bootstrap.
-
-        Returns:
-            One row a measure. Columns: measure ("gate change", "agreement", "divergence", and with labels "accuracy
-            before", "accuracy after", "accuracy difference"); site (of the gate change, else empty); mean, low, high.
-        """
-        import pandas as pd
-
-        rows = [("gate change", name, values) for name, values in self.gate_change.items()]
-        rows += [("agreement", "", self.agrees), ("divergence", "", self.divergence)]
-        if self.right is not None:
-            before, after = self.right.double().T
-            rows += [("accuracy before", "", before), ("accuracy after", "", after)]
-            rows += [("accuracy difference", "", after - before)]
-        table = []
-        for measure, site, values in rows:
-            low, high = bootstrap_mean(values.double(), level=level, seed=seed)
-            table.append((measure, site, float(values.double().mean()), low, high))
-        return pd.DataFrame(table, columns=["measure", "site", "mean", "low", "high"])
-
-
 def surgery_effect(
     model: Any,
     images: Any,
@@ -318,7 +261,7 @@ def surgery_effect(
     seed: int = 0,
     batch_size: int = 64,
     progress: bool = True,
-) -> SurgeryEffect:
+) -> Effect:
     """Run a network over images as it is and under surgery, and compare.
 
     Args:
@@ -332,56 +275,21 @@ def surgery_effect(
         progress: Whether to show a progress bar.
 
     Returns:
-        The :class:`SurgeryEffect`.
+        The :class:`ecaviz.Effect`.
 
     Raises:
         ValueError: As for :func:`kernel_surgery`; or the network gives no logits N×K.
     """
-    from tqdm.auto import tqdm
-
     net = network(model)
-    stream = batches(images, model.transform, batch_size, next(net.parameters(), model.device))
-    own = None if stream.classes is None else own_classes(stream.classes, model.classes)
-    usable = stream.classes is None or own is not None
-    names = [one.name for one, _ in _wanted(select_sites(net), sites, mode, kernel_size)]
-    changes: dict[str, list[Tensor]] = {}
-    found: dict[str, list[Tensor]] = {"agrees": [], "divergence": [], "right": []}
-    bar = tqdm(total=stream.total, desc=f"surgery on {model.name}", unit="image", disable=not progress)
-    with bar, gates.evaluating(net):
-        for x, labels in stream:
-            with gates.capture(net, names) as before:
-                logits = checked_logits(net(x), "surgery_effect")
-            with (
-                kernel_surgery(net, sites, mode, kernel_size=kernel_size, seed=seed),
-                gates.capture(net, names) as after,
-            ):
-                others = checked_logits(net(x), "surgery_effect")
-            for name, record in before.items():
-                change = (after[name].gate - record.gate).abs().mean(dim=1)
-                changes.setdefault(name, []).append(change.cpu())
-            first, second = logits.double().log_softmax(1), others.double().log_softmax(1)
-            found["agrees"].append((first.argmax(1) == second.argmax(1)).cpu())
-            found["divergence"].append((first.exp() * (first - second)).sum(1).cpu())
-            if usable and labels is not None:
-                right = labels if own is None else own.to(labels.device)[labels]
-                found["right"].append(torch.stack([logits.argmax(1) == right, others.argmax(1) == right], 1).cpu())
-            bar.update(len(x))
-    agrees = torch.cat(found["agrees"])
-    right = torch.cat(found["right"]) if found["right"] else None
-    return SurgeryEffect(
-        model=model.name,
-        images=stream.description,
-        mode=mode,
-        gate_change={name: torch.cat(parts) for name, parts in changes.items()},
-        agrees=agrees,
-        divergence=torch.cat(found["divergence"]),
-        right=right if right is not None and len(right) == len(agrees) else None,
-    )
+    names = tuple(one.name for one, _ in _wanted(select_sites(net), sites, mode, kernel_size))
 
+    @contextmanager
+    def place(_labels: Tensor | None) -> Iterator[Callable[[], dict[str, Tensor]]]:
+        with (
+            kernel_surgery(net, sites, mode, kernel_size=kernel_size, seed=seed),
+            gates.capture(net, names) as captured,
+        ):
+            yield lambda: {name: record.gate for name, record in captured.items()}
 
-def checked_logits(output: Any, what: str) -> Tensor:
-    """The output of a network, if it is logits N×K; else a ValueError that begins with ``what``."""
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"{what}: a network that gives logits N×K was expected; this one gave {shape}.")
-    return output
+    change = {mode: Change(mode, names, place)}
+    return measure(model, stream_of(model, images, batch_size), change, what="surgery_effect", progress=progress)[mode]

@@ -11,7 +11,7 @@ from .views import axes_or_current, strip_spines
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from .surgery import SurgeryEffect
+    from .effects import Effect
 
 __all__ = ["surgery_effects"]
 
@@ -24,7 +24,7 @@ _MEASURES = {
 
 
 def surgery_effects(
-    effects: Mapping[str, SurgeryEffect],
+    effects: Mapping[str, Effect],
     measure: str = "accuracy difference",
     *,
     level: float = 0.95,

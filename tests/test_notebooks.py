@@ -21,7 +21,7 @@ import pytest
 import torch
 
 import ecaviz
-from ecaviz import cifar10, coverages, kernel_study, results, survey
+from ecaviz import cifar10, coverages, intervention_records, kernel_study, results, survey
 
 nbformat = pytest.importorskip("nbformat", reason="the extra `lab` is not installed")
 
@@ -34,6 +34,7 @@ FIGURES = {
     "02_kernel_size": 10,
     "03_coverage": 9,
     "04_attention_survey": 14,
+    "05_interventions": 8,
     "06_your_own_model": 4,
 }
 PHOTOS = Path(os.environ.get("ECAVIZ_PHOTOS", ROOT.parent / "shared" / "photos"))
@@ -235,6 +236,17 @@ PROBES = {
         "slip": [accuracy(net, pixels, labels, device=eca.device) for net in (eca.net, slipped)],
         "no": counts[counts["reproduced"] == "no"][["method", "backbone"]].values.tolist(),
         "differences": [[one.mean, one.low, one.high] for one in differences],
+    }""",
+    "05_interventions": """{
+        "tables": json.loads(whole.to_json(orient="records")),
+        "images": len(images),
+        "labelled": labelled,
+        "agreement": json.loads(channel_changes.agreement(channels).to_json(orient="records")),
+        "channels": json.loads(channels.to_json(orient="records")),
+        "folded": rows,
+        "sweep": {
+            name: {a: float(effect.divergence.mean()) for a, effect in found.items()} for name, found in curves.items()
+        },
     }""",
     "06_your_own_model": """{
         "rungs": [site.rung for site in sites],
@@ -742,6 +754,81 @@ def test_survey_says_what_the_recorded_results_say():
         assert not results.paired_difference(model, "shapes-se-var1").low > 0
 
 
+# ----------------------------------------------------------------------------------------------------- 05: what it says
+
+INTERVENTIONS = ROOT / "notebooks" / "05_interventions.ipynb"
+
+
+@pytest.mark.notebook
+def test_interventions_are_those_of_the_library(ran):
+    """The accuracy with all gates frozen, from gates set by hand; and what the text says of this run."""
+    probed = ran(INTERVENTIONS).probed
+    table = pd.DataFrame(probed["tables"]).set_index(["model", "site", "mode", "measure"])["mean"]
+    pixels, labels = ecaviz.images.shapes("test", n=probed["images"]).tensors()
+    for name in ("shapes-se-r16", "shapes-eca-k3"):
+        model = ecaviz.load(name)
+        x = model.transform(pixels).to(model.device)
+        means = {}
+        with torch.no_grad(), ecaviz.capture(model) as gates:
+            model.net(model.transform(ecaviz.images.shapes("test", n=1200, seed=1).tensors()[0]).to(model.device))
+        for site, record in gates.items():
+            means[site] = record.gate.mean(0)
+        for site, mean in means.items():
+            model.net.get_submodule(site).forward = lambda x, mean=mean: x * mean[:, None, None]
+        with torch.no_grad():
+            right = model.net(x).argmax(1).cpu() == labels
+        assert table[name, "all", "mean", "accuracy after"] == pytest.approx(float(right.double().mean()), abs=2 / 360)
+        assert table[name, "all", "one", "accuracy difference"] < -0.55
+        assert probed["sweep"][name]["1"] == 0
+    for row in probed["agreement"]:  # "the gradient agrees (the same first ten)"
+        assert (row["top"], row["of"]) == (10, 10)
+        assert row["pearson"] > 0.99
+    channels = pd.DataFrame(probed["channels"])
+    last = channels[channels["site"] == "layer4.1.se"]
+    assert ((last["low"] > 0) | (last["high"] < 0)).mean() > 0.5  # "More than half of the intervals"
+    assert last["change"].abs().max() < 0.03  # "a few hundredths"
+    folded = {row[0]: row[1:4] for row in probed["folded"]}
+    assert folded["shapes-eca-k3"][1] == 24
+    assert folded["shapes-se-r16"][1] / folded["shapes-se-r16"][0] == pytest.approx(0.09, abs=0.005)
+    assert all(float(error) < 1e-5 for *_, error in folded.values())
+    assert "trained with attention, less without" in ran(INTERVENTIONS).said
+
+
+def test_interventions_say_what_the_recorded_results_say():
+    """The sentences of 05, against data/results."""
+    text = " ".join(text_of(INTERVENTIONS).split())
+    kept = (
+        intervention_records.recorded().set_index(["model", "site", "mode", "measure"])[["mean", "low", "high"]] * 100
+    )
+    cost = kept.xs("accuracy difference", level="measure")
+    whole = cost.xs("all", level="site").round(1)
+    se, eca = (whole.loc[f"shapes-{name}"] for name in ("se-r16", "eca-k3"))
+    for row in (se.loc["mean"], eca.loc["mean"]):
+        assert f"{-row['mean']:.1f}" in text
+        assert f"{-row['high']:.1f} to {-row['low']:.1f}" in text
+    assert f"({-se.loc['swap', 'mean']:.1f} and {-eca.loc['swap', 'mean']:.1f})" in text
+    for one in (se, eca):  # "about twice as much"
+        assert 1.7 < one.loc["swap", "mean"] / one.loc["mean", "mean"] < 2.6
+    alone = cost.drop("all", level="site").xs("mean", level="mode")
+    shapes = alone[alone.index.get_level_values("model").str.startswith("shapes")]
+    clear = shapes[shapes["high"] < 0]
+    assert len(shapes) == 16
+    assert set(clear.index.get_level_values("model")) == {"shapes-se-r16"}
+    assert sorted(clear["mean"].round(1)) == [-1.8, -1.7]
+    share = kept.xs(("layer4.0.se", "mean", "share of the divergence"), level=("site", "mode", "measure"))
+    assert share.loc["shapes-se-r16", "low"] < 0 < share.loc["shapes-se-r16", "high"]  # "the mean recovers nothing"
+    se, eca = (whole.loc[f"cifar10-{name}"] for name in ("se-r16", "eca-k3"))
+    assert f"{-se.loc['mean', 'mean']:.1f} points are lost in SE" in text
+    for row in (se.loc["mean"], eca.loc["mean"]):
+        assert f"({-row['high']:.1f} to {-row['low']:.1f})" in text
+    assert f"swapped, {-se.loc['swap', 'mean']:.1f} and {-eca.loc['swap', 'mean']:.1f}" in text
+    photos = alone[alone.index.get_level_values("model").str.startswith("cifar10")]
+    assert photos["mean"].min() == pytest.approx(-1.4, abs=0.05)  # "one site alone costs 1.4 points at most"
+    assert cost.drop("all", level="site").xs("class-mean", level="mode")["mean"].max() == pytest.approx(4.5, abs=0.06)
+    assert (whole.xs("mean", level="mode")["high"] < 0).all()  # "in all four recorded networks"
+    assert (whole.xs("swap", level="mode")["mean"] < whole.xs("mean", level="mode")["mean"]).all()
+
+
 # ----------------------------------------------------------------------------------------------------- 06: what it says
 
 OWN = ROOT / "notebooks" / "06_your_own_model.ipynb"
@@ -870,6 +957,28 @@ def test_coverage_of_imagenet_models(tmp_path, monkeypatch, request):
 
 
 @pytest.mark.notebook
+def test_interventions_of_an_imagenet_model(tmp_path, monkeypatch, request):
+    constants = f"""MODELS = [{RANDOM.format("legacy_seresnet18", "")}]
+PHOTOS = None
+IMAGES = 8
+CLASS = "stripes"
+SITES = [-1]
+CONTRASTS = [0, 1, 2]
+CIFAR = ["cifar10-se-r16", "cifar10-eca-k3"]"""
+    run = run_notebook(INTERVENTIONS, tmp_path, monkeypatch, constants=constants, probe=PROBES["05_interventions"])
+    report(request, "05_interventions, legacy_seresnet18", run)
+    assert_clean(run)
+    assert len(run.pictures) >= FIGURES["05_interventions"]
+    probed = run.probed
+    assert (probed["images"], probed["labelled"]) == (8, False)
+    table = pd.DataFrame(probed["tables"])
+    assert set(table["mode"]) == {"one", "mean", "swap"}  # photographs are no classes of the model
+    assert not table["measure"].str.contains("accuracy").any()
+    assert table.loc[table["measure"] == "divergence", "mean"].min() > 0  # with random weights the gates vary
+    ((*_, error, _mean, _low, _high),) = probed["folded"]
+    assert float(error) < 1e-5
+
+
 def test_own_model_may_be_an_imagenet_model_on_photographs(tmp_path, monkeypatch, request):
     """With random weights; each photograph and its mirror image are a class."""
     from ecaviz.image_files import to_pil
