@@ -22,6 +22,7 @@ _WHERE = {
     "CachedRun": "reruns",
     "Coverage": "interaction",
     "CoverageExplorer": "explorers",
+    "GateSample": "gate_samples",
     "Influence": "influences",
     "InteractionMatrix": "interaction",
     "KernelExplorer": "explorers",
@@ -33,10 +34,15 @@ _WHERE = {
     "audit_summary": "provenance",
     "available": "catalogue",
     "capture": "gates",
+    "channel_selectivity": "selectivity",
     "coverage": "interaction",
+    "factor_information": "factors",
+    "factor_summary": "factors",
     "find_sites": "gates",
     "frequency_response": "responses",
     "frequency_responses": "responses",
+    "gate_health": "health",
+    "gate_spread": "gate_variance",
     "influence": "influences",
     "interaction_matrices": "interaction",
     "interaction_matrix": "interaction",
@@ -48,7 +54,11 @@ _WHERE = {
     "null_responses": "responses",
     "profile": "profiles",
     "rule_audit": "provenance",
+    "sample_gates": "gate_samples",
+    "selectivity_difference": "selectivity",
+    "site_selectivity": "selectivity",
     "surgery_effect": "surgery",
+    "variance_parts": "gate_variance",
 }
 _MODULES = (
     "attention",
@@ -78,6 +88,7 @@ __all__ = [
     "CachedRun",
     "Coverage",
     "CoverageExplorer",
+    "GateSample",
     "Influence",
     "InteractionMatrix",
     "KernelExplorer",
@@ -91,12 +102,17 @@ __all__ = [
     "available",
     "bundle",
     "capture",
+    "channel_selectivity",
     "coverage",
     "coverages",
+    "factor_information",
+    "factor_summary",
     "find_sites",
     "foreign",
     "frequency_response",
     "frequency_responses",
+    "gate_health",
+    "gate_spread",
     "gates",
     "images",
     "influence",
@@ -121,10 +137,14 @@ __all__ = [
     "responses",
     "results",
     "rule_audit",
+    "sample_gates",
+    "selectivity_difference",
+    "site_selectivity",
     "statistics",
     "surgery_effect",
     "survey",
     "training",
+    "variance_parts",
 ]
 
 if TYPE_CHECKING:
@@ -153,7 +173,11 @@ if TYPE_CHECKING:
     from .attention import adaptive_kernel_size
     from .catalogue import available
     from .explorers import CoverageExplorer, KernelExplorer, LayerExplorer, ModuleExplorer, RuleExplorer
+    from .factors import factor_information, factor_summary
+    from .gate_samples import GateSample, sample_gates
+    from .gate_variance import gate_spread, variance_parts
     from .gates import capture, find_sites
+    from .health import gate_health
     from .influences import Influence, influence
     from .interaction import Coverage, InteractionMatrix, coverage, interaction_matrices, interaction_matrix
     from .models import LoadedModel, load
@@ -161,6 +185,7 @@ if TYPE_CHECKING:
     from .provenance import audit_summary, kernel_provenance, rule_audit
     from .reruns import CachedRun
     from .responses import frequency_response, frequency_responses, kernel_null, kernel_responses, null_responses
+    from .selectivity import channel_selectivity, selectivity_difference, site_selectivity
     from .surgery import kernel_surgery, surgery_effect
 
 

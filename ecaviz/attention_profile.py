@@ -376,6 +376,8 @@ class AttentionProfile:
             half.mkdir(exist_ok=True)
             metadata = {"format": FORMAT, "version": version, "profile": json.dumps(about)}
             save_file(tensors, half / path.name, metadata=metadata)
+            (half / "usual").touch()  # safetensors writes for the owner alone; others may read what else is written
+            (half / path.name).chmod((half / "usual").stat().st_mode & 0o777)
             (half / path.name).replace(path)
         finally:
             shutil.rmtree(half, ignore_errors=True)

@@ -11,9 +11,9 @@
 
 Every plot takes data and ``ax=None`` (then pyplot's current Axes) and returns the Axes; size and ``show()`` are the
 caller's. :func:`attention_block`, :func:`gate_maps`, :func:`coverage_cost`, :func:`coverage_by_channels`,
-:func:`locality`, :func:`matrix_grid`, :func:`image_grid`, :func:`poolings`, :func:`convolutions` and
-:func:`activations` need several Axes: they take ``figure=None`` and return the figure. Colours and styles are those of
-:mod:`ecaviz.looks`, the drawing is done in :mod:`ecaviz.views`.
+:func:`locality`, :func:`matrix_grid`, :func:`image_grid`, :func:`poolings`, :func:`convolutions`, :func:`activations`,
+:func:`variance_parts`, :func:`senet_figure` and :func:`eca_figure` need several Axes: they take ``figure=None`` and
+return the figure. Colours and styles are those of :mod:`ecaviz.looks`, the drawing is done in :mod:`ecaviz.views`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ from .figures import coverage_cost, image_grid
 from .kernel_plots import gates_by_kernel, interaction, kernel, learned_kernels
 from .locality_plots import band_energy, locality
 from .looks import INK, SERIES, layer_labels, setting, settings, styles
+from .published_figures import eca_figure, senet_figure
 from .response_plots import kernel_null, kernel_response, kernel_responses
 from .rule_plots import rule_audit, rule_staircase
 from .study_plots import accuracy_by_variant
 from .surgery_plots import surgery_effects
 from .survey_plots import activations, convolutions, poolings
+from .variance_plots import factor_information, selectivity, variance_parts
 from .views import Distribution, axes_or_current, counts_of, numbers, spread, strip_spines
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ __all__ = [
     "coverage_cost",
     "differences",
     "directness_by_site",
+    "eca_figure",
+    "factor_information",
     "gate_distribution",
     "gate_distributions_by_layer",
     "gate_heatmap",
@@ -78,7 +82,10 @@ __all__ = [
     "rule_audit",
     "rule_staircase",
     "saturation",
+    "selectivity",
+    "senet_figure",
     "surgery_effects",
+    "variance_parts",
 ]
 
 

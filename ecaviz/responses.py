@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from . import checks
+from .adjusted import holm
 from .kernels import ecas_among
 from .sites import GateSite, select_sites
 
@@ -446,7 +447,7 @@ def _null_table(
             rows.append((*about, *_quantiles(null[name]), *_place(value, null[name])))
     columns = ["site", "depth", "channels", "k", "measure", "value", "null_low", "null_median", "null_high"]
     table = pd.DataFrame(rows, columns=[*columns, "percentile", "p"])
-    table["p_adjusted"] = table.groupby("measure", sort=False)["p"].transform(_holm)
+    table["p_adjusted"] = table.groupby("measure", sort=False)["p"].transform(holm)
     return table.assign(draws=draws)
 
 
@@ -460,10 +461,3 @@ def _place(value: float, null: Tensor) -> tuple[float, float]:
     upto = int(torch.searchsorted(null, ends[1:], right=True))
     p = 2 * min(1 + upto, 1 + len(null) - below) / (1 + len(null))
     return 50 * (below + upto) / len(null), min(1.0, p)
-
-
-def _holm(p: pd.Series) -> pd.Series:
-    """Holm's adjusted p; what is NaN stays so, and counts for none."""
-    ranked = p.dropna().sort_values()
-    steps = ranked * np.arange(len(ranked), 0, -1)
-    return steps.cummax().clip(upper=1).reindex(p.index)

@@ -396,6 +396,7 @@ HEAVY = ["matplotlib", "ipywidgets", "seaborn", "pandas", "timm", "torchvision",
         ("ecaviz.gates", []),
         ("ecaviz.models, ecaviz.profiles, ecaviz.interaction, ecaviz.kernels, ecaviz.images, ecaviz.training", []),
         ("ecaviz.influences, ecaviz.networks, ecaviz.results, ecaviz.survey", []),
+        ("ecaviz.factors, ecaviz.gate_samples, ecaviz.gate_variance, ecaviz.health, ecaviz.selectivity", []),
     ],
 )
 def test_importing_is_cheap(what, may_bring):

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 import ecaviz
-from ecaviz import coverages, kernel_study, results, survey
+from ecaviz import cifar10, coverages, kernel_study, results, survey
 
 nbformat = pytest.importorskip("nbformat", reason="the extra `lab` is not installed")
 
@@ -30,7 +30,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Pictures there are at least; of the others at least three.
 FIGURES = {
     "00_tour": 6,
-    "01_weight_distributions": 10,
+    "01_weight_distributions": 12,
     "02_kernel_size": 10,
     "03_coverage": 9,
     "04_attention_survey": 14,
@@ -201,9 +201,14 @@ PROBES = {
     "00_tour": """{"off": off, "block": record.site.name}""",
     "01_weight_distributions": """{
         "spread": {name: table.to_dict("list") for name, table in spreads.items()},
-        "chance": chance,
-        "saturated": gates.groupby(["model", "site"], sort=False)[columns].mean().reset_index().to_dict("list"),
-        "stds": {model: [float(v.min()) for (m, _), v in stds.items() if m == model] for model, _ in stds},
+        "parts": {one.model: ecaviz.variance_parts(one).to_dict("list") for one in profiles},
+        "omega": {name: table.to_dict("list") for name, table in found.items()},
+        "health": {one.model: ecaviz.gate_health(one).reset_index().to_dict("list") for one in profiles},
+        "open": rows,
+        "moved": {name: ecaviz.factor_summary(table).to_dict("list") for name, table in moved.items()},
+        "photographs": photographs.reset_index().to_dict("list"),
+        "stds": {one.model: [float(s.moments.pooled().std().min()) for s in one.sites.values()] for one in profiles},
+        "n": profiles[0].n, "classes": int((profiles[0].counts > 0).sum()),
     }""",
     "02_kernel_size": """{
         "effects": {
@@ -351,48 +356,40 @@ def weights(ran):
     return ran(WEIGHTS).probed
 
 
+PAIR = ("shapes-se-r16", "shapes-eca-k3")
+
+
 @pytest.mark.notebook
-@pytest.mark.parametrize("name", ["shapes-se-r16", "shapes-eca-k3"])
+@pytest.mark.parametrize("name", PAIR)
 def test_spread_is_what_the_gates_themselves_say(weights, records, name):
     _, gates, labels = records(name)
+    parts = pd.DataFrame(weights["parts"][name]).set_index(["site", "part"])["share"]
     for i, site in enumerate(gates):
         gate = gates[site].gate.double().cpu()
         within = sum(((gate[labels == c] - gate[labels == c].mean(0)) ** 2).sum() for c in range(12))
         total = ((gate - gate.mean(0)) ** 2).sum()
         found = {column: values[i] for column, values in weights["spread"][name].items()}
-        assert found["share between classes"] == pytest.approx(float(1 - within / total), abs=1e-4)
-        assert found["images"] == pytest.approx(float((total / gate.numel()).sqrt()), rel=1e-3)
-        assert found["channels"] == pytest.approx(float(gate.mean(0).std(correction=0)), rel=1e-3)
+        between = parts[site, "class"] + parts[site, "channel × class"]
+        assert between / (1 - parts[site, "channel"]) == pytest.approx(float(1 - within / total), abs=1e-4)
+        assert found["over_images"] == pytest.approx(float((total / gate.numel()).sqrt()), rel=1e-3)
+        assert found["between_channels"] == pytest.approx(float(gate.mean(0).std(correction=0)), rel=1e-3)
         assert found["mean"] == pytest.approx(float(gate.mean()), abs=1e-5)
         least = float(gate.std(0, correction=0).min())
         assert weights["stds"][name][i] == pytest.approx(least, rel=1e-2)
 
 
 @pytest.mark.notebook
-def test_chance_is_what_shuffled_classes_give(weights, records):
-    assert weights["chance"] == pytest.approx(11 / 599)
-    _, gates, labels = records("shapes-eca-k3")
-    gate = gates["layer1.0.se"].gate.double().cpu()
-    total = ((gate - gate.mean(0)) ** 2).sum()
-    shares = []
-    for seed in range(20):
-        mixed = labels[torch.randperm(600, generator=torch.Generator().manual_seed(seed))]
-        within = sum(((gate[mixed == c] - gate[mixed == c].mean(0)) ** 2).sum() for c in range(12))
-        shares.append(float(1 - within / total))
-    assert statistics.mean(shares) == pytest.approx(11 / 599, abs=4 * statistics.stdev(shares) / 20**0.5)
-
-
-@pytest.mark.notebook
 def test_weights_by_layer_are_as_described(weights, records):
-    se, eca = (weights["spread"][name] for name in ("shapes-se-r16", "shapes-eca-k3"))
-    ratios = [channels / images for channels, images in zip(eca["channels"], eca["images"], strict=True)]
+    se, eca = (weights["spread"][name] for name in PAIR)
+    ratios = [a / b for a, b in zip(eca["between_channels"], eca["over_images"], strict=True)]
     assert max(ratios) < 1  # "smaller at every site"
     assert max(ratios[4:]) < 1 / 3  # "from the third stage on less than a third"
-    assert all(0.5 < a / b < 1.5 for a, b in zip(se["channels"], se["images"], strict=True))  # "of one size"
+    of_one_size = zip(se["between_channels"], se["over_images"], strict=True)
+    assert all(0.5 < a / b < 1.5 for a, b in of_one_size)
     for spread in (se, eca):  # "wider ones further up"
-        assert min(spread["images"][-2:]) > max(spread["images"][:2])
+        assert min(spread["over_images"][-2:]) > max(spread["over_images"][:2])
     model, gates, _ = records("shapes-eca-k3")
-    for site, record in gates.items():  # "it averages to the norm's shift"; "mean gates are near 0.5"
+    for site, record in gates.items():  # "it averages to the norm's shift"; "the mean gates are near 0.5"
         pair = torch.stack([record.descriptor.mean(0).cpu(), norm_of(model, site).bias.detach().cpu()])
         assert torch.corrcoef(pair)[0, 1] > 0.85
         assert record.gate.mean(0).min() > 0.38
@@ -401,29 +398,127 @@ def test_weights_by_layer_are_as_described(weights, records):
     assert (first == 0.5).all(1).float().mean() > 0.2
 
 
+def omega_of(weights, name, measure="omega2"):
+    table = pd.DataFrame(weights["omega"][name])
+    return table[table["measure"] == measure].set_index("site")
+
+
+def said(value, low, high):
+    """``0.22 (0.17 to 0.27)``, as in the text."""
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+
 @pytest.mark.notebook
-def test_weights_by_class_are_as_described(weights):
-    for name in ("shapes-se-r16", "shapes-eca-k3"):
-        share = weights["spread"][name]["share between classes"]
-        assert 0.2 < share[0] < 0.3  # "about a quarter at the first site"
-        assert min(share[-2:]) > 0.45  # "to a half and more in the last stage"
-        assert min(share) > 5 * weights["chance"]  # "at all sites far above chance"
+def test_omega_is_what_the_gates_themselves_say(weights, records):
+    for name in PAIR:
+        _, gates, labels = records(name)
+        found = omega_of(weights, name)
+        for site, record in gates.items():
+            gate = record.gate.double().cpu()
+            within = sum(((gate[labels == c] - gate[labels == c].mean(0)) ** 2).sum(0) for c in range(12))
+            total = ((gate - gate.mean(0)) ** 2).sum(0)
+            square = within / (600 - 12)
+            omega2 = (total - within - 11 * square) / (total + square)
+            assert found.loc[site, "value"] == pytest.approx(float(omega2.mean()), abs=1e-4)
+
+
+@pytest.mark.notebook
+def test_weights_by_class_are_as_described(ran, weights):
+    text = re.sub(r"\s+", " ", text_of(WEIGHTS))
+    se, eca = (omega_of(weights, name) for name in PAIR)
+    assert (weights["n"], weights["classes"]) == (600, 12)
+    for table in (se, eca, *(omega_of(weights, name, "channel × class") for name in PAIR)):
+        assert (table["permutations"] == 320).all()
+        assert (table["p_adjusted"].round(3) == 0.025).all()  # "at every site … p = 0.025"
+        assert (table["low"] > table["null_95"]).all()
+    for row in (se.iloc[0], eca.iloc[0], eca.iloc[-1], se.iloc[-1]):
+        assert said(row["value"], row["low"], row["high"]) in text.replace("95 % interval ", "")
+    assert f"{se.loc['layer3.1.se', 'value']:.2f} in the third stage" in text
+    printed = re.findall(r"(\S+) − .*?(\S+): ([+-]\d\.\d+) \(([+-]\d\.\d+) to ([+-]\d\.\d+)\)", ran(WEIGHTS).said)
+    differences = [tuple(abs(float(value)) for value in row[2:]) for row in printed]
+    assert len(differences) == 5
+    for mean, low, high in (differences[2], differences[1], differences[4]):
+        low, high = sorted((low, high))
+        assert f"{mean:.2f}" in text
+        assert f"({low:.2f} to {high:.2f}" in text
+    assert float(printed[1][2]) < 0  # "0.16 less than the one before"
 
 
 @pytest.mark.notebook
 def test_saturation_is_as_described(weights):
-    table = weights["saturated"]
-    rows = zip(table["model"], table["site"], table["saturated_low"], table["saturated_high"], strict=True)
-    found = {(model, site): (low, high) for model, site, low, high in rows}
-    for (model, site), (low, high) in found.items():
-        if model == "shapes-eca-k3":  # "in ECA hardly any"
-            assert low + high < 0.001
-        elif site.startswith("layer4"):  # "many of both kinds"
-            assert min(low, high) > 0.04
-            assert low + high > 0.4
-        else:  # "that they appear late in the network"
-            assert low + high < 0.02
-    assert min(map(min, weights["stds"].values())) > 0.005  # "no gate is a constant"
+    for name in PAIR:
+        table = pd.DataFrame(weights["health"][name]).set_index("site")
+        assert (table[["dead", "open", "constant"]] == 0).all(axis=None)  # "none of its channels is open on all images"
+        if name == "shapes-eca-k3":  # "In ECA hardly any"
+            assert (table["low"] + table["high"]).max() < 0.001
+            continue
+        early = table[~table.index.str.startswith("layer4")]
+        assert (early["low"] + early["high"]).max() < 0.02  # "that they appear late"
+        (n, before, low, high), (_, last, *_) = weights["open"][:2]
+        assert n == 600
+        assert before == pytest.approx(table.loc["layer4.0.se", "high"])
+        assert (
+            f"{100 * before:.0f} % ({100 * low:.0f} to {100 * high:.0f} %, n = 600), and the last {100 * last:.0f} %"
+            in (re.sub(r"\s+", " ", text_of(WEIGHTS)))
+        )
+    assert min(map(min, weights["stds"].values())) > 0.005  # "no gate of the two is constant"
+    omega = omega_of(weights, "shapes-se-r16")["value"]
+    assert omega["layer4.0.se"] > omega["layer4.1.se"]  # "it is more about the class than the last"
+
+
+@pytest.mark.notebook
+def test_factors_are_as_described(weights):
+    for name in PAIR:
+        summary = pd.DataFrame(weights["moved"][name])
+        assert (summary["n"] == 600).all()
+        bits, leading, above = (
+            summary.pivot(index="site", columns="factor", values=value) for value in ("excess", "leading", "above")
+        )
+        class_ = bits[["shape", "texture"]].max(axis=1)
+        others = bits.drop(columns=["shape", "texture"]).max(axis=1)
+        own = class_ > others  # "At every site but one most is about shape and texture"
+        assert own.drop("layer1.1.se").all()
+        assert own["layer1.1.se"] == (name == "shapes-eca-k3")
+        assert class_.iloc[-1] > 2 * class_.iloc[0]  # "more of it towards the output"
+        assert bits["scale"].iloc[:2].between(0.125, 0.215).all()  # "0.13 to 0.21 bits in the first stage"
+        assert bits["scale"].iloc[-2:].max() < 0.025  # "in the last stage 0.02 bits are left"
+        free = bits[["hue", "background", "rotation", "light", "light_angle", "frequency"]]
+        assert free.max(axis=None) < 0.025  # "stay at 0.02 or below everywhere"
+        if name == "shapes-se-r16":
+            assert leading.loc["layer1.1.se", "scale"] == 1  # "in SE's second block it leads in every channel"
+            assert omega_of(weights, name)["value"].idxmin() == "layer1.1.se"
+        assert above["shape"].min() > 0.7
+
+
+@pytest.mark.notebook
+def test_photographs_are_as_described(ran, weights):
+    table = pd.DataFrame(weights["photographs"])
+    assert (table["n"] == 10_000).all()
+    assert table["largest p"].max() < 1e-15
+    assert ran(WEIGHTS).said.count("CIFAR-10, a copy in JPEGs") == len(table) == 12
+    text = re.sub(r"\s+", " ", text_of(WEIGHTS))
+    first, last = (table.groupby("level_0", sort=False)["mean ω²"].nth(i).tolist() for i in (0, -1))
+    for value in (*first, *last):
+        assert re.search(rf"{value:.2f} \(0\.\d\d to 0\.\d\d\)", text)
+    assert f"{last[0] - last[1]:.3f} below" in text  # "ECA is not above SE at the last site"
+    high = [site.tails.pooled().above.mean() for site in ecaviz.profiles.kept_profile("cifar10-se-r16").sites.values()]
+    assert f"of SE's last two, {100 * high[-2]:.0f} % and {100 * high[-1]:.0f} % of the gates" in text
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not cifar10.is_here(), reason="CIFAR-10 is not on this machine")
+def test_photographs_have_the_intervals_that_are_told():
+    text = re.sub(r"\s+", " ", text_of(WEIGHTS))
+    data, samples = ecaviz.images.cifar10("test", download=False), []
+    for name in ("cifar10-se-r16", "cifar10-eca-k3"):
+        samples.append(ecaviz.sample_gates(ecaviz.load(name), data, at_most=None, progress=False))
+        table = ecaviz.site_selectivity(samples[-1], permutations=20, progress=False)
+        table = table[table["measure"] == "omega2"]
+        for row in (table.iloc[0], table.iloc[-1]):
+            assert f"({row['low']:.2f} to {row['high']:.2f})" in text
+    se, eca = samples
+    found = ecaviz.selectivity_difference(se, list(se.gates)[-1], list(eca.gates)[-1], eca)
+    assert f"{found.mean:.3f} below ({found.low:.3f} to {found.high:.3f})" in text
 
 
 # ----------------------------------------------------------------------------------------------------- 03: what it says
@@ -468,7 +563,10 @@ def test_kernel_size_says_what_the_recorded_runs_say():
     said = [f"{100 * value:.1f}".replace("-", "−") for value in (alone.mean, alone.low, alone.high)]
     assert f"({said[0]} points, {said[1]} to {said[2]})" in text
     gains = [found for found, _ in kernel_study.differences("cifar10", "none", together=False)]
-    assert not any(found.significant for found in gains)
+    clear = [one for one in gains if one.significant]  # "one of the eleven", "the adaptive k"
+    assert (len(gains), [one.first for one in clear]) == (11, ["cifar10-eca-adaptive"])
+    assert f"{100 * clear[0].low:.1f} to {100 * clear[0].high:.1f} points" in text
+    assert not any(found.significant for found, _ in kernel_study.differences("cifar10", "none"))
     assert f"{100 * min(one.mean for one in gains):.1f} to {100 * max(one.mean for one in gains):.1f} points" in text
 
 
@@ -653,20 +751,27 @@ ECA50D = RANDOM.format("ecaresnet50d", ", zero_init_last=False")
 def test_weights_of_an_imagenet_model_on_photographs(photos, tmp_path, monkeypatch, request):
     where = None if photos is None else str(photos)
     constants = f"MODELS = [{ECA50D}]\nPHOTOS = {where!r}\nIMAGES = 600"
-    spread = 'spreads[profiles[0].model].to_dict("list")'
-    probe = f'{{"n": profiles[0].n, "classes": groups, "chance": chance, "spread": {spread}}}'
-    run = run_notebook(WEIGHTS, tmp_path, monkeypatch, constants=constants, probe=probe)
-    report(request, f"01_weight_distributions, ecaresnet50d, {run.probed['n']} photographs", run)
+    run = run_notebook(WEIGHTS, tmp_path, monkeypatch, constants=constants, probe=PROBES["01_weight_distributions"])
+    probed = run.probed
+    report(request, f"01_weight_distributions, ecaresnet50d, {probed['n']} photographs", run)
     assert_clean(run)
     assert len(run.pictures) >= FIGURES["01_weight_distributions"]
-    probed = run.probed
     expected = ecaviz.images.photographs() if photos is None else ecaviz.images.folder(photos)
     assert probed["n"] == len(expected)
-    assert probed["spread"]["C"] == [256] * 3 + [512] * 4 + [1024] * 6 + [2048] * 3
-    assert min(probed["spread"]["images"]) > 1e-6  # with random weights the gates vary, or this has tested nothing
-    if probed["n"] == probed["classes"]:  # one image a class: the share says nothing, and the notebook says so
-        assert probed["chance"] == pytest.approx(1)
-        assert probed["spread"]["share between classes"] == pytest.approx([1] * 16, abs=1e-6)
+    (spread,), (omega,), (parts,) = (list(probed[what].values()) for what in ("spread", "omega", "parts"))
+    assert spread["channels"] == [256] * 3 + [512] * 4 + [1024] * 6 + [2048] * 3
+    assert min(spread["over_images"]) > 1e-6  # with random weights the gates vary, or this has tested nothing
+    assert probed["moved"] == {}  # what generated a photograph is not known
+    assert "nothing to compare the gates with" in run.said
+    alone = probed["n"] == probed["classes"]
+    assert all(math.isnan(value) == alone for value in omega["value"])
+    shares = zip(parts["part"], parts["share"], strict=True)
+    assert all(math.isnan(share) == (alone and part != "channel") for part, share in shares)
+    if alone:  # one image a class: nothing can be said about classes, and the notebook says so
+        assert (
+            set(omega["note"]) == set(parts["note"]) == {"one image a class: classes and images cannot be told apart"}
+        )
+        assert "one image a class" in run.said
 
 
 @pytest.mark.long

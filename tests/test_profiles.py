@@ -525,6 +525,17 @@ def test_a_saved_profile_is_the_same_when_loaded(by_class, tmp_path):
     assert json.loads(header["profile"])["model"] == "Net"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="files have no such modes there")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_whoever_may_read_the_files_of_this_process_may_read_a_profile(by_class, tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        path = by_class.save(tmp_path / "p")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode
+
+
 def test_saving_is_all_or_nothing(by_class, tmp_path, monkeypatch):
     path = by_class.save(tmp_path / "p")
     before = path.read_bytes()

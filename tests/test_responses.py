@@ -15,6 +15,7 @@ from torch import nn
 
 import ecaviz
 from ecaviz import attention, kernels, plots, response_plots, responses
+from ecaviz.adjusted import holm
 
 SHARES = ("balance", "centre_share", "symmetry", "sum_share")  # what does not depend on the scale
 
@@ -289,7 +290,7 @@ def test_where_no_draw_can_differ_p_is_one():
 
 def test_p_is_corrected_as_holm_has_it():
     p = np.array([0.03, 0.011, 0.5, 0.02, np.nan, 0.9])
-    series = responses._holm(pd.Series(p, index=[7, 3, 5, 9, 1, 2]))
+    series = holm(pd.Series(p, index=[7, 3, 5, 9, 1, 2]))
     assert series.index.tolist() == [7, 3, 5, 9, 1, 2]
     # By hand, of five: 0.011·5, then max(0.055, 0.02·4), max(0.08, 0.03·3), 0.5·2 and 0.9 → 1.
     assert series.to_numpy() == pytest.approx([0.09, 0.055, 1, 0.08, np.nan, 1], nan_ok=True)
