@@ -79,7 +79,9 @@ def small_png(content: bytes, colours: int, scale: float) -> bytes:
     if scale != 1:
         flat = flat.resize([round(side * scale) for side in flat.size], Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    flat.quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    flat.quantize(colours, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE).save(
+        file, "PNG", optimize=True
+    )
     return min(file.getvalue(), content, key=len)
 
 
