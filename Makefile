@@ -13,7 +13,7 @@ JOBS ?= 2
 ANY_PYTHON = $$(for p in python3 python python3.13 python3.12 python3.11 "$$PYTHON"; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1 && { command -v "$$p"; break; }; done)
 
-.PHONY: help setup lab test test-long verify-hub report benchmark picture checkpoints seeds study lock clean
+.PHONY: help setup lab test test-long verify-hub report gallery benchmark picture checkpoints seeds study lock clean
 
 help:  ## list the commands
 	@echo "ecaviz: how SE and ECA networks weigh their channels"
@@ -44,6 +44,9 @@ verify-hub: setup  ## with a network: fetch one ECA, one legacy SE and one torch
 
 report: setup  ## run every notebook without a browser into build/report/index.html
 	$(PY) -m ecaviz report
+
+gallery: setup  ## run every notebook into docs/gallery, Markdown and PNG, to be read where nothing runs
+	$(PY) tools/gallery.py
 
 benchmark: setup  ## measure: every script in benchmarks/, one after the other
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "$(PY) $$script"; $(PY) "$$script"; done

@@ -24,7 +24,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Page", "ReportError", "build_report", "formula"]
+__all__ = [
+    "MIME_TYPES",
+    "Page",
+    "ReportError",
+    "build_report",
+    "find_notebooks",
+    "formula",
+    "heading",
+    "run_notebook",
+    "without_bare_widgets",
+]
 
 # Richest first, and nothing that needs a script: a widget is shown by its picture.
 MIME_TYPES = [
@@ -147,7 +157,7 @@ def build_report(
     import nbformat
     from tqdm import tqdm
 
-    paths, out = _find(notebooks), Path(out)
+    paths, out = find_notebooks(notebooks), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     books: dict[Path, Any] = {}
     pages: list[Page] = []
@@ -184,8 +194,16 @@ def _require_jupyter() -> None:
         )
 
 
-def _find(notebooks: str | Path | Iterable[str | Path]) -> list[Path]:
-    """The notebooks meant, in order."""
+def find_notebooks(notebooks: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The notebooks meant, in order.
+
+    Args:
+        notebooks: A folder, or the notebooks themselves.
+
+    Raises:
+        FileNotFoundError: There is no such notebook or folder, or no notebook in it.
+        ValueError: Two notebooks have the same name.
+    """
     if isinstance(notebooks, str | Path) and Path(notebooks).is_dir():
         paths = sorted(Path(notebooks).glob("*.ipynb"))
     else:
@@ -203,10 +221,9 @@ def _find(notebooks: str | Path | Iterable[str | Path]) -> list[Path]:
 
 def _build_page(path: Path, book: Any, out: Path, timeout: float, bar: Any, pages: set[str]) -> Page:
     """Run one notebook and write it, also when it failed half-way."""
-    texts = (cell.source for cell in book.cells if cell.cell_type == "markdown")
-    title = next((found[1] for text in texts if (found := re.search(r"^#+ +(.+)", text, re.M))), path.stem)
+    title = heading(book) or path.stem
     before, start = bar.n, time.monotonic()
-    problem = _run(path, book, timeout, bar)
+    problem = run_notebook(path, book, timeout, bar)
     seconds = time.monotonic() - start
     bar.update(before + sum(cell.cell_type == "code" for cell in book.cells) - bar.n)  # past what did not run
     target: Path | None = out / f"{path.stem}.html"
@@ -218,8 +235,24 @@ def _build_page(path: Path, book: Any, out: Path, timeout: float, bar: Any, page
     return Page(path, target, title, seconds, problem)
 
 
-def _run(path: Path, book: Any, timeout: float, bar: Any) -> str:
-    """Run the cells, in the notebook's folder; what went wrong, or ""."""
+def heading(book: Any) -> str:
+    """The first heading of a notebook; "" if it has none."""
+    texts = (cell.source for cell in book.cells if cell.cell_type == "markdown")
+    return next((found[1] for text in texts if (found := re.search(r"^#+ +(.+)", text, re.M))), "")
+
+
+def run_notebook(path: Path, book: Any, timeout: float, bar: Any) -> str:
+    """Run the cells of a notebook, in its folder; the outputs go into ``book``.
+
+    Args:
+        path: Where it was read.
+        book: What nbformat read there.
+        timeout: The most seconds one cell may take.
+        bar: A progress bar: one step a cell.
+
+    Returns:
+        What went wrong, with the cell; "" if nothing did.
+    """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -300,9 +333,7 @@ def _to_html(path: Path, book: Any, pages: set[str]) -> str:
             )
             return MarkdownWithMath(renderer=renderer).render(source)
 
-    for cell in book.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if not _is_bare_widget(output)]
+    without_bare_widgets(book)
     quiet = logging.getLogger("ecaviz.report.nbconvert")
     quiet.setLevel(logging.ERROR)  # it warns of every figure that has no alternative text
     exporter = Exporter(config=Config(NbConvertBase={"display_data_priority": MIME_TYPES}), log=quiet)
@@ -319,8 +350,14 @@ def _to_html(path: Path, book: Any, pages: set[str]) -> str:
     return text
 
 
+def without_bare_widgets(book: Any) -> None:
+    """Take out of a run notebook the widgets without a picture: a progress bar would stand there as it was at first."""
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_bare_widget(output)]
+
+
 def _is_bare_widget(output: Any) -> bool:
-    """Whether an output is a widget without a picture: a progress bar would stand in the page as it was at first."""
     data = output.get("data", {})
     return WIDGET_VIEW in data and not any(kind.startswith("image/") for kind in data)
 
