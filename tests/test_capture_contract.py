@@ -585,7 +585,7 @@ POINTS: list[tuple[str, Callable[[], None], Callable]] = [
     (
         "gradients and checkpointing",
         with_gradients,
-        lambda: patched(readers, "_in_backward", instead(lambda _own: False)),
+        lambda: patched(readers, "in_backward", instead(lambda _own: False)),
     ),
     ("early stop is not too early", early_stop, lambda: patched(RUN, "has_enough", instead(counts_one_less))),
     ("early stop stops", early_stop, lambda: patched(RUN, "has_enough", instead(lambda _own, _self: False))),
