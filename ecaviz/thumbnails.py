@@ -61,7 +61,7 @@ class Thumbnails(widgets.VBox):
                 description="choose from",
                 tooltips=[f"choose from thumbnails of the {kind}" for kind in kinds],
                 style={"description_width": "initial", "button_width": "70px"},
-                layout=widgets.Layout(width="max-content", margin="2px 14px 2px 2px"),
+                layout=widgets.Layout(width="270px", margin="2px 14px 2px 2px"),
             )
             self.kind.observe(lambda change: guarded(setattr, state, "thumbnails", change["new"]), "value")
         self.before = self._step("previous", "chevron-left", -1)
