@@ -223,7 +223,7 @@ class LayerState(traitlets.HasTraits):
             return found
         for i in range(first, min(first + self.per_page, len(self.images))):
             label = self.images.label(i)
-            text = f"{i} {shortened(label, 11 - len(str(i)))}".strip()
+            text = f"{i} {shortened(label, 10 - len(str(i)))}".strip()
             words = f"image {i}: {label}".rstrip(": ")
             found.append(Thumbnail(text, words, self.images.pictures[i], self.shown == "image" and i == self.image))
         return found

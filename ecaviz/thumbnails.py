@@ -58,9 +58,8 @@ class Thumbnails(widgets.VBox):
             self.kind = widgets.ToggleButtons(
                 options=kinds,
                 value=state.thumbnails,
-                description="choose from",
                 tooltips=[f"choose from thumbnails of the {kind}" for kind in kinds],
-                style={"description_width": "initial", "button_width": "70px"},
+                style={"button_width": "70px"},
                 layout=widgets.Layout(width="max-content", margin="2px 14px 2px 2px"),
             )
             self.kind.observe(lambda change: guarded(setattr, state, "thumbnails", change["new"]), "value")
@@ -74,7 +73,8 @@ class Thumbnails(widgets.VBox):
         self._grid = widgets.Box(self.buttons)
         self._grid.add_class(self._name)
         self._style, self._pictures = widgets.HTML(layout=widgets.Layout(display="none")), None
-        lead = [*([self.kind] if self.kind else []), self.before, self.where, self.after]
+        lead = [widgets.Label("choose from"), self.kind] if self.kind else []
+        lead += [self.before, self.where, self.after]
         row = widgets.HBox(lead, layout=widgets.Layout(align_items="center"))
         super().__init__([row, self._grid, self._style])
         self.sync()
