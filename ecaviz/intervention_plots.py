@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["channels_of_class", "contrast_curve", "exact_and_gradient", "static_and_dynamic"]
 
 _MODES = {
-    "one": ("gate at 1", SERIES[4], 0),
-    "swap": ("gates of another image", SERIES[3], 1),
-    "mean": ("at its mean", SERIES[5], 2),
-    "class-mean": ("at its class's mean", SERIES[0], 3),
+    "one": ("gate at 1", SERIES[4], True),
+    "swap": ("gates of another image", SERIES[3], False),
+    "mean": ("at its mean", SERIES[5], True),
+    "class-mean": ("at its class's mean", SERIES[0], False),
 }
-_FILLS = ("full", "none", "full", "none")
 _MEASURES = {
     "divergence": ("KL(own ‖ changed), nats", 1.0, None),
     "agreement": ("share of predictions that stay (%)", 100.0, 100.0),
@@ -73,14 +72,14 @@ def static_and_dynamic(
     if logarithmic:
         ax.set_yscale("log")
     for i, mode in enumerate(shown):
-        name, style, _ = _MODES[mode]
+        name, style, filled = _MODES[mode]
         one = rows[rows["mode"] == mode].set_index("site").reindex(sites)
         x = np.arange(len(sites)) + 0.15 * (i - (len(shown) - 1) / 2)
         mean, low, high = (scale * one[what].to_numpy(dtype=float) for what in ("mean", "low", "high"))
         told = np.isfinite(mean) & ((mean > 0) | (not logarithmic))
         low = np.where(low > 0, low, mean / 10) if logarithmic else low
         ax.vlines(x[told], low[told], high[told], color=style.colour, lw=1.8)
-        face = style.colour if _FILLS[i % len(_FILLS)] == "full" else "white"
+        face = style.colour if filled else "white"
         marks = {"marker": style.marker, "ms": 7, "mfc": face, "mec": INK, "mew": 1.0}
         ax.plot(x[told], mean[told], ls="", label=name, **marks)
     if nothing is not None:
