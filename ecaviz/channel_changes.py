@@ -87,7 +87,8 @@ def class_channels(
 
     Returns:
         One row a site, class and channel. Columns: site; channel; class; n (images); change (mean over them, in units
-        of the logit), low, high; gradient (the approximation, mean over the same images).
+        of the logit), low, high; gradient (the approximation, mean over the same images);
+        logit (the class whose logit it is); level.
 
     Raises:
         ValueError: The images have no labels or classes that are none of the model's, there is no image of a class, no
@@ -128,6 +129,8 @@ def class_channels(
                             "low": low.numpy(),
                             "high": high.numpy(),
                             "gradient": slope.mean(0).numpy(),
+                            "logit": logit or name,
+                            "level": level,
                         }
                     )
                 )

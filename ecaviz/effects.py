@@ -171,7 +171,7 @@ class _Collected:
         after: Mapping[str, Tensor],
     ) -> None:
         for name, gate in after.items():
-            self.gate_change.setdefault(name, []).append((gate - before[name]).abs().flatten(1).mean(dim=1).cpu())
+            self.gate_change.setdefault(name, []).append((gate - before[name]).abs().flatten(1).nanmean(dim=1).cpu())
         first, second = logits.double().log_softmax(1), others.double().log_softmax(1)
         self.agrees.append((first.argmax(1) == second.argmax(1)).cpu())
         self.divergence.append((first.exp() * (first - second)).sum(1).cpu())

@@ -7,18 +7,24 @@ mode                ω', what the feature map is multiplied by instead of ω
 "one"               1: no gate at all
 "mean"              m: the channel's mean over the images of the profile
 "class-mean"        the channel's mean over those of the image's own class, or, {"class-mean": "disc"}, of one class
-"swap"              ω of another image of the batch
-"permute"           ω of another channel, in an order of the channels drawn once for each site
+"swap"              ω of another image of the batch, drawn by lot
+"permute"           ω of the channels in another order, drawn once for each site (a channel may keep its own)
 {"channels": […]}   m at these channels, or, with "to": 0…1, that number; ω at the others
 {"contrast": a}     m + a·(ω − m): 0 is "mean", 1 its own gate, 2 twice as far from it. Not clipped: it may leave 0…1
 ==================  ==================================================================================================
 
-Where there is no mean (on the rung "least squares" a channel's gate is unknown while its map is 0), ω stays.
+On the rung "least squares" a channel's gate is unknown while its map is 0: such a map stays 0, and a channel that has
+one among the images of a profile has no mean there. Where there is no mean, ω stays, and a warning says of how many.
+
+For "swap" the images should come in mixed order: the other image is one of the same batch, and in a batch of one class
+its gates are those of the right class.
 """
 
 from __future__ import annotations
 
+import math
 import numbers
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -217,7 +223,10 @@ class Means:
 
 
 def _made(site: GateSite, mode: Any, means: Means, seed: int, depth: int) -> GateChange:
-    name, words = _name_of(mode), described(mode)
+    name = _name_of(mode)
+    if name == "channels":
+        return _some_channels(site, mode, means)
+    words = described(mode)
     if name == "none":
         return GateChange(site, words, None)
     if name == "one":
@@ -226,21 +235,29 @@ def _made(site: GateSite, mode: Any, means: Means, seed: int, depth: int) -> Gat
         return GateChange(site, words, _swapped(site, seed))
     if name == "permute":
         return GateChange(site, words, _permuted(1_000_003 * seed + depth))
-    if name == "channels":
-        return _some_channels(site, words, mode, means)
     if name == "class-mean":
         return _class_mean(site, words, mode, means)
-    means.of(site.name)  # says now, not when the network runs, that it is not there
+    _warn_of_missing(means.of(site.name), site)  # says now, not when the network runs, what is not there
     if name == "mean":
         return GateChange(site, words, lambda own, call, _rows: _filled(means.of(site.name, call), own, site))
     a = mode["contrast"]
-    if isinstance(a, bool) or not isinstance(a, numbers.Real):
-        raise ValueError(f'intervene: {{"contrast": a}}: a number was expected, got {a!r}.')
+    if isinstance(a, bool) or not isinstance(a, numbers.Real) or not math.isfinite(a):
+        raise ValueError(f'intervene: {{"contrast": a}}: a finite number was expected, got {a!r}.')
 
     def contrast(own: Tensor, call: int, _rows: Tensor | None) -> Tensor:
         return torch.lerp(_filled(means.of(site.name, call), own, site), own, float(a))
 
     return GateChange(site, words, contrast)
+
+
+def _warn_of_missing(mean: Tensor, site: GateSite) -> None:
+    missing = int(mean.isnan().sum())
+    if missing:
+        warnings.warn(
+            f"intervene: the profile has no mean gate of {missing} of {len(mean)} channels of {site.name}, whose maps "
+            f"were 0 on some image; their own gates stay.",
+            stacklevel=6,
+        )
 
 
 def _filled(mean: Tensor, own: Tensor, site: GateSite) -> Tensor:
@@ -282,7 +299,7 @@ def _permuted(seed: int) -> Callable[[Tensor, int, Tensor | None], Tensor]:
     return run
 
 
-def _some_channels(site: GateSite, words: str, mode: Mapping[str, Any], means: Means) -> GateChange:
+def _some_channels(site: GateSite, mode: Mapping[str, Any], means: Means) -> GateChange:
     chosen, to = mode["channels"], mode.get("to")
     try:
         channels = torch.as_tensor(chosen)
@@ -299,7 +316,7 @@ def _some_channels(site: GateSite, words: str, mode: Mapping[str, Any], means: M
     elif isinstance(to, bool) or not isinstance(to, numbers.Real) or not 0 <= to <= 1:
         raise ValueError(f'intervene: {{"channels": …, "to": t}}: a gate t of 0 to 1 was expected, got {to!r}.')
 
-    return channels_at(site, channels, means if to is None else float(to), words)
+    return channels_at(site, channels, means if to is None else float(to), described(mode))
 
 
 def channels_at(site: GateSite, channels: Tensor, to: Means | float, words: str = "channels") -> GateChange:

@@ -75,7 +75,7 @@ def static_dynamic(
         Columns: model; site (:data:`ALL_SITES` for all together); mode; n (images); measure; mean, low, high. Measures:
         "agreement", "divergence" (nats), "gate change", with labels "accuracy before", "accuracy after" and "accuracy
         difference" (0…1), and in the rows of "mean" those of :data:`SHARES`: NaN where the interval of what the gate
-        at one costs holds zero.
+        at one costs holds zero. The last column is level.
 
     Raises:
         ValueError: As for :func:`ecaviz.intervention_effects`; or an unknown mode.
@@ -101,7 +101,8 @@ def static_dynamic(
         others = {"level": level, "seed": seed}
         one = found.get((site, "one")) if mode == "mean" else None
         rows += [(model.name, site, mode, len(effect), *row) for row in effect_rows(effect, one, **others)]
-    return pd.DataFrame(rows, columns=["model", "site", "mode", "n", "measure", "mean", "low", "high"])
+    table = pd.DataFrame(rows, columns=["model", "site", "mode", "n", "measure", "mean", "low", "high"])
+    return table.assign(level=level)
 
 
 def effect_rows(

@@ -97,7 +97,7 @@ def static_and_dynamic(
     strip_spines(ax)
     if len(shown) > 1:
         _legend_above(ax, len(shown))
-    what = f"{rows['model'].iloc[0]}, {rows['n'].iloc[0]} images: mean and 95 % interval"
+    what = f"{rows['model'].iloc[0]}, {rows['n'].iloc[0]} images: mean and {_level(rows)} interval"
     ax.set_title(what if title is None else title, loc="left", fontsize="medium", pad=24 if len(shown) > 1 else 6)
     return ax
 
@@ -122,7 +122,7 @@ def channels_of_class(table: pd.DataFrame, *, top: int = 20, title: str | None =
     Raises:
         ValueError: Several sites or classes.
     """
-    site, name = _one_site(table, "channels_of_class")
+    site, _ = _one_site(table, "channels_of_class")
     ax = axes_or_current(ax)
     exact = table["change"].notna().any()
     by = "change" if exact else "gradient"
@@ -134,14 +134,14 @@ def channels_of_class(table: pd.DataFrame, *, top: int = 20, title: str | None =
         clear = (chosen["low"] > 0) | (chosen["high"] < 0)
         faces = [style.colour if one else "#C9DDEB" for one in clear]
         ax.barh(y, chosen["change"], color=faces, edgecolor=INK, lw=0.6, height=0.7, label="exact (mean)")
-        ax.hlines(y, chosen["low"], chosen["high"], color=INK, lw=1.4, label="95 % interval")
+        ax.hlines(y, chosen["low"], chosen["high"], color=INK, lw=1.4, label=f"{_level(table)} interval")
     marks = {"marker": "D", "ms": 5, "mfc": "#E69F00", "mec": INK, "mew": 0.8}
     ax.plot(chosen["gradient"], y, ls="", label="gradient", **marks)
     ax.axvline(0, color=INK, lw=0.8)
     ax.set_yticks(y, [str(one) for one in chosen["channel"]], fontsize="small")
     ax.set_ylim(-0.7, len(chosen) - 0.3)
     ax.set_ylabel("channel")
-    ax.set_xlabel(f"change of the logit of “{name}” with the gate at its mean")
+    ax.set_xlabel(f"change of the logit of “{table['logit'].iloc[0]}” with the gate at its mean")
     ax.grid(axis="x", color="#DDDDDD", lw=0.6)
     ax.set_axisbelow(True)
     strip_spines(ax)
@@ -176,7 +176,7 @@ def exact_and_gradient(table: pd.DataFrame, *, title: str | None = None, ax: Axe
         marks = {"marker": style.marker, "ms": 4.5, "mfc": "none", "mec": style.colour, "mew": 1.1}
         ax.plot(one["gradient"], one["change"], ls="", label=label, **marks)
     ax.set_xlabel("by the gradient: g·(m − ω)")
-    ax.set_ylabel("exact change of the class's logit")
+    ax.set_ylabel("exact change of the logit")
     ax.grid(color="#DDDDDD", lw=0.6)
     ax.set_axisbelow(True)
     strip_spines(ax)
@@ -208,6 +208,8 @@ def contrast_curve(
         ValueError: No curve, an unknown measure, or one that an effect does not have.
     """
     known = ("accuracy after", "agreement", "divergence")
+    if len(curves) > 6:
+        raise ValueError(f"contrast_curve: at most 6 curves can be told apart, got {len(curves)}.")
     if measure not in known or not curves:
         raise ValueError(f"contrast_curve: a curve and one of {', '.join(known)} were expected, got {measure!r}.")
     ax = axes_or_current(ax)
@@ -233,7 +235,8 @@ def contrast_curve(
     strip_spines(ax)
     ax.legend(fontsize="small", frameon=False)
     sizes = {len(one) for effects in curves.values() for one in effects.values()}
-    what = f"from the frozen mean to twice the contrast, {'/'.join(map(str, sorted(sizes)))} images"
+    tried = [a for effects in curves.values() for a in effects]
+    what = f"contrasts {min(tried):g} to {max(tried):g}, {'/'.join(map(str, sorted(sizes)))} images"
     ax.set_title(what if title is None else title, loc="left", fontsize="medium")
     return ax
 
@@ -241,8 +244,13 @@ def contrast_curve(
 _SMALL = {"textcoords": "offset points", "fontsize": "small", "color": "#555555"}
 
 
+def _level(table: pd.DataFrame) -> str:
+    """Of the intervals; recorded tables, which do not say, have 95 %."""
+    return f"{100 * (table['level'].iloc[0] if 'level' in table else 0.95):g} %"
+
+
 def _one_site(table: pd.DataFrame, what: str) -> tuple[str, str]:
-    several = [column for column in ("site", "class") if table[column].nunique() != 1]
+    several = [column for column in ("site", "class", "logit") if table[column].nunique() != 1]
     if several:
         raise ValueError(
             f"{what}: one site and one class were expected, got {table[several[0]].nunique()} of {several[0]}."

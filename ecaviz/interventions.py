@@ -141,8 +141,8 @@ class Intervention:
     def labels(self) -> Tensor | None:
         """The class of each image of the next batch: N names, or N numbers of the profile's classes.
 
-        They hold for one forward of the network: after it they are None again, so that no batch is run with the labels
-        of another.
+        They hold for one forward of the network: when it is through they are None again, so that no batch is run with
+        the labels of another. After one that failed they stay, so that it can be tried again.
         """
         return self._rows
 
@@ -229,7 +229,7 @@ def _gated(x: Tensor, out: Tensor, own: Tensor, gate: Tensor, one: GateChange) -
     """x·ω' + β, as the module would have returned it."""
 
     def product(gate: Tensor) -> Tensor:
-        return x * as_met(gate.to(x.dtype), x)
+        return x * as_met(gate.nan_to_num().to(x.dtype), x)  # where a gate is not known, x is 0
 
     new = product(gate)
     if one.site.added:
@@ -361,7 +361,8 @@ def intervention_effect(
         mode: A mode, where ``sites`` is no mapping.
         profile: Of this network.
         seed: Of "swap" and "permute".
-        batch_size: Images run at once; "swap" takes the gates of another of them.
+        batch_size: Images run at once; "swap" takes the gates of another of them, so the images should come in mixed
+            order. Raised where the last batch would be of one image.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -405,6 +406,10 @@ def intervention_effects(
     if not interventions:
         raise ValueError("intervention_effects: at least one intervention was expected.")
     stream = stream_of(model, images, batch_size)
+    if stream.total is not None and any(_swaps(sites, mode) for sites, mode in interventions.values()):
+        while 1 < batch_size < stream.total and stream.total % batch_size == 1:
+            batch_size += 1  # a last batch of one image would have nobody to swap with
+        stream = stream_of(model, images, batch_size)
     asked: dict[str, Change] = {}
     for label, (sites, mode) in interventions.items():
         made = changes(model, sites, mode, profile=profile, seed=seed)
@@ -412,6 +417,10 @@ def intervention_effects(
         names = tuple(one.site.name for one in made)
         asked[label] = Change(", ".join(words), names, _placing(model, made, profile, stream.classes))
     return measure(model, stream, asked, what="interventions", progress=progress)
+
+
+def _swaps(sites: Any, mode: Any) -> bool:
+    return mode == "swap" or (isinstance(sites, Mapping) and "swap" in sites.values())
 
 
 def _placing(model: Any, made: Sequence[GateChange], profile: Any, classes: Sequence[str] | None) -> Callable:

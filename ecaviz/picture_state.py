@@ -123,7 +123,6 @@ class PictureState(traitlets.HasTraits):
             )
         self.profile = profile
         self._looked: OrderedDict[int, Looked] = OrderedDict()
-        self._about: dict[Looked | None, tuple[Any, str]] = {}
         self.names = list(profile)
         self.labels = layer_labels(self.names)
         self._mean = {name: one.moments.pooled().mean[0].cpu().numpy() for name, one in profile.sites.items()}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import checks
 from .blocks import blocks_of, last_of_stages, title_of
 from .gate_variance import by_class
 from .looks import INK, SERIES, settings
@@ -58,9 +59,11 @@ def senet_figure(
     Source: Hu et al., "Squeeze-and-Excitation Networks", TPAMI 2019, section "Role of Excitation".
     """
     by_class(profile, "senet_figure")
+    channels = None if channels is None else checks.at_least_one(channels, "senet_figure: channels")
     names = _classes([profile], classes, 2, "senet_figure")
     blocks = _blocks(profile)
     chosen = last_of_stages(blocks, whole=True) if sites is None else [_site(blocks, s, "senet_figure") for s in sites]
+    _some(chosen, "senet_figure: sites")
     columns = 2 if len(chosen) == 4 else min(3, len(chosen))
     rows = -(-len(chosen) // columns)
     if figure is None:
@@ -107,6 +110,8 @@ def eca_figure(
     Source: Wang et al., "ECA-Net", CVPR 2020, Figure 4 and supplement.
     """
     profiles = [profiles] if hasattr(profiles, "sites") else list(profiles)
+    _some(profiles, "eca_figure: profiles")
+    channels = None if channels is None else checks.at_least_one(channels, "eca_figure: channels")
     for profile in profiles:
         by_class(profile, "eca_figure")
     profiles = sorted(profiles, key=lambda one: not _family(one).startswith("se"))
@@ -117,6 +122,7 @@ def eca_figure(
     else:
         wanted = [next((of[site] for of in blocks if site in of), site) for site in sites]
         chosen = [[_site(of, one, "eca_figure") for one in wanted] for of in blocks]
+    _some(chosen[0], "eca_figure: sites")
     columns = max(map(len, chosen))
     if figure is None:
         figure = Picture(figsize=(1 + 3.3 * columns, 0.7 + 2.4 * len(profiles)), layout="constrained")
@@ -157,6 +163,11 @@ def _site(blocks: dict[str, tuple[int, int]], wanted: str | tuple[int, int], wha
     wanted = title_of(wanted) if isinstance(wanted, tuple) else wanted
     known = ", ".join(f"{name} ({title_of(block)})" for name, block in blocks.items())
     raise ValueError(f"{what}: there is no site {wanted!r}; there are: {known}.")
+
+
+def _some(given: Sequence, what: str) -> None:
+    if not given:
+        raise ValueError(f"{what}: at least one was expected, got none.")
 
 
 def _classes(

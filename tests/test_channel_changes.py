@@ -33,7 +33,10 @@ def changes(model, images, profile, *args, **options):
 def test_it_names_the_planted_channel_and_no_other(planted_model, planted_profile):
     images = planted.PlantedImages(90, seed=4)
     table = changes(planted_model, images, planted_profile, n=20)
-    assert list(table.columns) == ["site", "channel", "class", "n", "change", "low", "high", "gradient"]
+    assert list(table.columns) == [
+        *("site", "channel", "class", "n", "change", "low", "high", "gradient"),
+        *("logit", "level"),
+    ]
     assert len(table) == 2 * 3 * planted.CHANNELS
     assert (table["n"] == 20).all()
     planted_rows = (table["site"] == "late") & (table["channel"] == planted.CLASS)

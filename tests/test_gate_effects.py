@@ -55,7 +55,7 @@ def test_the_planted_gates(planted_model):
     profiled, images = planted.PlantedImages(), planted.PlantedImages(60, seed=3)
     profile = ecaviz.profile(planted_model, profiled, by="class", progress=False)
     table = static_dynamic(planted_model, images, profile, progress=False)
-    assert list(table.columns) == ["model", "site", "mode", "n", "measure", "mean", "low", "high"]
+    assert list(table.columns) == ["model", "site", "mode", "n", "measure", "mean", "low", "high", "level"]
     assert list(dict.fromkeys(table["site"])) == ["early", "late", ALL_SITES]
     assert list(dict.fromkeys(table["mode"])) == list(MODES)
     assert (table["n"] == 60).all()

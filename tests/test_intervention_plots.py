@@ -85,7 +85,8 @@ def channels():
     made = np.random.default_rng(0)
     change = made.normal(size=30)
     columns = {"change": change, "low": change - 0.3, "high": change + 0.3, "gradient": 0.9 * change}
-    return pd.DataFrame({"site": "layer4.1.se", "channel": range(30), "class": "disc", "n": 12, **columns})
+    about = {"site": "layer4.1.se", "channel": range(30), "class": "disc", "n": 12}
+    return pd.DataFrame({**about, **columns, "logit": "disc", "level": 0.9})
 
 
 def test_channels_of_class_draws_the_largest(channels, ax):

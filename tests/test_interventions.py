@@ -527,7 +527,11 @@ def test_a_run_from_the_site_on_is_the_whole_run():
         ("late", {"channels": [8]}, "late has no channel 8, the channels 0 to 7"),
         ("late", {"channels": [-1]}, "late has no channel -1"),
         ("late", {"channels": [1], "to": 2}, "a gate t of 0 to 1 was expected, got 2"),
-        ("late", {"contrast": "high"}, "a number was expected, got 'high'"),
+        ("late", {"channels": 3}, "a list of channel numbers was expected, got 3"),
+        ("late", {"channels": None}, "a list of channel numbers was expected, got None"),
+        ("late", {"channels": [3], "to": "x"}, "a gate t of 0 to 1 was expected, got 'x'"),
+        ("late", {"contrast": "high"}, "a finite number was expected, got 'high'"),
+        ("late", {"contrast": float("nan")}, "a finite number was expected, got nan"),
         ("late", {"class-mean": "blue"}, "no class 'blue'; it has: dark red, red, bright red"),
     ],
 )
@@ -633,6 +637,50 @@ def test_the_effect_is_what_two_runs_differ_by(planted_model, planted_profile):
     assert table.loc["accuracy after", "mean"] == pytest.approx(float(found["mean"].right[:, 1].double().mean()))
     one = intervention_effect(planted_model, images, "late", "mean", profile=planted_profile, progress=False)
     torch.testing.assert_close(one.divergence, found["mean"].divergence)
+
+
+@pytest.mark.parametrize("n", [9, 17])
+def test_no_image_is_left_alone_to_be_swapped(planted_model, planted_profile, n):
+    images = planted.PlantedImages(n)
+    asked = {"swap": ("late", "swap"), "both": ({"early": "one", "late": "swap"}, None)}
+    found = intervention_effects(planted_model, images, asked, profile=planted_profile, batch_size=8, progress=False)
+    assert [len(one) for one in found.values()] == [n, n]
+    with pytest.raises(ValueError, match="this batch has 1"):
+        intervention_effect(planted_model, planted.PlantedImages(1), "late", "swap", progress=False)
+
+
+class Unnamed(torch.nn.Module):
+    """A gate of no known function: only least squares find it, and not where its map is 0."""
+
+    def forward(self, x):
+        return x * (0.5 + 0.4 * torch.tanh(2 * x.mean(dim=(2, 3), keepdim=True) - 1))
+
+
+def test_where_a_gate_is_not_known_the_map_stays_0():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(Unnamed(), torch.nn.Flatten(), torch.nn.Linear(3 * 36, 3)).eval()
+    x = torch.rand(8, 3, 6, 6)
+    model = ecaviz.load(net, classes=("a", "b", "c"))
+    (site,) = ecaviz.find_sites(model, example=x)
+    assert site.rung == "least squares"
+    profile = ecaviz.profile(model, x, progress=False)
+    dead = x.clone()
+    dead[3, 1] = 0
+    with torch.no_grad():
+        gate = 0.5 + 0.4 * torch.tanh(2 * x.mean(dim=(2, 3)) - 1)
+        for mode in ("mean", "swap", "permute", {"contrast": 2}, {"channels": [0, 1]}):
+            with intervene(model, None, mode, profile=profile):
+                assert net(dead).isfinite().all(), mode
+        with intervene(model, None, "mean", profile=profile):
+            torch.testing.assert_close(net(dead), net[2]((dead * gate.mean(0)[:, None, None]).flatten(1)))
+    effect = intervention_effect(model, dead, None, "mean", profile=profile, progress=False)
+    assert np.isfinite(effect.to_frame()["mean"]).all()
+    holes = ecaviz.profile(model, dead, progress=False)
+    with (
+        pytest.warns(UserWarning, match="no mean gate of 1 of 3 channels"),
+        intervene(model, None, "mean", profile=holes),
+    ):
+        pass
 
 
 def test_effects_of_images_without_labels_or_with_other_classes(planted_model, planted_profile):
