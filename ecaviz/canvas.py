@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from PIL import Image
 
+from . import themes
 from .views import Picture
 
 __all__ = ["DPI", "Canvas", "png_of"]
@@ -29,10 +29,13 @@ class Canvas:
     most = 256
     """Backgrounds kept, some 400 kB each."""
 
-    def __init__(self, panels: type):
-        self.figure = Picture(figsize=panels.size, dpi=DPI)
+    def __init__(self, panels: type, *, scale: int = 1, theme: str = "light"):
+        self.theme = theme
+        self.figure = Picture(figsize=panels.size, dpi=DPI * scale)
         self.canvas = FigureCanvasAgg(self.figure)
-        self.panels = panels(self.figure)
+        self.canvas.get_renderer()  # makes the pixels, all of them transparent
+        with themes.theme(theme):
+            self.panels = panels(self.figure)
         self._views: dict[Any, list] = {part: [] for part in self.figure.subfigs}
         for view in self.panels.views:
             for artist in view.moving:
@@ -44,14 +47,28 @@ class Canvas:
 
     def png(self, scene: Any) -> bytes:
         """The picture of a scene."""
+        for _ in self.steps(scene):
+            pass
+        return png_of(self.pixels())
+
+    def steps(self, scene: Any) -> Iterator[None]:
+        """Draw a scene panel by panel; whoever asks may do something else between two of them, or leave off."""
         try:
-            self.panels.update(scene)
+            with themes.theme(self.theme):
+                self.panels.update(scene)
             for part, views in self._views.items():
-                self._draw(part, views)
+                yield
+                with themes.theme(self.theme):
+                    self._draw(part, views)
+        except GeneratorExit:
+            raise  # the panels that were not drawn are known by what is stale in them
         except BaseException:
             self._backgrounds, self._titles, self._shown = {}, {}, {}  # what stopped half way leaves no trace
             raise
-        return png_of(np.asarray(self.canvas.buffer_rgba()))
+
+    def pixels(self) -> np.ndarray:
+        """What is drawn: uint8 H×W×4, the margins transparent. It changes with the next picture."""
+        return np.asarray(self.canvas.buffer_rgba())
 
     def _draw(self, part: Any, views: Sequence) -> None:
         """Draw of a panel what changed: nothing, its light artists alone, or all that moves."""
@@ -65,6 +82,7 @@ class Canvas:
             if key in self._backgrounds and (known or not part.stale):
                 self.canvas.restore_region(self._backgrounds[key])
             else:
+                self._clear(part.bbox)
                 part.draw(self.canvas.get_renderer())
                 self._keep(self._backgrounds, key, part.bbox)
             titles = [view.heading for view in views]
@@ -90,6 +108,12 @@ class Canvas:
         if key is not None and title.get_text():
             self._keep(self._titles, text, title.get_window_extent(self.canvas.get_renderer()).padded(2))
 
+    def _clear(self, box: Any) -> None:
+        """Make the place of a panel transparent: the pixels that :meth:`_keep` copies."""
+        x0, y0, x1, y1 = (int(edge) for edge in box.extents)
+        pixels = self.pixels()
+        pixels[len(pixels) - y1 : len(pixels) - y0, x0:x1] = 0
+
     def _keep(self, kept: dict, key: tuple, box: Any) -> None:
         while len(kept) >= self.most:
             del kept[next(iter(kept))]
@@ -103,11 +127,11 @@ def _draw_each(artists: Iterable) -> None:
 
 
 def png_of(pixels: np.ndarray) -> bytes:
-    """A PNG of opaque uint8 H×W×4, made in little time rather than small: rows as they are, no filter."""
+    """A PNG of uint8 H×W×4, made in little time rather than small: rows as they are, no filter."""
     height, width = pixels.shape[:2]
-    rows = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # each begins with the number of its filter: 0, none
-    rows[:, 1:] = np.frombuffer(Image.fromarray(pixels).convert("RGB").tobytes(), np.uint8).reshape(height, 3 * width)
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
+    rows = np.zeros((height, 1 + 4 * width), dtype=np.uint8)  # each begins with the number of its filter: 0, none
+    rows[:, 1:] = pixels.reshape(height, 4 * width)
+    head = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)  # 8 bits, RGBA
     chunks = (b"IHDR", head), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import traitlets
@@ -32,6 +32,9 @@ from .looks import layer_labels, setting
 from .models import LoadedModel
 from .readings import some_of, unique_names
 from .states import choice, matched, within
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["CoverageState", "TrainedModel", "TrainedSite", "read_trained"]
 
@@ -280,6 +283,21 @@ class CoverageState(traitlets.HasTraits):
             directness=float(site.coverage.directness[channel]),
             strongest=[(j, float(row[j])) for j in strongest],
         )
+
+    def table(self, scene: CoverageScene) -> pd.DataFrame:
+        """Whom the chosen gate may listen to, and what a trained one does: of, C, gate, channel, allowed or J."""
+        import pandas as pd
+
+        allowed = np.arange(self.channels)
+        near = np.abs(allowed - scene.channel) <= self.k // 2
+        parts = [
+            {"of": f"ECA, k={self.k}", "gate": scene.channel, "channel": allowed, "allowed": near},
+            {"of": f"SE, r={self.r}", "gate": scene.channel, "channel": allowed, "allowed": True},
+        ]
+        if site := scene.trained:
+            of = f"{site.model} at {site.layer}, {site.setting}"
+            parts.append({"of": of, "gate": site.channel, "channel": np.arange(len(site.row)), "J": site.row})
+        return pd.concat(map(pd.DataFrame, parts), ignore_index=True)
 
     def describe(self, scene: CoverageScene | None = None) -> str:
         """A table as HTML, what is allowed above what was learned, and a line on the chosen gate."""

@@ -1,62 +1,178 @@
-"""What all explorers share: controls, a line for errors, the picture, its words; and the makers of controls."""
+"""What all explorers share: controls in groups, the picture, what is seen in words and numbers; and makers of controls.
+
+How a move is answered: the controls set the traits of the state, and the picture follows. A frame that the browser has
+already (:mod:`ecaviz.screen`) is shown there at once. Any other is drawn at 1×, and only what the move changed. When
+nothing has moved for ``REST`` seconds it is drawn again at 2×, and then the frames that the control ``ahead`` can lead
+to are drawn and sent before they are asked for. A move that comes meanwhile goes first.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import copy
 import html
+import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 import traitlets
+from PIL import Image
 
-from .canvas import DPI, Canvas
+from . import themes
+from .canvas import DPI, Canvas, png_of
+from .screen import Screen, plain, token
 from .views import Picture
 
-__all__ = ["WIDE", "Explorer", "dropdown", "layout_of", "number", "numbered", "slider"]
+if TYPE_CHECKING:
+    import pandas as pd
 
+__all__ = ["WIDE", "Explorer", "dropdown", "layout_of", "number", "numbered", "slider", "values_of"]
 
-class _Image(widgets.Image):
-    """An image with words: ipywidgets shows no image that has a tooltip but, as its images do, no description."""
-
-    description = traitlets.Unicode("").tag(sync=True)
+REST = 0.2
+"""Seconds without a move until the picture is drawn finely."""
+FINE = 2
+"""How finely, in pixels for each CSS pixel."""
+KINDS = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf", "csv": "text/csv"}
+ROWS = 200
+"""The most rows of the table under a picture; the file has all."""
 
 
 class Explorer(widgets.VBox):
-    """Controls, a line for errors, the picture, and a line that says in words what is seen.
+    """Controls, the picture, and what is seen: in words, and as a table where that is asked for.
 
     Attributes:
         state: The traits; set them and the picture follows.
         controls: The control of each trait, by its name.
-        picture: The picture, PNG.
+        picture: The picture; ``picture.value`` is its PNG.
         error: The line for errors: empty while all is well.
         caption: What is seen, in words.
+        tools: Buttons that save the picture and the numbers, and show the numbers, by name: "png", "svg", "csv",
+            "numbers", "dark".
+
+    Args:
+        state: Has ``scene()``, ``describe(scene)`` and ``table(scene)``.
+        panels: What draws the scene.
+        controls: The controls by trait, in groups by the name of the group. What is no trait is shown alone.
     """
+
+    ahead: str = ""
+    """Name of the control whose frames are rendered ahead; none if it is empty."""
 
     undrawn: frozenset[str] = frozenset()
     """Traits that the picture does not show: what moves them alone draws nothing."""
 
-    def __init__(self, state: traitlets.HasTraits, panels: type, controls: dict[str, widgets.Widget], **options: Any):
-        self.state, self.controls, self._panels = state, controls, panels
-        self._canvas = Canvas(panels)
+    _refining: asyncio.Task | None = None  # here, since a widget is closed even where its making failed
+
+    height = "5.4em"
+    """Room for the words; longer ones are scrolled, so that nothing below them moves."""
+
+    def __init__(
+        self,
+        state: traitlets.HasTraits,
+        panels: type,
+        controls: Mapping[str, Mapping[str, widgets.Widget]],
+        **options: Any,
+    ):
+        self.state, self._panels = state, panels
+        shown = [(name, one) for group in controls.values() for name, one in group.items()]
+        self.controls = {name: one for name, one in shown if state.has_trait(name)}
+        self._canvases: dict[tuple[str, int], Canvas] = {}
+        self._beside: dict[str, tuple[Any, int]] = {}
         self._syncing = False
         self._drawn = self._values()
-        self.picture = _Image(format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start"))
-        self.error, self.caption = widgets.HTML(), widgets.HTML()
-        rows = widgets.Box(list(controls.values()), layout=widgets.Layout(flex_flow="row wrap", align_items="center"))
-        super().__init__([rows, self.error, self.picture, self.caption], **options)
+        drawn = [one for name, one in self.controls.items() if name not in self.undrawn]
+        self.picture = Screen(drawn, round(panels.size[0] * DPI))
+        self.error, self.caption, self.numbers = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.tools = _tools()
+        words = widgets.VBox(
+            [self.error, self.caption], layout=widgets.Layout(height=self.height, overflow="auto", flex="0 0 auto")
+        )
+        rows = widgets.Box(
+            [_group(name, list(group.values())) for name, group in controls.items()],
+            layout=widgets.Layout(flex_flow="row wrap"),
+        )
+        row = widgets.Box(list(self.tools.values()), layout=widgets.Layout(flex_flow="row wrap"))
+        super().__init__([rows, self.picture, words, row, self.numbers], **options)
         self._draw()
-        for name, control in controls.items():
+        for name, control in self.controls.items():
             control.observe(partial(self._moved, name), "value")
         state.observe(self._changed)
+        for kind in ("png", "svg", "csv"):
+            self.tools[kind].on_click(lambda _, kind=kind: self._guarded(self._offer, kind))
+        self.tools["numbers"].observe(lambda _: self._guarded(self._tell_numbers), "value")
+        self.tools["dark"].observe(lambda _: self._guarded(self._draw), "value")
+        self.picture.observe(lambda change: self.tools["dark"].set_trait("value", change["new"]), "page_dark")
+
+    # ------------------------------------------------------------------------------------------------- what is seen
+
+    @property
+    def theme(self) -> str:
+        """The look of the picture, "light" or "dark"; it follows the page, and the button "dark"."""
+        return "dark" if self.tools["dark"].value else "light"
+
+    @property
+    def panels(self) -> Any:
+        """What draws the picture that is shown."""
+        return self._canvas().panels
 
     def figure(self) -> Picture:
         """The same picture as a matplotlib figure of its own, for notebooks without a kernel and for saving."""
-        figure = Picture(figsize=self._panels.size, dpi=DPI)
-        self._panels(figure).update(self.state.scene())
+        with themes.theme(self.theme) as look:
+            figure = Picture(figsize=self._panels.size, dpi=DPI, facecolor=look.paper)
+            self._panels(figure).update(self.state.scene())
         return figure
+
+    def table(self) -> pd.DataFrame:
+        """The numbers that are seen, tidy: one observation a row."""
+        return self.state.table(self.state.scene())
+
+    def save(self, path: str | Path) -> Path:
+        """Write the picture or the numbers to a file.
+
+        Args:
+            path: Where to; the suffix says what: .png (2×), .svg or .pdf for the picture, .csv for the numbers.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: Another suffix.
+        """
+        path = Path(path)
+        path.write_bytes(self._file(path.suffix[1:].lower()))
+        return path
+
+    def _file(self, kind: str) -> bytes:
+        if kind not in KINDS:
+            raise ValueError(f"save: a file .{', .'.join(KINDS)} was expected, got {f'.{kind}' if kind else 'none'}.")
+        if kind == "csv":
+            return self.table().to_csv(index=False).encode("utf-8")
+        file = io.BytesIO()
+        with themes.theme(self.theme):
+            self.figure().savefig(file, format=kind, dpi=FINE * DPI)
+        return file.getvalue()
+
+    def _offer(self, kind: str) -> None:
+        """Have the browser save it."""
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(self).__name__).lower()
+        self.picture.save(f"{name}.{kind}", KINDS[kind], self._file(kind))
+
+    def _tell_numbers(self) -> None:
+        """The table under the picture, where it is asked for."""
+        if not self.tools["numbers"].value:
+            self.numbers.value = ""
+            return
+        table = self.table()
+        shown = table.head(ROWS).to_html(index=False, float_format="{:.4g}".format, na_rep="–", border=0)
+        more = f"<p>{ROWS} of {len(table):,} rows; “save CSV” has all.</p>" if len(table) > ROWS else ""
+        self.numbers.value = f'<div style="max-height: 20em; overflow: auto">{shown}</div>{more}'
+
+    # ------------------------------------------------------------------------------------------------------- a move
 
     def _moved(self, name: str, change: Any) -> None:
         if not self._syncing:
@@ -73,22 +189,50 @@ class Explorer(widgets.VBox):
         return {name: value for name, value in self.state.trait_values().items() if name not in self.undrawn}
 
     def _draw(self) -> None:
+        self._leave_off()
         self._syncing = True
         try:
             self.sync()
         finally:
             self._syncing = False
-        scene = self._scene()
-        png, text = self._canvas.png(scene), self.state.describe(scene)
-        with self.hold_sync():
-            self.picture.value = png
-            self.picture.tooltip = _plain(text)
-            self.caption.value = text
-        self.error.value = ""
+        self.picture.rest = self._rest()
+        self.picture.dark = self.theme == "dark"
+        found, whole = self.picture.sent(self.picture.now()), self._whole()
+        if found is None:
+            scene = self._scene()
+            found = self._canvas().png(scene), self.state.describe(scene)
+        png, words = found
+        self.picture.show(png, words, partial=not whole)
+        self.caption.value, self.error.value = words, ""
+        if whole:
+            self._refine()
+
+    def _canvas(self, scale: int = 1) -> Canvas:
+        key = self.theme, scale
+        if key not in self._canvases:
+            self._canvases[key] = Canvas(self._panels, scale=scale, theme=self.theme)
+        return self._canvases[key]
+
+    def _rest(self) -> str:
+        """What the picture depends on beside the controls; what is no number or word is told apart by a number."""
+        said = [self.theme]
+        for name, value in self._drawn.items():
+            if name in self.controls:
+                continue
+            if not isinstance(value, str | int | float | None):
+                before, stamp = self._beside.get(name, (None, 0))
+                self._beside[name] = value, stamp + (value is not before)
+                value = f"#{self._beside[name][1]}"
+            said.append(f"{name}={value}")
+        return ", ".join(said)
 
     def _scene(self) -> Any:
         """What is to be drawn now."""
         return self.state.scene()
+
+    def _whole(self) -> bool:
+        """Whether what is drawn now is all, and nothing that takes long will follow."""
+        return True
 
     def _guarded(self, action: Callable, *arguments: Any) -> None:
         """The one place where the errors of moves end up: in the widget, in words, until the next good move."""
@@ -96,7 +240,8 @@ class Explorer(widgets.VBox):
             action(*arguments)
         except Exception as error:
             text = html.escape(str(error) or type(error).__name__)
-            self.error.value = f'<p role="alert" style="color: #B00020; margin: 0.2em 0">{text}</p>'
+            self.error.value = f'<p role="alert" class="ecaviz-error">{text}</p>'
+            self.picture.answers += 1
 
     def sync(self) -> None:
         """Make the controls say what the state says."""
@@ -110,17 +255,125 @@ class Explorer(widgets.VBox):
             if control.value != value:
                 control.value = value
 
+    # --------------------------------------------------------------------------------------------- while nothing moves
+
+    def _refine(self) -> None:
+        """Draw finely, and ahead, as soon as nothing moves; where no loop runs nobody sees it."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        self._refining = loop.create_task(self._refined())
+
+    def _leave_off(self) -> None:
+        if self._refining is not None:
+            self._refining.cancel()
+            self._refining = None
+
+    async def _refined(self) -> None:
+        try:
+            await asyncio.sleep(REST)
+            self._tell_numbers()
+            key = self.picture.now()
+            if _width(self.picture.value) < FINE * self.picture.width:
+                await self._send_ahead(key, self.state, FINE)
+            async for other, state in self._others():
+                await self._send_ahead(other, state, 1)
+        except Exception as error:
+            self._guarded(_raise, error)
+
+    async def _send_ahead(self, key: str, state: Any, scale: int) -> None:
+        """Draw a frame, panel by panel, and send it; a move stops it between two panels."""
+        canvas, scene = self._canvas(scale), state.scene()
+        for _ in canvas.steps(scene):
+            await asyncio.sleep(0)
+        pixels = canvas.pixels().copy()
+        png = await asyncio.get_running_loop().run_in_executor(None, png_of, pixels)
+        self.picture.send_ahead(key, png, state.describe(scene))
+
+    async def _others(self) -> AsyncIterator[tuple[str, Any]]:
+        """Key and state of each frame that ``ahead`` leads to and the browser has not, the nearest first."""
+        control = self.controls.get(self.ahead)
+        if control is None:
+            return
+        present = getattr(self.state, self.ahead)
+        values = values_of(control)
+        now = [value for _, value in values].index(present)
+        for i in sorted(range(len(values)), key=lambda i: abs(i - now)):
+            said, value = values[i]
+            tokens = [said if one is control else token(one) for one in self.picture.controls]
+            key = "|".join([*tokens, self.picture.rest])
+            if self.picture.sent(key) is not None:
+                continue
+            state = copy.copy(self.state)
+            setattr(state, self.ahead, value)
+            others = [name for name in self.controls if name != self.ahead and name not in self.undrawn]
+            if all(getattr(state, name) == getattr(self.state, name) for name in others):
+                yield key, state
+
+    def close(self) -> None:
+        """Close the widget; what was to be drawn finely is not drawn any more."""
+        self._leave_off()
+        super().close()
+
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """The live widget, and the picture as it is now for wherever there is no kernel."""
+        """The live widget, and the picture as it is now, on paper, for wherever there is no kernel."""
         bundle = super()._repr_mimebundle_(**kwargs)
-        bundle["text/plain"] = f"{type(self).__name__}: {_plain(self.caption.value)}"
-        bundle["image/png"] = base64.b64encode(self.picture.value).decode("ascii")
+        bundle["text/plain"] = f"{type(self).__name__}: {plain(self.caption.value)}"
+        bundle["image/png"] = base64.b64encode(_on_paper(self.picture.value, self.theme)).decode("ascii")
         return bundle
 
 
-def _plain(text: str) -> str:
-    """HTML without its tags."""
-    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", text))).strip()
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _width(png: bytes) -> int:
+    """Of a PNG, in pixels, as its first chunk says."""
+    return int.from_bytes(png[16:20], "big")
+
+
+def _on_paper(png: bytes, theme: str) -> bytes:
+    """A picture whose margins are not transparent."""
+    picture = Image.open(io.BytesIO(png))
+    with themes.theme(theme) as look:
+        paper = Image.new("RGBA", picture.size, look.paper)
+    paper.alpha_composite(picture)
+    file = io.BytesIO()
+    paper.convert("RGB").save(file, "PNG", compress_level=6)
+    return file.getvalue()
+
+
+# ------------------------------------------------------------------------------------------------------------ controls
+
+
+def _group(name: str, members: Sequence[widgets.Widget]) -> widgets.Box:
+    """Controls that belong together, behind the name of the group."""
+    title = widgets.Label(name, layout=widgets.Layout(width="max-content"))
+    title.add_class("ecaviz-group")
+    layout = widgets.Layout(flex_flow="row wrap", align_items="center", margin="0 12px 0 0")
+    return widgets.Box([title, *members], layout=layout)
+
+
+def _tools() -> dict[str, widgets.Widget]:
+    narrow = widgets.Layout(width="max-content")
+    saved = {"png": "the picture, 2×", "svg": "the picture as lines and text", "csv": "all numbers that are seen"}
+    buttons: dict[str, widgets.Widget] = {
+        kind: widgets.Button(description=f"save {kind.upper()}", tooltip=f"{what}, as a file", layout=narrow)
+        for kind, what in saved.items()
+    }
+    buttons["numbers"] = widgets.ToggleButton(
+        description="numbers", tooltip="a table of what is seen, under the picture", layout=narrow
+    )
+    buttons["dark"] = widgets.ToggleButton(
+        description="dark", tooltip="light marks for dark pages; it follows the page's own theme", layout=narrow
+    )
+    return buttons
+
+
+def values_of(control: widgets.Widget) -> list[tuple[str, Any]]:
+    """Every value that a choice can take, each with the token that :func:`ecaviz.screen.token` gives for it."""
+    return [(str(i), option[1] if isinstance(option, tuple) else option) for i, option in enumerate(control.options)]
 
 
 def numbered(labels: Sequence[str]) -> tuple[tuple[str, int], ...]:

@@ -76,16 +76,25 @@ class KernelExplorer(Explorer):
                 raise ValueError(f"KernelExplorer: {one.name} gives no logits N×K, so it names no classes.")
         state = KernelState(loaded, readings, image_set, sizes)
         places = [("this layer", "layer"), ("its stage", "stage"), ("all layers", "all")]
-        controls = {
+        looked = {
             "model": dropdown("model", list(state.readings), state.model, "model that is looked at"),
-            "layer": slider("layer", numbered(state.names), state.layer, "layer that is looked at"),
-            "where": dropdown("surgery on", places, state.where, "where the kernels are changed"),
-            "mode": dropdown("mode", MODES, state.mode, "what takes the place of the learned kernel"),
-            "k": slider("kernel size k", sizes, state.k, "kernel size that the trained kernel is resized to"),
-            "draw": number("draw", 19, "which random order or weights", "220px"),
+            "layer": slider(
+                "layer",
+                numbered(state.names),
+                state.layer,
+                "layer that is looked at; ECA: ω_i = σ(Σ_j w_j y_(i+j)), |j| < k/2",
+            ),
             "image": number("image", len(image_set) - 1, "image that the network is shown", "300px"),
         }
-        super().__init__(state, KernelPanels, controls)
+        surgery = {
+            "where": dropdown("surgery on", places, state.where, "where the kernels are changed"),
+            "mode": dropdown("mode", MODES, state.mode, "what takes the place of the learned kernel"),
+            "k": slider(
+                "kernel size k", sizes, state.k, "k that the trained kernel is cropped or zero-padded to", width="300px"
+            ),
+            "draw": number("draw", 19, "which random order or weights", "220px"),
+        }
+        super().__init__(state, KernelPanels, {"place": looked, "surgery": surgery})
 
     def sync(self) -> None:
         """Make the controls say what the state says."""
@@ -116,6 +125,9 @@ class KernelExplorer(Explorer):
         self.state.answer()
         super()._draw()
         self.error.value = error
+
+    def _whole(self) -> bool:
+        return self.state.answered()
 
     def _forget(self) -> None:
         if self._waiting is not None:
@@ -172,22 +184,29 @@ class CoverageExplorer(Explorer):
         none = models is None or (isinstance(models, Sequence) and not models)
         trained = [] if none else read_trained(load_all(models), images, at_most=at_most)
         state = CoverageState(channels, sizes, reductions, trained)
-        controls: dict[str, widgets.Widget] = {}
+        self.ahead = "layer" if trained else "k"
+        controls: dict[str, dict[str, widgets.Widget]] = {}
         if trained:
-            controls |= {
+            controls["trained"] = {
                 "model": dropdown("model", list(state.trained), state.model, "model of the trained site"),
                 "layer": slider("layer", numbered(state.names), state.layer, "layer of the trained site"),
                 "shown": dropdown(
                     "matrix",
                     [("size |J|", "size"), ("signed J", "signed"), ("|J|, channels ordered", "ordered")],
                     state.shown,
-                    "what is drawn of the trained matrix",
+                    "what is drawn of the trained matrix, J_ij = ∂ω_i/∂y_j",
                 ),
             }
-        controls |= {
+        controls["allowed"] = {
             "channels": slider("channels C", list(state.choices), state.channels, "number of channels", width="300px"),
-            "k": slider("kernel size k", sizes, state.k, "kernel size of the ECA", width="300px"),
-            "r": slider("reduction r", list(reductions), state.r, "reduction of the SE", width="300px"),
+            "k": slider(
+                "kernel size k", sizes, state.k, "ECA: gate i listens to the k channels about i", width="300px"
+            ),
+            "r": slider(
+                "reduction r", list(reductions), state.r, "SE: all gates listen through C/r hidden units", width="300px"
+            ),
+        }
+        controls["gate"] = {
             "channel": number(
                 "channel i",
                 state.channels - 1,
@@ -217,17 +236,21 @@ class ModuleExplorer(Explorer):
         FileNotFoundError: The recorded results are missing.
     """
 
+    ahead = "channels"
+    height = "15em"
+
     def __init__(self, channels: Sequence[int] = (32, 64, 128, 256, 512, 1024, 2048)):
         if not channels:
             raise ValueError("ModuleExplorer: channels must hold at least one number.")
         state = ModuleState(channels)
         names = [(one.title, one.name) for one in MODULES if one.name != "none"]
-        controls = {
-            "left": dropdown("left", names, state.left, "module on the left"),
-            "right": dropdown("right", names, state.right, "module on the right"),
-            "channels": slider("channels C", list(channels), state.channels, "number of channels", width="320px"),
+        gates = "; ".join(f"{one.title}: {one.gate}" for one in MODULES if one.name in ("se", "eca"))
+        modules = {
+            "left": dropdown("left", names, state.left, f"module on the left; {gates}"),
+            "right": dropdown("right", names, state.right, f"module on the right; {gates}"),
         }
-        super().__init__(state, ModulePanels, controls)
+        size = {"channels": slider("channels C", list(channels), state.channels, "number of channels", width="320px")}
+        super().__init__(state, ModulePanels, {"modules": modules, "size": size})
 
 
 class RuleExplorer(Explorer):
@@ -256,12 +279,12 @@ class RuleExplorer(Explorer):
         eca = [name for name, row in bundle.manifest().items() if row.family == "eca" and name not in names]
         state = RuleState([*given, *(load(name, device="cpu") for name in eca if bundled)], gamma, b)
         state.network = state.names[state.released] if given else "ResNet-50, released"
-        controls = {
-            "network": dropdown("network", state.names, state.network, "network that is marked"),
-            "gamma": _float("γ", "gamma", state.gamma, "γ of the rule: how slowly k grows with C"),
-            "b": _float("b", "b", state.b, "offset b of the rule"),
+        marked = {"network": dropdown("network", state.names, state.network, "network that is marked")}
+        rule = {
+            "gamma": _float("γ", "gamma", state.gamma, "k = |log₂(C)/γ + b/γ|, odd: how slowly k grows with C"),
+            "b": _float("b", "b", state.b, "k = |log₂(C)/γ + b/γ|, odd: the offset"),
         }
-        super().__init__(state, RulePanels, controls)
+        super().__init__(state, RulePanels, {"marked": marked, "rule": rule})
 
 
 def _float(description: str, trait: str, value: float, tooltip: str) -> widgets.FloatSlider:

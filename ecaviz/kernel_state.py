@@ -12,6 +12,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import traitlets
@@ -26,6 +27,9 @@ from .reruns import CachedRun
 from .states import choice, matched, within
 from .surgery import MODES, Operation, operations
 from .views import fitted, numbers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["WHERE", "KernelState"]
 
@@ -310,6 +314,31 @@ class KernelState(traitlets.HasTraits):
             "random": f"random weights, same norm ({self.draw})",
         }[self.mode]
 
+    def table(self, scene: KernelScene) -> pd.DataFrame:
+        """Quantity (weight, gain, gate, probability), at (offset, frequency, channel, class), before, after.
+
+        What is not known, or has no counterpart, is missing.
+        """
+        import pandas as pd
+
+        def part(quantity: str, at: Any, before: Any, after: Any) -> pd.DataFrame:
+            return pd.DataFrame({"quantity": quantity, "at": at, "before": before, "after": after})
+
+        weights = [{} if w is None else dict(_by_offset(w)) for w in (scene.kernel, scene.other)]
+        offsets = sorted(set().union(*weights))
+        chances = [dict(scene.classes), dict(scene.others or ())]
+        names = list(dict.fromkeys(name for one in chances for name in one))
+        parts = [
+            part("weight", offsets, *([one.get(i) for i in offsets] for one in weights)),
+            part("gain", scene.frequencies, scene.gain, scene.other_gain),
+            part("gate", np.arange(len(scene.before)), scene.before, scene.after),
+            part("probability", names, *([one.get(name) for name in names] for one in chances)),
+        ]
+        found = pd.concat([one.astype({"at": object, "before": float, "after": float}) for one in parts])
+        found.insert(0, "model", self.model)
+        found.insert(1, "site", scene.site)
+        return found.reset_index(drop=True)
+
     def describe(self, scene: KernelScene | None = None) -> str:
         """What is seen, as HTML."""
         scene = scene or self.scene()
@@ -337,6 +366,11 @@ class KernelState(traitlets.HasTraits):
             f"KL(before ‖ now) = {answer.divergence:.3g} nats. One image; what a surgery does over many is measured by "
             f"ecaviz.surgery_effect."
         )
+
+
+def _by_offset(kernel: np.ndarray) -> list[tuple[int, float]]:
+    """The weights of a kernel of k by their offset from its centre."""
+    return [(j - len(kernel) // 2, float(w)) for j, w in enumerate(kernel)]
 
 
 def _stage(name: str, names: Sequence[str]) -> str:

@@ -15,6 +15,10 @@ from .thumbnails import Thumbnails
 __all__ = ["LayerExplorer"]
 
 
+GATES = "SE: ω = σ(W₂ δ(W₁ y)), ECA: ω = σ(conv1d_k(y)), y the mean of each channel"
+"""What the gates are, for tooltips."""
+
+
 class LayerExplorer(Explorer):
     """Two models side by side: how they weigh their channels, by layer, for all images, a class or one image.
 
@@ -34,6 +38,8 @@ class LayerExplorer(Explorer):
         ValueError: Unknown model, a model without gates, or images that cannot be used.
     """
 
+    ahead = "layer"
+    height = "7.6em"
     undrawn = frozenset({"page", "thumbnails"})
 
     def __init__(self, models: Any = ("shapes-se-r16", "shapes-eca-k3"), images: Any = None, *, at_most: int = 240):
@@ -42,28 +48,40 @@ class LayerExplorer(Explorer):
         names = list(state.readings)
         shown = [("mean of all images", "all"), ("mean of one class", "class"), ("one image", "image")]
         shown = [option for option in shown if option[1] != "class" or image_set.present]
-        controls = {
-            "left": dropdown("left", names, state.left, "model on the left"),
-            "right": dropdown("right", names, state.right, "model on the right"),
-            "layer": slider("layer", numbered(state.names), state.layer, "layer that is looked at"),
+        models = {
+            "left": dropdown("left", names, state.left, f"model on the left; {GATES}"),
+            "right": dropdown("right", names, state.right, f"model on the right; {GATES}"),
+        }
+        place = {
+            "layer": slider("layer", numbered(state.names), state.layer, "layer whose C gates ω are looked at"),
             "channel": number(
                 "channel", state.channels - 1, "channel whose images are shown; its number can be typed", "300px"
             ),
+        }
+        of = {
             "shown": dropdown("show", shown, state.shown, "images whose gates are shown"),
             "of": dropdown("class", image_set.present or ("",), state.of, "class that is shown"),
             "image": number("image", len(image_set) - 1, "image that is shown", "300px"),
+        }
+        scale = {
             "scale": dropdown(
                 "scale of ω",
                 [("fitted to 99 %", "fitted"), ("0 … 1", "full")],
                 state.scale,
                 "ends of the scale of gates; what lies beyond is drawn at the ends",
             ),
-            "sort": widgets.Checkbox(description="sort channels", indent=False, layout=widgets.Layout(width="130px")),
+            "sort": widgets.Checkbox(
+                description="sort channels",
+                tooltip="each row of the heat map from its smallest gate to its largest",
+                indent=False,
+                layout=widgets.Layout(width="130px"),
+            ),
         }
+        controls = {"models": models, "place": place, "images": of, "drawing": scale}
         self.thumbnails = Thumbnails(state, state.kinds, self._guarded)
         super().__init__(state, LayerPanels, controls)
-        rows, *others = self.children
-        self.children = (rows, self.thumbnails, *others)
+        groups, *others = self.children
+        self.children = (groups, self.thumbnails, *others)
 
     def sync(self) -> None:
         """Make the controls and the thumbnails say what the state says."""

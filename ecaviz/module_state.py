@@ -5,12 +5,16 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import traitlets
 
 from . import results, survey
 from .panels import ModuleScene, ModuleSide
 from .results import Difference
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["ModuleState"]
 
@@ -80,6 +84,31 @@ class ModuleState(traitlets.HasTraits):
             self._runs[name],
             (100 * row["low"], 100 * row["high"]),
         )
+
+    def table(self, scene: ModuleScene) -> pd.DataFrame:
+        """One row a module: what it allows and costs at C, and its accuracies, shares of 1 but ``top1`` in per cent."""
+        import pandas as pd
+
+        rows = []
+        for side in (scene.left, scene.right):
+            one, known = side.structure, self._table.loc[side.name]
+            rows.append(
+                {
+                    "module": side.title,
+                    "gate": _KNOWN[side.name].gate,
+                    "C": scene.now,
+                    "pairs": one.pairs,
+                    "structural": one.structural,
+                    "rank": one.rank,
+                    "parameters": one.parameters,
+                    "multiply_adds": one.multiply_adds,
+                    "top1": known["top1"],
+                    "accuracy": known["mean"],
+                    "low": known["low"],
+                    "high": known["high"],
+                }
+            )
+        return pd.DataFrame(rows)
 
     def describe(self, scene: ModuleScene | None = None) -> str:
         """A table as HTML."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from .explorers import Explorer
+from .explorer_base import Explorer, layout_of, number, slider
 from .image_files import SUFFIXES
 from .models import load
 from .picture_panels import PicturePanels
@@ -39,43 +39,27 @@ class PictureExplorer(Explorer):
         ValueError: Unknown model, a model without gates, a profile of another model, or images that cannot be used.
     """
 
+    ahead = "site"
+
     def __init__(
         self, model: Any, profile: AttentionProfile | None = None, images: Any = None, *, at_most: int = 240
     ) -> None:
         state = PictureState(load(model), profile, images, at_most)
-        wide = {"description_width": "initial"}
-        margin = "2px 14px 2px 2px"
         places = [("all layers", ""), *zip(state.labels, state.names, strict=True)]
-        controls: dict[str, widgets.Widget] = {
-            "image": widgets.IntSlider(
-                value=0,
-                min=0,
-                max=len(state.images) - 1,
-                description="or image",
-                tooltip="number of the image of the set",
-                style=wide,
-                layout=widgets.Layout(width="320px", margin=margin),
-            ),
-            "site": widgets.SelectionSlider(
-                options=places,
-                value="",
-                description="nearest classes at",
-                tooltip="layer at which the nearest classes are looked for",
-                style=wide,
-                layout=widgets.Layout(width="420px", margin=margin),
-            ),
-        }
-        super().__init__(state, PicturePanels, controls)
-        words = f"a picture, up to {UPLOAD / 1e6:.0f} MB"
         self.upload = widgets.FileUpload(
             accept=",".join(sorted(SUFFIXES)),
             multiple=False,
-            description=words,
+            description=f"a picture, up to {UPLOAD / 1e6:.0f} MB",
             tooltip=f"one picture of at most {UPLOAD / 1e6:.0f} MB; nothing in it is executed",
-            layout=widgets.Layout(width="220px", margin=margin),
+            layout=layout_of("220px"),
         )
-        rows = self.children[0]
-        rows.children = [self.upload, *rows.children]
+        pictures = {
+            "upload": self.upload,
+            "image": number("or image", len(state.images) - 1, "number of the image of the set", "320px"),
+        }
+        distance = "layer at which the nearest classes are looked for: d = √ mean of ((ω − μ)/s)² over its channels"
+        compared = {"site": slider("nearest classes at", places, "", distance, width="420px")}
+        super().__init__(state, PicturePanels, {"picture": pictures, "classes": compared})
         self.upload.observe(self._uploaded, "value")
 
     def show(self, picture: Any) -> PictureExplorer:

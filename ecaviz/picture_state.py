@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from .readings import some_of
 from .sites import network
 from .states import choice, within
 from .views import FULL, nice_top
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["PIXELS", "UPLOAD", "Looked", "PictureState", "decoded_from"]
 
@@ -256,6 +259,18 @@ class PictureState(traitlets.HasTraits):
             why=why,
             marked=self.site or None,
         )
+
+    def table(self, scene: PictureScene) -> pd.DataFrame:
+        """One row a gate: picture, site, channel, gate, and its difference from the mean of the profile's images."""
+        import pandas as pd
+
+        return pd.concat(
+            [
+                pd.DataFrame({"site": site, "channel": np.arange(len(row)), "gate": row, "difference": off})
+                for (site, row), off in zip(scene.gates.items(), scene.differences.values(), strict=True)
+            ],
+            ignore_index=True,
+        ).assign(picture=self.shown.name)
 
     def describe(self, scene: PictureScene | None = None) -> str:
         """What is seen, as HTML."""

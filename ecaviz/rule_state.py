@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import traitlets
 
@@ -13,6 +13,9 @@ from . import kernels, provenance
 from .rule_panels import RuleScene
 from .rule_plots import audit_rows, met
 from .states import choice
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["RuleState"]
 
@@ -69,6 +72,19 @@ class RuleState(traitlets.HasTraits):
             self.names.index(self.network),
             self.released,
         )
+
+    def table(self, scene: RuleScene) -> pd.DataFrame:
+        """One row a stage of a network: planes, C, k of its weights, and what each reading of the rule gives."""
+        import pandas as pd
+
+        columns = "k", "planes", "channels", "rule_on_planes", "rule_on_channels", "timm"
+        return pd.DataFrame(
+            [
+                {"network": row.label, "stage": stage, **dict(zip(columns, found, strict=True))}
+                for row in scene.rows
+                for stage, found in enumerate(zip(row.k, row.planes, row.channels, *row.readings, strict=True), 1)
+            ]
+        ).assign(gamma=self.gamma, b=self.b)
 
     def describe(self, scene: RuleScene | None = None) -> str:
         """What is seen, as HTML."""

@@ -14,7 +14,7 @@ import html
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import traitlets
@@ -24,6 +24,9 @@ from .looks import layer_labels, shortened
 from .panels import LayerScene, LayerSide
 from .readings import ImageSet, Reading
 from .views import FULL, fitted, spread
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["LayerState", "Thumbnail"]
 
@@ -318,6 +321,19 @@ class LayerState(traitlets.HasTraits):
             gates = {name: part[rows].mean(axis=0) for name, part in reading.gates.items()}
         values = reading.gates[site] if rows is None else reading.gates[site][rows]
         return gates, values, curves
+
+    def table(self, scene: LayerScene) -> pd.DataFrame:
+        """The curves of the chosen layer: model, site, of (a class, an image, or the mean of all), channel, gate."""
+        import pandas as pd
+
+        parts = [
+            pd.DataFrame(
+                {"model": name, "site": side.site, "of": of, "channel": np.arange(len(values)), "gate": values}
+            )
+            for name, side in zip((self.left, self.right), (scene.left, scene.right), strict=True)
+            for of, values in {**side.curves, "mean of all": side.mean}.items()
+        ]
+        return pd.concat(parts, ignore_index=True)
 
     def describe(self, scene: LayerScene | None = None) -> str:
         """What is seen, in words, as HTML: the gates, and the images of the channel."""

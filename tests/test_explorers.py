@@ -121,7 +121,11 @@ def rule(made):
 
 
 def pixels(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+    """On white."""
+    picture = Image.open(io.BytesIO(png)).convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    white.alpha_composite(picture)
+    return np.asarray(white.convert("RGB")).astype(int)
 
 
 def every(request, name):
@@ -237,8 +241,9 @@ def test_every_control_is_moved_here(made):
 
 
 @pytest.mark.parametrize("name", ["layers", "kernel", "coverage", "rule"])
-def test_pictures_drawn_over_a_background_equal_those_drawn_anew(request, name):
+def test_pictures_drawn_over_a_background_equal_those_drawn_anew(request, monkeypatch, name):
     explorer = every(request, name)
+    monkeypatch.setattr(explorer.picture, "most", 0)  # no frame is kept: each is drawn
     moves = [(first | move) for n, first, move in MOVES if n == name]
     for move in [*moves, *reversed(moves)]:
         for trait, value in move.items():
@@ -252,7 +257,7 @@ def test_pictures_drawn_over_a_background_equal_those_drawn_anew(request, name):
 def test_static_figure_is_the_same_picture(request, name):
     explorer = every(request, name)
     figure = explorer.figure()
-    assert figure is not explorer._canvas.figure
+    assert figure is not explorer._canvas().figure
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=canvas.DPI)
     difference = np.abs(pixels(file.getvalue()) - pixels(explorer.picture.value)).max(axis=2)
@@ -298,7 +303,7 @@ def test_errors_are_shown_in_words_and_cleared(coverage):
 
 
 def test_an_error_half_way_leaves_no_trace(layers, monkeypatch):
-    view = layers._canvas.panels.photograph
+    view = layers.panels.photograph
     monkeypatch.setattr(view, "update", lambda *_a, **_k: 1 / 0)
     layers.controls["layer"].value = 1
     assert "division by zero" in layers.error.value
@@ -334,7 +339,10 @@ def test_kernel_state_refuses_an_even_k(kernel):
 def test_without_a_kernel_the_picture_is_still_there(request, name):
     explorer = every(request, name)
     bundle = explorer._repr_mimebundle_()
-    assert base64.b64decode(bundle["image/png"]) == explorer.picture.value
+    kept = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+    assert kept.mode == "RGB"
+    assert kept.getpixel((1, 1)) == (255, 255, 255)
+    assert (np.asarray(kept) == pixels(explorer.picture.value)).all()
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == explorer.model_id
     assert bundle["text/plain"].startswith(type(explorer).__name__)
     assert "<" not in bundle["text/plain"].replace("< ", "")
@@ -343,8 +351,8 @@ def test_without_a_kernel_the_picture_is_still_there(request, name):
 @pytest.mark.parametrize("name", ["layers", "kernel", "coverage", "rule"])
 def test_there_are_words_for_the_picture_and_for_every_control(request, name):
     explorer = every(request, name)
-    assert len(explorer.picture.tooltip) > 40
-    assert "<" not in explorer.picture.tooltip
+    assert len(explorer.picture.alt) > 40
+    assert "<" not in explorer.picture.alt
     for control in explorer.controls.values():
         assert control.description
 
@@ -356,13 +364,13 @@ def test_fifty_moves_leave_no_figures_behind(layers):
 
     layers.state.shown = "image"
     before = figures()
-    artists = len(layers._canvas.figure.findobj())
+    artists = len(layers._canvas().figure.findobj())
     for i in range(50):
         layers.state.layer = i % 8
         layers.state.image = i % 12
     assert layers.error.value == ""
     assert figures() == before
-    assert len(layers._canvas.figure.findobj()) <= artists + 60, "artists pile up"
+    assert len(layers._canvas().figure.findobj()) <= artists + 60, "artists pile up"
     assert plt.get_fignums() == []
 
 
@@ -486,7 +494,7 @@ def test_whom_a_gate_listens_to(coverage, models):
     assert site.partners[20] == pytest.approx(partners)
     assert site.directness == pytest.approx(share[20])
     assert site.strongest == [(j, pytest.approx(row[j])) for j in (first, second, third)]
-    view = coverage._canvas.panels.row
+    view = coverage.panels.row
     values, edges, _ = view.bars.get_data()
     np.testing.assert_allclose(values, row, atol=1e-12)
     assert edges.tolist() == [i - 0.5 for i in range(33)]
@@ -502,7 +510,7 @@ def test_whom_a_gate_listens_to(coverage, models):
     for number in (*numbers, f"{found.directness_mean:.3f}", f"{found.parameters:,}"):
         assert f">{number}<" in coverage.caption.value, number
     assert ">5<" in coverage.caption.value, "partners that the ECA allows"
-    curve = coverage._canvas.panels.curves
+    curve = coverage.panels.curves
     assert 2 ** curve.rings["trained"].get_ydata()[0] == pytest.approx(partners)
     assert 2 ** curve.rings["eca"].get_ydata()[0] == pytest.approx(5)
     assert 2 ** curve.lines["trained"].get_ydata() == pytest.approx(np.sort(site.partners))
@@ -513,7 +521,7 @@ def test_the_trained_matrix_in_three_ways(coverage, models, model):
     from ecaviz import locality
 
     coverage.state.model, coverage.state.channel = model, 9
-    view = coverage._canvas.panels.third
+    view = coverage.panels.third
     matrix = ecaviz.interaction_matrix(models[model == "eca-5"], "layer3.0.se", Drawn())
     J, order = matrix.matrix.numpy(), locality.seriate(matrix).order.numpy()
     expected = {"size": np.abs(J), "signed": J, "ordered": np.abs(J)[order][:, order]}
@@ -552,7 +560,7 @@ def test_channels_follow_the_site_and_may_leave_it(coverage):
     state.channel = 2000
     scene = state.scene()
     assert (scene.channel, scene.trained.channel) == (2000, 63)
-    panels = coverage._canvas.panels
+    panels = coverage.panels
     assert "C = 64, its last gate, 63" in panels.row.ax.get_title(loc="left")
     assert "(C = 2,048)" in panels.eca.ax.get_title(loc="left")
     assert "(C = 64)" in panels.third.ax.get_title(loc="left")
@@ -612,7 +620,7 @@ def test_trained_sites_are_read_in_one_pass_and_never_again(models):
 
 def test_a_model_that_can_take_no_images_shows_its_structure(models):
     explorer = ecaviz.CoverageExplorer([dataclasses.replace(models[0], transform=None)])
-    assert "|J|, structure" in explorer._canvas.panels.third.ax.get_title(loc="left")
+    assert "|J|, structure" in explorer.panels.third.ax.get_title(loc="left")
     with pytest.raises(ValueError, match="needs a transform"):
         ecaviz.CoverageExplorer([dataclasses.replace(models[0], transform=None)], Drawn())
 
@@ -639,7 +647,7 @@ def test_a_move_of_the_channel_draws_only_what_it_changes(coverage, monkeypatch)
     each = canvas._draw_each
     monkeypatch.setattr(canvas, "_draw_each", lambda artists: each([drawn.append(one) or one for one in artists]))
     coverage.state.channel = 22
-    panels = coverage._canvas.panels
+    panels = coverage.panels
     assert set(panels.eca.marks) | set(panels.third.marks) | {panels.row.bars} <= set(drawn)
     assert not {panels.eca.image, panels.third.image, *panels.shape.moving, *panels.curves.lines.values()} & set(drawn)
     drawn.clear()
@@ -648,11 +656,12 @@ def test_a_move_of_the_channel_draws_only_what_it_changes(coverage, monkeypatch)
 
 
 def test_pictures_are_the_pixels_of_the_canvas(coverage):
-    shown = np.asarray(coverage._canvas.canvas.buffer_rgba())
-    assert (pixels(coverage.picture.value) == shown[..., :3]).all()
+    coverage.state.channel = 23
+    shown = coverage._canvas().pixels()
+    assert (np.asarray(Image.open(io.BytesIO(coverage.picture.value))) == shown).all()
+    assert (shown[[0, -1], :, 3] == 0).all(), "the margins are not transparent"
     noise = np.random.default_rng(0).integers(0, 256, (37, 51, 4), dtype=np.uint8)
-    noise[..., 3] = 255
-    assert (pixels(canvas.png_of(noise)) == noise[..., :3]).all()
+    assert (np.asarray(Image.open(io.BytesIO(canvas.png_of(noise)))) == noise).all()
 
 
 # ------------------------------------------------------------------------------------------------------- what is given
@@ -758,7 +767,7 @@ def test_modules_beside_each_other(modules, name):
     """Every module on either side: structure, cost, seeds and words are those of the survey and the results."""
     modules.state.left, modules.state.right, modules.state.channels = name, "se-var3", 64
     assert modules.error.value == ""
-    panels, scene = modules._canvas.panels, modules.state.scene()
+    panels, scene = modules.panels, modules.state.scene()
     np.testing.assert_array_equal(panels.pairs[0].image.get_array(), survey.structure_of(name, 64).matrix.numpy())
     left, right = panels.costs.lines
     assert left.get_ydata()[1] == survey.structure_of(name, 64).parameters
@@ -799,7 +808,7 @@ def test_the_rule_explorer_shows_the_rule_and_the_audit(rule, models):
             assert rule.error.value == ""
             source, name = ("released", "ResNet-101") if "released" in network else (network, network)
             part = audit[(audit["source"] == source) & ((audit["network"] == name) | (source != "released"))]
-            stairs, table = rule._canvas.panels.staircase, rule._canvas.panels.audit
+            stairs, table = rule.panels.staircase, rule.panels.audit
             for artist, c, k in (
                 (stairs.on_planes, "planes", "rule_on_planes"),
                 (stairs.on_channels, "channels", "rule_on_channels"),
@@ -883,7 +892,7 @@ def test_wide_networks_of_timm_are_shown_whole():
     for layer in (0, 15):
         explorer.state.layer = layer
         assert explorer.error.value == ""
-    assert "means of up to 8" in explorer._canvas.panels.heatmaps[0].ax.get_xlabel()
+    assert "means of up to 8" in explorer.panels.heatmaps[0].ax.get_xlabel()
     explorer.state.sort = True
     explorer.state.shown = "image"
     assert_inside(explorer)

@@ -215,7 +215,7 @@ def test_the_images_of_a_channel(explorer):
     for name, side, view in zip(
         ("se-4", "short"),
         (state.scene().left, state.scene().right),
-        explorer._canvas.panels.extremes,
+        explorer.panels.extremes,
         strict=True,
     ):
         gates = state.readings[name].gates[side.site][:, 17]
@@ -233,7 +233,7 @@ def test_the_images_of_a_channel(explorer):
             assert (sheet[:, start : start + 90] == one.picture[:, 3:-3]).all()
     for sort in (False, True):
         state.sort = sort
-        side, curve = state.scene().left, explorer._canvas.panels.curves[0]
+        side, curve = state.scene().left, explorer.panels.curves[0]
         place = int(curve.mark.get_xdata()[0])
         assert curve.mean.get_ydata()[place] == side.mean[17]
         assert np.argsort(side.mean, kind="stable")[place] == 17 if sort else place == 17
@@ -277,7 +277,7 @@ def test_a_move_of_the_channel_draws_only_what_it_changes(explorer, monkeypatch)
     each = canvas._draw_each
     monkeypatch.setattr(canvas, "_draw_each", lambda artists: each([drawn.append(one) or one for one in artists]))
     explorer.state.channel = 4
-    panels = explorer._canvas.panels
+    panels = explorer.panels
     expected = {artist for view in panels.extremes for artist in view.moving} | {curve.mark for curve in panels.curves}
     assert set(drawn) == expected - {view.heading for view in panels.extremes}
     drawn.clear()
