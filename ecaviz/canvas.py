@@ -33,11 +33,13 @@ class Canvas:
         self.figure = Picture(figsize=panels.size, dpi=DPI)
         self.canvas = FigureCanvasAgg(self.figure)
         self.panels = panels(self.figure)
+        self.figure.patch.draw(self.canvas.get_renderer())
         self._views: dict[Any, list] = {part: [] for part in self.figure.subfigs}
         for view in self.panels.views:
             for artist in view.moving:
                 artist.set_animated(True)
             self._views[view.ax.get_figure(root=False)].append(view)
+        self._blank = {part: self.canvas.copy_from_bbox(part.bbox) for part in self._views}  # the figure behind a panel
         self._backgrounds: dict[tuple, Any] = {}
         self._titles: dict[tuple, Any] = {}
         self._shown: dict[Any, tuple] = {}  # by panel: the key of its background; its picture without the light artists
@@ -65,6 +67,7 @@ class Canvas:
             if key in self._backgrounds and (known or not part.stale):
                 self.canvas.restore_region(self._backgrounds[key])
             else:
+                self.canvas.restore_region(self._blank[part])
                 part.draw(self.canvas.get_renderer())
                 self._keep(self._backgrounds, key, part.bbox)
             titles = [view.heading for view in views]
