@@ -67,6 +67,7 @@ _WHERE = {
     "selectivity_difference": "selectivity",
     "site_selectivity": "selectivity",
     "surgery_effect": "surgery",
+    "theme": "themes",
     "variance_parts": "gate_variance",
 }
 _MODULES = (
@@ -161,6 +162,7 @@ __all__ = [
     "statistics",
     "surgery_effect",
     "survey",
+    "theme",
     "training",
     "variance_parts",
 ]
@@ -212,6 +214,7 @@ if TYPE_CHECKING:
     from .responses import frequency_response, frequency_responses, kernel_null, kernel_responses, null_responses
     from .selectivity import channel_selectivity, selectivity_difference, site_selectivity
     from .surgery import kernel_surgery, surgery_effect
+    from .themes import theme
 
 
 def __getattr__(name: str) -> Any:

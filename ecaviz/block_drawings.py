@@ -16,7 +16,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.textpath import text_to_path
 
 from .block_steps import BLOCKS, FORMULAS, NOTES, Step
-from .looks import INK, family_name, family_style
+from .looks import family_name, family_style
+from .themes import current
 from .views import axes_or_current
 
 if TYPE_CHECKING:
@@ -305,7 +306,7 @@ class _Drawing:
             if column.tapped:
                 tap = column.start + TAP / 2
             if column.multiplies:
-                self.ax.plot([tap], [self.base], marker="o", ms=0.35 * self.size, color=INK, zorder=3)
+                self.ax.plot([tap], [self.base], marker="o", ms=0.35 * self.size, color=current().ink, zorder=3)
                 self._line((tap, tap, column.middle), (0, row.over, row.over))
                 self._arrow(column.middle, row.over, column.middle, RADIUS)
         for part, run in groupby(row.columns, key=lambda column: column.step.part):
@@ -314,7 +315,7 @@ class _Drawing:
     def _column(self, column: _Column) -> None:
         step = column.step
         if step.round:
-            circle = Circle((column.middle, self.base), RADIUS, fc="white", ec=INK, lw=1.1, zorder=3)
+            circle = Circle((column.middle, self.base), RADIUS, fc=current().paper, ec=current().ink, lw=1.1, zorder=3)
             self.ax.add_patch(circle)
             self._text(column.middle, 0, step.text[0], share=1.1)
             if step.text[1:]:
@@ -334,12 +335,12 @@ class _Drawing:
             self.ax.add_patch(FancyBboxPatch(*at, **hatching, **look))
             frame = {"fc": "none", "ec": self.colour, "lw": 1.8}
         else:
-            frame = {"fc": "white", "ec": INK, "lw": 1.0}
+            frame = {"fc": current().paper, "ec": current().ink, "lw": 1.0}
         self.ax.add_patch(FancyBboxPatch(*at, **frame, **look))
         if text:
             written = self._text((left + right) / 2, y, text)
             if learned:
-                written.set_path_effects([withStroke(linewidth=3, foreground="white")])
+                written.set_path_effects([withStroke(linewidth=3, foreground=current().paper)])
 
     def _link(self, column: _Column) -> None:
         """The arrows into a column, and what is written at them."""
@@ -384,13 +385,15 @@ class _Drawing:
     # ----------------------------------------------------------------------------------------------------- artists
 
     def _text(self, x: float, y: float, text: str, *, share: float = 1.0, ha="center", va="center", **look) -> Text:
-        look |= {"fontsize": share * self.size, "color": INK, "linespacing": LEADING, "zorder": 4}
+        look |= {"fontsize": share * self.size, "color": current().ink, "linespacing": LEADING, "zorder": 4}
         return self.ax.text(x, self.base + y, text, ha=ha, va=va, **look)
 
     def _line(self, x: tuple[float, ...], y: tuple[float, ...]) -> None:
-        self.ax.plot(x, [self.base + one for one in y], color=INK, lw=1.1, solid_capstyle="projecting", zorder=1)
+        self.ax.plot(
+            x, [self.base + one for one in y], color=current().ink, lw=1.1, solid_capstyle="projecting", zorder=1
+        )
 
     def _arrow(self, x: float, y: float, to_x: float, to_y: float | None = None) -> None:
         ends = (x, self.base + y), (to_x, self.base + (y if to_y is None else to_y))
         look = {"arrowstyle": "-|>", "mutation_scale": 0.8 * self.size, "shrinkA": 0, "shrinkB": 0, "zorder": 2}
-        self.ax.add_patch(FancyArrowPatch(*ends, color=INK, lw=1.1, **look))
+        self.ax.add_patch(FancyArrowPatch(*ends, color=current().ink, lw=1.1, **look))

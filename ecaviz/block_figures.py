@@ -22,7 +22,7 @@ from .figures import picture
 from .gsop import RowWise
 from .interaction import COVERED, module_interaction
 from .kernel_views import KernelStems
-from .looks import ACTIVATION_MAP, DIVERGING, GATE_MAP, Style, setting, styles
+from .looks import ACTIVATION_MAP, GATE_MAP, Style, setting, signed_map, styles
 from .views import FULL, Picture, numbers
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ def _excite(part: SubFigure, block: _Block) -> None:
             {"of the maximum": kernel[0], "of the mean": kernel[1]},
             title="3  excite: 7×7 conv of both maps, then BN",
             bar="weight",
-            cmap=DIVERGING,
+            cmap=signed_map(),
             limits=(-limit, limit),
             offsets=True,
         )

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .figures import picture
-from .looks import DIVERGING, INK, Style
+from .looks import Style, signed_map
+from .themes import current
 from .views import strip_spines
 
 if TYPE_CHECKING:
@@ -119,11 +120,11 @@ def bars(
             marker=style.marker,
             ms=6,
             color=style.colour,
-            mec=INK,
+            mec=current().ink,
             label=name,
             clip_on=False,
         )
-    ax.axhline(base, color=INK, lw=0.8)
+    ax.axhline(base, color=current().ink, lw=0.8)
     ax.set_title(title, loc="left", fontsize="medium", pad=22 if len(series) > 1 else None)
     ax.set_xlabel("channel index (marked: maps drawn)")
     ax.set_ylabel(label)
@@ -175,7 +176,7 @@ def weights(
         bottom = top + (end - top) * height / len(values)
         image = ax.imshow(
             shown,
-            cmap=DIVERGING,
+            cmap=signed_map(),
             vmin=-limit,
             vmax=limit,
             aspect="equal" if square else "auto",
@@ -251,5 +252,5 @@ def words(part: SubFigure, title: str, text: str) -> None:
     """A line of text where there is nothing to draw."""
     ax = part.subplots()
     ax.set_title(title, loc="left", fontsize="medium")
-    ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, color=INK)
+    ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, color=current().ink)
     ax.set_axis_off()

@@ -41,6 +41,7 @@ class Canvas:
             for artist in view.moving:
                 artist.set_animated(True)
             self._views[view.ax.get_figure(root=False)].append(view)
+        self._blank = {part: self.canvas.copy_from_bbox(part.bbox) for part in self._views}  # transparent
         self._backgrounds: dict[tuple, Any] = {}
         self._titles: dict[tuple, Any] = {}
         self._shown: dict[Any, tuple] = {}  # by panel: the key of its background; its picture without the light artists
@@ -82,7 +83,7 @@ class Canvas:
             if key in self._backgrounds and (known or not part.stale):
                 self.canvas.restore_region(self._backgrounds[key])
             else:
-                self._clear(part.bbox)
+                self.canvas.restore_region(self._blank[part])
                 part.draw(self.canvas.get_renderer())
                 self._keep(self._backgrounds, key, part.bbox)
             titles = [view.heading for view in views]
@@ -107,12 +108,6 @@ class Canvas:
         title.axes.draw_artist(title)
         if key is not None and title.get_text():
             self._keep(self._titles, text, title.get_window_extent(self.canvas.get_renderer()).padded(2))
-
-    def _clear(self, box: Any) -> None:
-        """Make the place of a panel transparent: the pixels that :meth:`_keep` copies."""
-        x0, y0, x1, y1 = (int(edge) for edge in box.extents)
-        pixels = self.pixels()
-        pixels[len(pixels) - y1 : len(pixels) - y0, x0:x1] = 0
 
     def _keep(self, kept: dict, key: tuple, box: Any) -> None:
         while len(kept) >= self.most:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .looks import INK, Style, family_style
+from .looks import Style, family_style, shares_map
+from .themes import current
 from .views import Picture, axes_or_current, numbers, strip_spines
 
 if TYPE_CHECKING:
@@ -36,14 +37,14 @@ def accuracy_by_module(
     for y, row in enumerate(table.itertuples()):
         style = family_style(row.name)
         ax.plot([100 * row.low, 100 * row.high], [y, y], color=style.colour, lw=3, alpha=0.4, solid_capstyle="butt")
-        ax.plot(100 * row.mean, y, ls="", marker=style.marker, ms=8, color=style.colour, mec=INK, mew=0.8)
+        ax.plot(100 * row.mean, y, ls="", marker=style.marker, ms=8, color=style.colour, mec=current().ink, mew=0.8)
         if runs is not None:
             seeds = 100 * runs.loc[runs["name"] == row.model, "accuracy"].to_numpy()
-            ax.plot(seeds, np.full(len(seeds), y), ls="", marker="|", ms=9, color=INK, mew=1)
+            ax.plot(seeds, np.full(len(seeds), y), ls="", marker="|", ms=9, color=current().ink, mew=1)
     ax.set_yticks(range(len(table)), [f"{row.title} ({row.seeds})" for row in table.itertuples()])
     ax.set_ylabel("module (seeds)")
     ax.set_xlabel("accuracy on the held-out procedural images (%)")
-    ax.grid(axis="x", color="#DDDDDD", lw=0.6)
+    ax.grid(axis="x", color=current().grid, lw=0.6)
     ax.set_axisbelow(True)
     strip_spines(ax)
     what = "accuracy by module: each seed (|), their mean, and its interval"
@@ -82,7 +83,7 @@ def accuracy_by_parameters(
         at, value = getattr(row, x), scale * getattr(row, y)
         if has_interval and not np.isnan(row.low):
             ax.plot([at, at], [scale * row.low, scale * row.high], color=style.colour, lw=1.2, alpha=0.6, zorder=1)
-        ax.plot(at, value, ls="", marker=style.marker, ms=9, color=style.colour, mec=INK, mew=0.8, zorder=2)
+        ax.plot(at, value, ls="", marker=style.marker, ms=9, color=style.colour, mec=current().ink, mew=0.8, zorder=2)
     ax.set_xscale("symlog", linthresh=10, linscale=0.6)
     ax.set_xlim(-3, max(20.0, 6 * float(table[x].max())))
     values = scale * table[y].to_numpy()
@@ -93,7 +94,7 @@ def accuracy_by_parameters(
     ax.set_ylim(low, high)
     ax.set_xlabel(labels[0])
     ax.set_ylabel(labels[1])
-    ax.grid(color="#E5E5E5", lw=0.6)
+    ax.grid(color=current().grid, lw=0.6)
     ax.set_axisbelow(True)
     strip_spines(ax)
     ax.set_title("accuracy against parameters" if title is None else title, loc="left", fontsize="medium")
@@ -133,7 +134,7 @@ def _name_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -
             (free[0] - px, free[1] - py),
             textcoords="offset points",
             fontsize="small",
-            color=INK,
+            color=current().ink,
             annotation_clip=False,
         )
 
@@ -181,7 +182,7 @@ def cost_by_channels(
     ax.set_xlim(-0.2, len(channels) - 0.8)
     ax.set_xlabel("channels C, and the size of the maps there in ResNet-50")
     ax.set_ylabel(value.replace("_", "-") + " of one module")
-    ax.grid(axis="y", color="#DDDDDD", lw=0.6)
+    ax.grid(axis="y", color=current().grid, lw=0.6)
     strip_spines(ax)
     what = f"{value.replace('_', '-')} by C"
     ax.set_title(what if title is None else title, loc="left", fontsize="medium")
@@ -215,10 +216,10 @@ def differences(
     ax = axes_or_current(ax)
     rows = list(range(len(found)))[::-1]
     for y, one in zip(rows, found, strict=True):
-        ax.plot([100 * one.low, 100 * one.high], [y, y], color=INK, lw=1.6)
-        ax.plot([100 * d for d in one.by_seed], [y] * len(one.by_seed), ls="", marker="|", ms=9, color="#777777")
-        face = INK if one.significant else "white"
-        ax.plot(100 * one.mean, y, ls="", marker="o", ms=9, mfc=face, mec=INK, mew=1.4)
+        ax.plot([100 * one.low, 100 * one.high], [y, y], color=current().ink, lw=1.6)
+        ax.plot([100 * d for d in one.by_seed], [y] * len(one.by_seed), ls="", marker="|", ms=9, color=current().muted)
+        face = current().ink if one.significant else current().paper
+        ax.plot(100 * one.mean, y, ls="", marker="o", ms=9, mfc=face, mec=current().ink, mew=1.4)
         said = "" if one.significant else ", not significant"
         ax.annotate(
             f"{100 * one.mean:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f}{said})",
@@ -230,11 +231,12 @@ def differences(
         )
     if published is not None:
         ax.plot(
-            published, [y - 0.22 for y in rows], ls="", marker="D", ms=6, mfc="none", mec="#0072B2", mew=1.6,
+            published, [y - 0.22 for y in rows], ls="", marker="D", ms=6, mfc="none", mec=current().hues["blue"],
+            mew=1.6,
             label="published (ImageNet; baselines not retrained)",
         )  # fmt: skip
         ax.legend(loc="lower right", fontsize="small")
-    ax.axvline(0, color="#777777", lw=1)
+    ax.axvline(0, color=current().muted, lw=1)
     names = [f"{one.first} − {one.second}" for one in found] if labels is None else list(labels)
     ax.set_yticks(rows, names)
     ax.set_ylim(-0.6, len(found) - 0.35)
@@ -272,7 +274,7 @@ def matrix_grid(
         values = numbers(matrix)
         if values.ndim != 2 or values.shape[0] != values.shape[1]:
             raise ValueError(f"matrix_grid: {name}: a matrix C×C was expected, got shape {values.shape}.")
-        ax.imshow(values, cmap="Blues", vmin=0, vmax=values.max() or 1.0)
+        ax.imshow(values, cmap=shares_map(), vmin=0, vmax=values.max() or 1.0)
         ax.set_title(name, fontsize="medium", loc="left")
         ax.set(xticks=[0, len(values) - 1], yticks=[0, len(values) - 1])
         ax.tick_params(labelsize="small")

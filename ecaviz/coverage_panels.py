@@ -12,7 +12,7 @@ from matplotlib.figure import Figure, SubFigure
 from .coverage_views import AllowedPairs, ChannelRow, MarkedInteraction, PartnerCurves, share_of_pairs
 from .kernel_views import BottleneckShape, Interaction
 from .looks import shortened
-from .views import View
+from .views import View, see_through
 
 if TYPE_CHECKING:
     from .measures import Coverage
@@ -102,15 +102,14 @@ class TheoryPanels:
         self.figure = figure
         grid = figure.add_gridspec(2, 12, height_ratios=(0.87, 1))
         places = grid[0, :4], grid[0, 4:8], grid[0, 8:], grid[1, :8], grid[1, 8:]
-        parts = [figure.add_subfigure(place, facecolor="white") for place in places]
+        parts = [figure.add_subfigure(place, facecolor="none") for place in places]
         self.eca = AllowedPairs(parts[0].add_axes(MATRIX))
         self.shape = BottleneckShape(parts[1].add_axes((0.05, 0.165, 0.90, 0.62)))
         self._third(parts[2])
         self.row = ChannelRow(parts[3].add_axes((0.12, 0.14, 0.85, 0.60)), trained=self.trained)
         self.curves = PartnerCurves(parts[4].add_axes((0.20, 0.14, 0.74, 0.60)), trained=self.trained)
         self.views: list[View] = [self.eca, self.shape, self.third, self.row, self.curves]
-        for view in (self.eca, self.shape, self.third):
-            view.ax.set_title("", loc="left", fontsize=9)
+        see_through(figure)
         self._seen: dict[tuple, tuple[np.ndarray, int]] = {}
 
     def _third(self, part: SubFigure) -> None:

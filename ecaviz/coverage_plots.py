@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.lines import Line2D
 
-from .looks import INK, family_name, family_style, layer_labels
+from .looks import family_name, family_style, layer_labels
+from .themes import current
 from .views import Picture, View, axes_or_current, numbers, strip_spines
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["coverage_by_channels", "directness_by_site", "partners_by_channels"]
 
-GRID = "#DDDDDD"
-OPEN = {"ls": "", "mfc": "none", "mec": INK, "ms": 5.5, "mew": 0.9}
-FILLED = {"ls": "", "mfc": INK, "mec": INK, "ms": 3, "mew": 0}
 DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (9, 3)), (0, (3, 1)), (0, (9, 2, 2, 2)))
 KNOBS = {"eca": ("kernel_size", "k", "kernel size k", "o^vP*<8"), "se": ("reduction", "r", "reduction r", "sDX>Hpd")}
 """Of ECA and SE: the column, the letter and the name of what is set, and a marker for each value of it."""
@@ -75,7 +73,7 @@ def series_of(frame: pd.DataFrame) -> list[tuple[np.ndarray, str, dict]]:
         label = family_name(family) + (f", {settings[0]}" if len(settings) == 1 else f" ({model})" if settings else "")
         style = family_style(family)
         look = {"color": style.colour, "ls": in_turn(DASHES, seen[family]), "marker": style.marker}
-        look |= {"lw": 0.7, "ms": 5, "mec": INK, "mew": 0.5, "zorder": 3}
+        look |= {"lw": 0.7, "ms": 5, "mec": current().ink, "mew": 0.5, "zorder": 3}
         found.append((rows, label + (f", {squeeze}" if squeeze else ""), look))
         seen[family] += 1
     times = Counter(label for _, label, _ in found)
@@ -114,7 +112,7 @@ def _name_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]], size: fl
         for (_, y, text, colour), start, place in zip(here, at, places, strict=True):
             tie = {"arrowstyle": "-", "color": colour, "lw": 0.7, "shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5)}
             how = {"textcoords": "offset points", "va": "center", "annotation_clip": False, "arrowprops": tie}
-            ax.annotate(text, (x, y), (22, place - start), fontsize=size, color=INK, **how)
+            ax.annotate(text, (x, y), (22, place - start), fontsize=size, color=current().ink, **how)
 
 
 def _powers(ax: Axes, channels: Sequence[int], low: float, high: float) -> None:
@@ -128,7 +126,7 @@ def _powers(ax: Axes, channels: Sequence[int], low: float, high: float) -> None:
 
 
 def finish(ax: Axes, grid: str = "both") -> None:
-    ax.grid(axis=grid, color=GRID, lw=0.6)
+    ax.grid(axis=grid, color=current().grid, lw=0.6)
     ax.set_axisbelow(True)
     strip_spines(ax)
 
@@ -143,7 +141,7 @@ def _left_out(ax: Axes, count: int, x: float, y: float) -> None:
     if count:
         text = f"{count} site{'s' * (count > 1)} left out, where nothing moves a gate"
         place = {"ha": ("left", "right")[x], "va": ("bottom", "top")[y], "transform": ax.transAxes}
-        ax.text(0.01 + 0.98 * x, 0.01 + 0.98 * y, text, fontsize="x-small", color=INK, **place)
+        ax.text(0.01 + 0.98 * x, 0.01 + 0.98 * y, text, fontsize="x-small", color=current().ink, **place)
 
 
 def percent(value: float, _: int = 0) -> str:
@@ -204,7 +202,7 @@ def coverage_by_channels(
         head = View(axes[0, column])
         head.title(f"{family_name(family)}: by {name}")
         if len(own):
-            handles = [Line2D([], [], marker=in_turn(markers, i), **OPEN) for i in range(len(texts))]
+            handles = [Line2D([], [], marker=in_turn(markers, i), **_open()) for i in range(len(texts))]
             head.legend(handles, list(texts.values()), 5)
         axes[3, column].set_xlabel("channels C")
     for i, ax in enumerate(axes.flat):
@@ -222,9 +220,9 @@ def coverage_by_channels(
     figure.suptitle(what, x=0.01, ha="left", fontsize="large")
     if len(points):
         kinds = {
-            "allowed (lines)": {"color": INK, "lw": 1.4},
-            "trained sites (points): partners/C, effective rank/C": {"marker": "o", **OPEN},
-            "trained sites (points): pairs/C², parameters, multiply-adds": {"marker": "o", **FILLED},
+            "allowed (lines)": {"color": current().ink, "lw": 1.4},
+            "trained sites (points): partners/C, effective rank/C": {"marker": "o", **_open()},
+            "trained sites (points): pairs/C², parameters, multiply-adds": {"marker": "o", **_filled()},
         }
         handles = [Line2D([], [], label=label, **look) for label, look in kinds.items()]
         figure.legend(
@@ -254,8 +252,16 @@ def _allowed_lines(ax: Axes, lines: pd.DataFrame, texts: dict[float, str], value
     what = {"structural": "all pairs", "rank_share": "full rank"}.get(value, "the same")
     text = f"every {letter} allows {what}: the {len(ends)} lines lie on each other"
     at = (lines["channels"].iloc[0], lines[value].iloc[0])
-    ax.annotate(text, at, (0, 5), textcoords="offset points", fontsize="small", color=INK)
+    ax.annotate(text, at, (0, 5), textcoords="offset points", fontsize="small", color=current().ink)
     return []
+
+
+def _open() -> dict:
+    return {"ls": "", "mfc": "none", "mec": current().ink, "ms": 5.5, "mew": 0.9}
+
+
+def _filled() -> dict:
+    return {"ls": "", "mfc": current().ink, "mec": current().ink, "ms": 3, "mew": 0}
 
 
 def _trained_points(ax: Axes, points: pd.DataFrame, texts: dict[float, str], counted: str, realised: str) -> None:
@@ -266,10 +272,10 @@ def _trained_points(ax: Axes, points: pd.DataFrame, texts: dict[float, str], cou
         channels = column(one, "channels")
         look = {"marker": in_turn(markers, i), "zorder": 3}
         if counted != "rank_share":
-            ax.plot(channels, column(one, counted), label=f"{text}, counted", **FILLED, **look)
+            ax.plot(channels, column(one, counted), label=f"{text}, counted", **_filled(), **look)
         if realised:
             y = positive(column(one, realised) / channels)
-            ax.plot(channels * 2.0**shift, y, label=f"{text}, realised", **OPEN, **look)
+            ax.plot(channels * 2.0**shift, y, label=f"{text}, realised", **_open(), **look)
     if realised:
         _left_out(ax, int((~(points[realised] > 0)).sum()), *((0, 0) if realised == "partners" else (1, 1)))
 
@@ -301,7 +307,10 @@ def partners_by_channels(
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.yaxis.minorticks_off()
     ax.set_ylim(min(0.8, *measured["partners"][shown], *sizes) / 1.1, 1.6 * max(channels))
-    dotted, small = {"color": "#777777", "ls": ":", "lw": 1.1, "zorder": 1}, {"fontsize": "x-small", "color": INK}
+    dotted, small = (
+        {"color": current().muted, "ls": ":", "lw": 1.1, "zorder": 1},
+        {"fontsize": "x-small", "color": current().ink},
+    )
     ends = np.array(ax.get_xlim())
     ax.plot(ends, ends, label="allowed by any r", **dotted)
     turned = {"rotation": np.degrees(np.arctan(1.15)), "rotation_mode": "anchor", "transform_rotates_text": True}

@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from .kernel_views import Interaction
-from .looks import DIVERGING, INK, STYLES
+from .looks import family_style, shares_map, signed_map, sizes_map
+from .themes import current
 from .views import View, nice_top, set_limits, strip_spines
 
 if TYPE_CHECKING:
@@ -103,7 +104,15 @@ class MarkedInteraction(Interaction):
 
     def __init__(self, ax: Axes, kind: str = "share", *, label: str = ""):
         super().__init__(ax, kind, label=label or self.labels[kind])
-        look = {"ls": "", "ms": 7, "mfc": INK, "mec": "white", "mew": 0.8, "clip_on": False, "zorder": 6}
+        look = {
+            "ls": "",
+            "ms": 7,
+            "mfc": current().ink,
+            "mec": current().paper,
+            "mew": 0.8,
+            "clip_on": False,
+            "zorder": 6,
+        }
         across, down = ax.get_yaxis_transform(), ax.get_xaxis_transform()
         self.marks = [
             ax.plot([at], [0], marker=marker, transform=transform, **look)[0]
@@ -143,7 +152,7 @@ class MarkedInteraction(Interaction):
         """
         if kind != self.kind:
             self.kind = kind
-            self.image.set_cmap({"signed": DIVERGING, "size": "Greys", "share": "Blues"}[kind])
+            self.image.set_cmap({"signed": signed_map(), "size": sizes_map(), "share": shares_map()}[kind])
             self._values = None
         bar, label = self.image.colorbar, label or self.labels[kind]
         if bar.ax.get_ylabel() != label:
@@ -179,9 +188,11 @@ class AllowedPairs(MarkedInteraction):
         self.corner = corner
         inset = ax.inset_axes((0.06, 0.13, 0.30, 0.30))
         inset.set(xticks=[], yticks=[])
-        self.zoom = inset.imshow(np.zeros((1, 1)), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        self.zoom = inset.imshow(np.zeros((1, 1)), cmap=shares_map(), vmin=0, vmax=1, interpolation="nearest")
         self.zoom.set_extent((-0.5, corner - 0.5, corner - 0.5, -0.5))
-        self.note = ax.text(0.06, 0.11, f"first {corner} channels", transform=ax.transAxes, fontsize=7.5, va="top")
+        self.note = ax.text(
+            0.06, 0.11, f"first {corner} channels", transform=ax.transAxes, fontsize="x-small", va="top"
+        )
         self._zoomed: tuple | None = None
         self._corner = [inset, self.zoom, self.note, *inset.spines.values()]
         for artist in self._corner:
@@ -226,15 +237,15 @@ class ChannelRow(View):
     def __init__(self, ax: Axes, *, trained: bool = True, cells: int = 512):
         super().__init__(ax)
         self.cells = cells
-        eca, se = STYLES["eca"][0], STYLES["se"][0]
+        eca, se = family_style("eca"), family_style("se")
         self.span = ax.axvspan(0, 1, fc=eca.colour, ec=eca.colour, alpha=0.3, lw=1.2, zorder=1)
         self.all = ax.add_patch(
-            Rectangle((0, 0.93), 1, 0.07, fc="white", ec=se.colour, hatch=se.hatch, lw=0.8, zorder=1)
+            Rectangle((0, 0.93), 1, 0.07, fc=current().paper, ec=se.colour, hatch=se.hatch, lw=0.8, zorder=1)
         )
         self.all.set_transform(ax.get_xaxis_transform())
-        self.zero = ax.axhline(0, color=INK, lw=0.8, zorder=2)
-        self.bars = ax.stairs([0.0], [0, 1], fill=True, color="#3A3A3A", lw=0, zorder=3)
-        mark = {"ls": "", "mec": "white", "mfc": INK, "mew": 0.8, "zorder": 5, "clip_on": False}
+        self.zero = ax.axhline(0, color=current().ink, lw=0.8, zorder=2)
+        self.bars = ax.stairs([0.0], [0, 1], fill=True, color=current().hues["coal"], lw=0, zorder=3)
+        mark = {"ls": "", "mec": current().paper, "mfc": current().ink, "mew": 0.8, "zorder": 5, "clip_on": False}
         self.here = ax.plot([0], [0], marker="^", ms=8, transform=ax.get_xaxis_transform(), **mark)[0]
         self.own = ax.plot([0], [0], marker="D", ms=6.5, **mark)[0]
         ax.set_ylabel(r"$J_{ij} = \partial z_i/\partial y_j$" if trained else "")
@@ -242,7 +253,7 @@ class ChannelRow(View):
         handles = [self.span, self.all, self.here]
         labels = ["ECA may listen", "SE may listen", "channel i"]
         if trained:
-            handles += [Line2D([], [], color="#3A3A3A", lw=5), self.own]
+            handles += [Line2D([], [], color=current().hues["coal"], lw=5), self.own]
             labels += ["trained $J_{ij}$", "its own $J_{ii}$"]
         else:
             self.bars.set_visible(False)
@@ -327,13 +338,13 @@ class PartnerCurves(View):
     def __init__(self, ax: Axes, *, trained: bool = True, points: int = 129):
         super().__init__(ax)
         self.points = points
-        eca, se = STYLES["eca"][0], STYLES["se"][0]
+        eca, se = family_style("eca"), family_style("se")
         self.lines = {  # gates in per cent, log2 of their partners
             "eca": ax.plot([], [], color=eca.colour, ls=eca.line, lw=2)[0],
             "se": ax.plot([], [], color=se.colour, ls=se.line, lw=2)[0],
-            "trained": ax.plot([], [], color=INK, ls="-.", lw=1.6)[0],
+            "trained": ax.plot([], [], color=current().ink, ls="-.", lw=1.6)[0],
         }
-        ring = {"ls": "", "ms": 9, "mfc": "none", "mec": INK, "mew": 1.5, "clip_on": False, "zorder": 5}
+        ring = {"ls": "", "ms": 9, "mfc": "none", "mec": current().ink, "mew": 1.5, "clip_on": False, "zorder": 5}
         self.rings = {name: ax.plot([], [], marker="o", **ring)[0] for name in ("eca", "trained")}
         ax.set_xlim(0, 100)
         ax.set_xlabel("gates, sorted (%)")

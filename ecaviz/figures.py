@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .looks import INK, STYLES, family_name
+from .looks import family_name, family_style
+from .themes import current
 from .views import Picture, strip_spines
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def coverage_cost(
     )
     families = (("eca", "kernel_size", "kernel size k"), ("se", "reduction", "reduction r"))
     for column, (family, knob, name) in enumerate(families):
-        style = STYLES[family][0]
+        style = family_style(family)
         allowed = sorted((one for one in structures if one.family == family), key=lambda one: getattr(one, knob))
         trained = sorted(
             (one for one in realised if one.matrix.family == family), key=lambda one: getattr(one.matrix, knob)
@@ -78,7 +79,7 @@ def coverage_cost(
                     marker=style.marker,
                     ms=9,
                     mfc="none",
-                    mec=INK,
+                    mec=current().ink,
                     mew=1.5,
                     label="realised, trained",
                 )
@@ -86,7 +87,7 @@ def coverage_cost(
             ax.set_xticks(range(len(ticks)), [str(tick) for tick in ticks])
             ax.set_xlim(-0.4, len(ticks) - 0.6)
             strip_spines(ax)
-            ax.grid(axis="y", color="#DDDDDD", lw=0.6)
+            ax.grid(axis="y", color=current().grid, lw=0.6)
             if row < 2:
                 ax.yaxis.set_major_formatter(lambda value, _: _percent(value))
             if column == 0:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .looks import INK, SERIES, layer_labels
+from .looks import MOST_SERIES, layer_labels, series_styles
+from .themes import current
 from .views import axes_or_current, strip_spines
 
 if TYPE_CHECKING:
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["channels_of_class", "contrast_curve", "exact_and_gradient", "static_and_dynamic"]
 
 _MODES = {
-    "one": ("gate at 1", SERIES[4], True),
-    "swap": ("gates of another image", SERIES[3], False),
-    "mean": ("at its mean", SERIES[5], True),
-    "class-mean": ("at its class's mean", SERIES[0], False),
+    "one": ("gate at 1", 4, True),
+    "swap": ("gates of another image", 3, False),
+    "mean": ("at its mean", 5, True),
+    "class-mean": ("at its class's mean", 0, False),
 }
 _MEASURES = {
     "divergence": ("KL(own ‖ changed), nats", 1.0, None),
@@ -72,27 +73,28 @@ def static_and_dynamic(
     if logarithmic:
         ax.set_yscale("log")
     for i, mode in enumerate(shown):
-        name, style, filled = _MODES[mode]
+        name, place, filled = _MODES[mode]
+        style = series_styles()[place]
         one = rows[rows["mode"] == mode].set_index("site").reindex(sites)
         x = np.arange(len(sites)) + 0.15 * (i - (len(shown) - 1) / 2)
         mean, low, high = (scale * one[what].to_numpy(dtype=float) for what in ("mean", "low", "high"))
         told = np.isfinite(mean) & ((mean > 0) | (not logarithmic))
         low = np.where(low > 0, low, mean / 10) if logarithmic else low
         ax.vlines(x[told], low[told], high[told], color=style.colour, lw=1.8)
-        face = style.colour if filled else "white"
-        marks = {"marker": style.marker, "ms": 7, "mfc": face, "mec": INK, "mew": 1.0}
+        face = style.colour if filled else current().paper
+        marks = {"marker": style.marker, "ms": 7, "mfc": face, "mec": current().ink, "mew": 1.0}
         ax.plot(x[told], mean[told], ls="", label=name, **marks)
     if nothing is not None:
-        ax.axhline(nothing, color="#777777", lw=1, ls=":")
+        ax.axhline(nothing, color=current().muted, lw=1, ls=":")
     last = sites[-1] == "all" and len(sites) > 1
     names = [*layer_labels(sites[:-1]), "all\ntogether"] if last else layer_labels(sites)
     if last:
-        ax.axvline(len(sites) - 1.5, color="#BBBBBB", lw=0.8)
+        ax.axvline(len(sites) - 1.5, color=current().faint, lw=0.8)
     ax.set_xticks(range(len(sites)), names, rotation=0 if len(sites) < 10 else 60, fontsize="small")
     ax.set_xlim(-0.6, len(sites) - 0.4)
     ax.set_xlabel("site under the intervention")
     ax.set_ylabel(label)
-    ax.grid(axis="y", color="#DDDDDD", lw=0.6)
+    ax.grid(axis="y", color=current().grid, lw=0.6)
     ax.set_axisbelow(True)
     strip_spines(ax)
     if len(shown) > 1:
@@ -129,20 +131,20 @@ def channels_of_class(table: pd.DataFrame, *, top: int = 20, title: str | None =
     chosen = table.reindex(table[by].abs().sort_values(ascending=False, kind="stable").index[:top])
     chosen = chosen.sort_values(by, kind="stable")
     y = np.arange(len(chosen))
-    style = SERIES[5]
+    style = series_styles()[5]
     if exact:
         clear = (chosen["low"] > 0) | (chosen["high"] < 0)
-        faces = [style.colour if one else "#C9DDEB" for one in clear]
-        ax.barh(y, chosen["change"], color=faces, edgecolor=INK, lw=0.6, height=0.7, label="exact (mean)")
-        ax.hlines(y, chosen["low"], chosen["high"], color=INK, lw=1.4, label=f"{_level(table)} interval")
-    marks = {"marker": "D", "ms": 5, "mfc": "#E69F00", "mec": INK, "mew": 0.8}
+        faces = [style.colour if one else current().hues["pale"] for one in clear]
+        ax.barh(y, chosen["change"], color=faces, edgecolor=current().ink, lw=0.6, height=0.7, label="exact (mean)")
+        ax.hlines(y, chosen["low"], chosen["high"], color=current().ink, lw=1.4, label=f"{_level(table)} interval")
+    marks = {"marker": "D", "ms": 5, "mfc": current().hues["orange"], "mec": current().ink, "mew": 0.8}
     ax.plot(chosen["gradient"], y, ls="", label="gradient", **marks)
-    ax.axvline(0, color=INK, lw=0.8)
+    ax.axvline(0, color=current().ink, lw=0.8)
     ax.set_yticks(y, [str(one) for one in chosen["channel"]], fontsize="small")
     ax.set_ylim(-0.7, len(chosen) - 0.3)
     ax.set_ylabel("channel")
     ax.set_xlabel(f"change of the logit of “{table['logit'].iloc[0]}” with the gate at its mean")
-    ax.grid(axis="x", color="#DDDDDD", lw=0.6)
+    ax.grid(axis="x", color=current().grid, lw=0.6)
     ax.set_axisbelow(True)
     strip_spines(ax)
     ax.legend(fontsize="small", frameon=False, loc="best")
@@ -163,21 +165,21 @@ def exact_and_gradient(table: pd.DataFrame, *, title: str | None = None, ax: Axe
         ValueError: No exact numbers, or more than six sites.
     """
     sites = list(dict.fromkeys(table["site"]))
-    if table["change"].isna().all() or len(sites) > len(SERIES):
+    if table["change"].isna().all() or len(sites) > MOST_SERIES:
         raise ValueError(
-            f"exact_and_gradient: exact numbers of at most {len(SERIES)} sites were expected, got {len(sites)} sites"
+            f"exact_and_gradient: exact numbers of at most {MOST_SERIES} sites were expected, got {len(sites)} sites"
             + (" without exact numbers." if table["change"].isna().all() else ".")
         )
     ax = axes_or_current(ax)
     ends = [float(f(table[["change", "gradient"]].to_numpy())) for f in (np.nanmin, np.nanmax)]
-    ax.plot(ends, ends, color="#777777", lw=1, ls="--", label="equal", zorder=1)
-    for site, label, style in zip(sites, layer_labels(sites), SERIES, strict=False):
+    ax.plot(ends, ends, color=current().muted, lw=1, ls="--", label="equal", zorder=1)
+    for site, label, style in zip(sites, layer_labels(sites), series_styles(), strict=False):
         one = table[table["site"] == site]
         marks = {"marker": style.marker, "ms": 4.5, "mfc": "none", "mec": style.colour, "mew": 1.1}
         ax.plot(one["gradient"], one["change"], ls="", label=label, **marks)
     ax.set_xlabel("by the gradient: g·(m − ω)")
     ax.set_ylabel("exact change of the logit")
-    ax.grid(color="#DDDDDD", lw=0.6)
+    ax.grid(color=current().grid, lw=0.6)
     ax.set_axisbelow(True)
     strip_spines(ax)
     ax.legend(fontsize="small", frameon=False)
@@ -214,7 +216,8 @@ def contrast_curve(
         raise ValueError(f"contrast_curve: a curve and one of {', '.join(known)} were expected, got {measure!r}.")
     ax = axes_or_current(ax)
     label, scale, _ = _MEASURES[measure]
-    for (name, effects), style in zip(curves.items(), (SERIES[4], SERIES[5], *SERIES[:4]), strict=False):
+    looks = series_styles()
+    for (name, effects), style in zip(curves.items(), (*looks[4:], *looks[:4]), strict=False):
         a = np.array(sorted(effects))
         rows = []
         for one in a:
@@ -225,12 +228,24 @@ def contrast_curve(
             rows.append(scale * found[["mean", "low", "high"]].to_numpy(dtype=float)[0])
         mean, low, high = np.array(rows).T
         ax.fill_between(a, low, high, color=style.colour, alpha=0.2, lw=0)
-        ax.plot(a, mean, color=style.colour, ls=style.line, marker=style.marker, ms=5, mec=INK, mew=0.7, label=name)
-    ax.axvline(1, color="#777777", lw=1, ls=":")
-    ax.annotate("own gate", (1, 0.02), xycoords=("data", "axes fraction"), xytext=(4, 0), **_SMALL)
+        ax.plot(
+            a,
+            mean,
+            color=style.colour,
+            ls=style.line,
+            marker=style.marker,
+            ms=5,
+            mec=current().ink,
+            mew=0.7,
+            label=name,
+        )
+    ax.axvline(1, color=current().muted, lw=1, ls=":")
+    ax.annotate(
+        "own gate", (1, 0.02), xycoords=("data", "axes fraction"), xytext=(4, 0), color=current().note, **_SMALL
+    )
     ax.set_xlabel("contrast a of all gates: ω' = m + a(ω − m)")
     ax.set_ylabel(label)
-    ax.grid(color="#DDDDDD", lw=0.6)
+    ax.grid(color=current().grid, lw=0.6)
     ax.set_axisbelow(True)
     strip_spines(ax)
     ax.legend(fontsize="small", frameon=False)
@@ -241,7 +256,7 @@ def contrast_curve(
     return ax
 
 
-_SMALL = {"textcoords": "offset points", "fontsize": "small", "color": "#555555"}
+_SMALL = {"textcoords": "offset points", "fontsize": "small"}
 
 
 def _level(table: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from .kernel_views import KernelStems
 from .surgery_views import ChangeBySurgery, GateScatter, ResponseCurves, TopClasses
-from .views import Photograph, View
+from .views import Photograph, View, see_through
 
 __all__ = ["KernelPanels", "KernelScene"]
 
@@ -87,7 +87,7 @@ class KernelPanels:
 
     def __init__(self, figure: Figure):
         self.figure = figure
-        parts = figure.subfigures(2, 3, width_ratios=(1.06, 1.06, 1), facecolor="white").ravel()
+        parts = figure.subfigures(2, 3, width_ratios=(1.06, 1.06, 1), facecolor="none").ravel()
         self.stems = KernelStems(parts[0].add_axes((0.17, 0.16, 0.79, 0.64)), "now", named=True)
         self.response = ResponseCurves(parts[1].add_axes((0.16, 0.16, 0.80, 0.64)))
         self.photograph = Photograph(parts[2].add_axes((0.14, 0.07, 0.74, 0.80)))
@@ -102,6 +102,7 @@ class KernelPanels:
             self.change,
             self.classes,
         ]
+        see_through(figure)
 
     def update(self, scene: KernelScene) -> None:
         """Show another scene."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import kernel_views
-from .looks import DIVERGING, INK, layer_labels, masked_map, setting
+from .looks import ink_on, layer_labels, masked_map, setting, signed_map
 from .views import axes_or_current, colour_bar, fitted, numbers
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def learned_kernels(table: pd.DataFrame, *, title: str | None = None, ax: Axes |
     ax = axes_or_current(ax)
     image = ax.imshow(
         grid,
-        cmap=masked_map(DIVERGING),
+        cmap=masked_map(signed_map()),
         vmin=-limit,
         vmax=limit,
         aspect="auto",
@@ -66,7 +66,7 @@ def learned_kernels(table: pd.DataFrame, *, title: str | None = None, ax: Axes |
     if grid.size <= 200:
         for (i, j), value in np.ndenumerate(grid):
             if not np.isnan(value):
-                colour = "white" if abs(value) > 0.6 * limit else INK
+                colour = ink_on(image.to_rgba(value))
                 ax.text(j - reach, i, f"{value:.2f}", ha="center", va="center", fontsize="x-small", color=colour)
     names = layer_labels(sites["site"].tolist())
     ax.set_yticks(

@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from .looks import DIVERGING, INK, STYLES
+from .looks import family_style, shares_map, signed_map, sizes_map
+from .themes import current
 from .views import FULL, View, bin_of, colour_bar, nice_top, set_limits, strip_spines
 
 __all__ = ["BottleneckShape", "GatePairs", "Interaction", "KernelStems", "pool"]
@@ -58,12 +59,12 @@ class KernelStems(View):
     def __init__(self, ax: Axes, name: str = "resized", *, named: bool = False):
         super().__init__(ax)
         self.name, self.named = name, named
-        eca = STYLES["eca"][0]
-        ax.axhline(0, color=INK, lw=0.8)
+        eca = family_style("eca")
+        ax.axhline(0, color=current().ink, lw=0.8)
         self.stems = ax.vlines([], [], [], color=eca.colour, lw=2.5, alpha=0.55)
         self.learned = ax.plot([], [], ls="", marker="o", ms=8, color=eca.colour, label="learned")[0]
-        self.resized = ax.plot([], [], ls="", marker="x", ms=9, mew=2, color=INK, label=name)[0]
-        self.span = ax.axvspan(-0.5, 0.5, color="#000000", alpha=0.07, lw=0, zorder=0)
+        self.resized = ax.plot([], [], ls="", marker="x", ms=9, mew=2, color=current().ink, label=name)[0]
+        self.span = ax.axvspan(-0.5, 0.5, color=current().ink, alpha=0.07, lw=0, zorder=0)
         ax.set_xlabel("offset (channels)")
         ax.set_ylabel("weight w")
         strip_spines(ax)
@@ -131,11 +132,11 @@ class GatePairs(View):
             np.full((bins, bins), np.nan),
             origin="lower",
             extent=(0, 1, 0, 1),
-            cmap="Greys",
+            cmap=sizes_map(),
             norm=LogNorm(1e-3, 100),
             interpolation="nearest",
         )
-        self.line = ax.plot([0, 1], [0, 1], color=STYLES["eca"][0].colour, lw=1.2)[0]
+        self.line = ax.plot([0, 1], [0, 1], color=family_style("eca").colour, lw=1.2)[0]
         colour_bar(ax, self.image, "share of gates in a cell (%)")
         ax.set_xlabel("gate ω of the trained kernel")
         self.moving += [self.image, self.line]
@@ -195,7 +196,7 @@ class Interaction(View):
     def __init__(self, ax: Axes, kind: str = "signed", *, colorbar: bool = True, label: str = ""):
         super().__init__(ax)
         self.kind = kind
-        colours = {"signed": DIVERGING, "size": "Greys", "share": "Blues"}[kind]
+        colours = {"signed": signed_map(), "size": sizes_map(), "share": shares_map()}[kind]
         self.image = ax.imshow(np.zeros((1, 1)), cmap=colours, vmin=0, vmax=1, interpolation="auto")
         ax.set_xlabel("channel j (descriptor y)")
         ax.set_ylabel("channel i (gate moved)")
@@ -233,15 +234,19 @@ class BottleneckShape(View):
 
     def __init__(self, ax: Axes):
         super().__init__(ax)
-        style = STYLES["se"][0]
+        style = family_style("se")
         self.bars = [
-            ax.add_patch(Rectangle((x, 0), 0.12, 1, fc=style.colour, ec=INK, hatch=style.hatch, alpha=0.85, lw=0.8))
+            ax.add_patch(
+                Rectangle((x, 0), 0.12, 1, fc=style.colour, ec=current().ink, hatch=style.hatch, alpha=0.85, lw=0.8)
+            )
             for x in (0.0, 0.94, 1.88)
         ]
         self.joins = [ax.fill([0, 0, 0, 0], [0, 0, 0, 0], color=style.colour, alpha=0.18, lw=0)[0] for _ in range(2)]
         self.texts = [ax.text(x + 0.06, 0, "", ha="center", va="bottom") for x in (0.0, 0.94, 1.88)]
         self.arrows = [
-            ax.add_patch(FancyArrowPatch((x, 0), (x + 0.5, 0), arrowstyle="-|>", mutation_scale=12, color=INK))
+            ax.add_patch(
+                FancyArrowPatch((x, 0), (x + 0.5, 0), arrowstyle="-|>", mutation_scale=12, color=current().ink)
+            )
             for x in (0.28, 1.22)
         ]
         self.weights = [ax.text(x, -0.06, "", ha="center", va="top", fontsize="small") for x in (0.53, 1.47)]

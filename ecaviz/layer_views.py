@@ -46,11 +46,11 @@ class ExtremeImages(View):
         self.count = count
         starts = 0.0, count + self.GAP
         width = 2 * count + self.GAP
-        self.sheet = ax.imshow(np.zeros((1, 1, 3), np.uint8), extent=(0, width, 1, 0), interpolation="nearest")
+        self.sheet = ax.imshow(np.zeros((1, 1, 4), np.uint8), extent=(0, width, 1, 0), interpolation="nearest")
         ax.set(aspect="equal", anchor="SW")
         ax.axis("off")
         self.words = [
-            ax.text(start + i + 0.47, 1.04, "", ha="center", va="top", fontsize=8)
+            ax.text(start + i + 0.47, 1.04, "", ha="center", va="top", fontsize="small")
             for start in starts
             for i in range(count)
         ]
@@ -75,13 +75,14 @@ class ExtremeImages(View):
         if shown == self._shown:
             return
         side = len(opening[0].picture)
-        sheet = np.full((side, round((2 * self.count + self.GAP) * side), 3), 255, np.uint8)
+        sheet = np.zeros((side, round((2 * self.count + self.GAP) * side), 4), np.uint8)
         for k, part in enumerate(parts):
             for i in range(self.count):
                 word = self.words[k * self.count + i]
                 word.set_text(f"{part[i].gate:.3f}" if i < len(part) else "")
                 if i < len(part):
                     x = round((k * (self.count + self.GAP) + i) * side)
-                    sheet[:, x : x + side - 6] = part[i].picture[:, 3:-3]
+                    sheet[:, x : x + side - 6, :3] = part[i].picture[:, 3:-3]
+                    sheet[:, x : x + side - 6, 3] = 255  # between the images is nothing
         self.sheet.set_data(sheet)
         self._shown = shown

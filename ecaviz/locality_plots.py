@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from .coverage_plots import check_frame, column, finish, in_turn, percent, places_of, positive, series_of
-from .looks import INK, SERIES
+from .looks import series_styles
+from .themes import current
 from .views import Picture, axes_or_current, numbers
 
 if TYPE_CHECKING:
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["band_energy", "locality"]
 
-ORDERS = {"given": ("order as given", "#0072B2", "o"), "seriated": ("seriated", "#E69F00", "D")}
-"""Name, colour and marker of each ordering of the channels."""
+ORDERS = {
+    "given": ("order as given", "blue", "o"),
+    "seriated": ("seriated", "orange", "D"),
+}
+"""Name, hue and marker of each ordering of the channels."""
 
 
 def band_energy(
@@ -58,7 +62,7 @@ def band_energy(
     ax = axes_or_current(ax)
     said, handles = [], []
     for i, (test, label) in enumerate(zip(tests, labels, strict=True)):
-        style, sizes, p = in_turn(SERIES, i), numbers(test.sizes), numbers(test.p)
+        style, sizes, p = in_turn(series_styles(), i), numbers(test.sizes), numbers(test.p)
         energy, expected, low, high = (positive(part) for part in (test.energy, test.expected, test.low, test.high))
         line = {"color": style.colour, "ls": style.line}
         ax.fill_between(sizes, low, high, color=style.colour, alpha=0.22, lw=0, label=f"{label}: null")
@@ -68,7 +72,7 @@ def band_energy(
         size = np.linspace(10, 6, len(tests))[i]  # the first largest: those at one place stay visible
         look = {"ls": "", "marker": style.marker, "ms": size, "mec": style.colour, "mew": 1.3, "zorder": 4}
         ax.plot(sizes[sure], energy[sure], mfc=style.colour, label=f"{label}: p ≤ 0.05", **look)
-        ax.plot(sizes[~sure], energy[~sure], mfc="white", label=f"{label}: p > 0.05", **look)
+        ax.plot(sizes[~sure], energy[~sure], mfc=current().paper, label=f"{label}: p > 0.05", **look)
         said.append((f"{label}: " if len(tests) > 1 else "") + _seen(sizes[sure], test))
     ax.set_xscale("log")
     ax.set_yscale("log")
@@ -82,10 +86,10 @@ def band_energy(
     ax.set_ylabel("share of ‖J‖² in the band")
     finish(ax)
     ax.set_title("\n".join(said), loc="left", fontsize="medium")
-    look = {"ls": "", "marker": "o", "ms": 6, "mec": INK, "mew": 1.3}
-    handles.append(Patch(color="#777777", alpha=0.35, lw=0, label="null: interval, its mean a thin line"))
-    handles.append(Line2D([], [], mfc=INK, label="p ≤ 0.05, corrected for the sizes", **look))
-    handles.append(Line2D([], [], mfc="white", label="p > 0.05", **look))
+    look = {"ls": "", "marker": "o", "ms": 6, "mec": current().ink, "mew": 1.3}
+    handles.append(Patch(color=current().muted, alpha=0.35, lw=0, label="null: interval, its mean a thin line"))
+    handles.append(Line2D([], [], mfc=current().ink, label="p ≤ 0.05, corrected for the sizes", **look))
+    handles.append(Line2D([], [], mfc=current().paper, label="p > 0.05", **look))
     ax.legend(handles=handles, loc="best", fontsize="small", frameon=False, handlelength=2.6)
     return ax
 
@@ -133,8 +137,16 @@ def locality(frame: pd.DataFrame, k: int = 3, null: str = "matching", *, figure:
     handles, said = [], []
     kept = [name for name in ORDERS if (shown["ordering"] == name).any()]
     for ordering, shift in zip(kept, (-0.18, 0.18) if len(kept) == 2 else (0.0,), strict=True):
-        name, colour, marker = ORDERS[ordering]
-        look = {"ls": "", "marker": marker, "ms": 5, "mfc": colour, "mec": INK, "mew": 0.6, "zorder": 3}
+        name, hue, marker = ORDERS[ordering]
+        look = {
+            "ls": "",
+            "marker": marker,
+            "ms": 5,
+            "mfc": current().hues[hue],
+            "mec": current().ink,
+            "mew": 0.6,
+            "zorder": 3,
+        }
         handles.append(Line2D([], [], label=f"{name}, a dot a seed", **look))
         above = []
         for ax, (own, _, _) in zip(axes.flat, series, strict=False):
@@ -143,7 +155,7 @@ def locality(frame: pd.DataFrame, k: int = 3, null: str = "matching", *, figure:
             ratio, low, high = (positive(column(shown[one], part) / expected) for part in ("energy", "low", "high"))
             for row in np.unique(y[~np.isnan(ratio)]):
                 ends = [np.nanmin(low[y == row]), np.nanmax(high[y == row])]
-                ax.plot(ends, [row, row], color="#BBBBBB", lw=6, solid_capstyle="butt", zorder=1)
+                ax.plot(ends, [row, row], color=current().faint, lw=6, solid_capstyle="butt", zorder=1)
                 above.append((ratio[y == row] > high[y == row] * (1 + 1e-9)).all())
             ax.plot(ratio, y, label=name, **look)
         said.append(f"{sum(above)} of {len(above)} ({name})")
@@ -154,7 +166,7 @@ def locality(frame: pd.DataFrame, k: int = 3, null: str = "matching", *, figure:
         if i < len(series) <= i + wide:  # nothing below it
             ax.tick_params(labelbottom=True)
             ax.set_xlabel("energy / mean of the null")
-        ax.axvline(1, color=INK, lw=0.8, zorder=2)
+        ax.axvline(1, color=current().ink, lw=0.8, zorder=2)
         ax.set_xscale("log")
         _ratio_ticks(ax)
         finish(ax, "x")
@@ -163,7 +175,7 @@ def locality(frame: pd.DataFrame, k: int = 3, null: str = "matching", *, figure:
         ax.tick_params(axis="y", labelsize="small")
     axes[0, 0].set_yticks(range(len(sites)), sites)
     axes[0, 0].set_ylim(len(sites) - 0.5, -0.5)
-    handles.append(Patch(color="#BBBBBB", lw=0, label="interval of the null"))
+    handles.append(Patch(color=current().faint, lw=0, label="interval of the null"))
     figure.legend(handles=handles, loc="outside lower left", ncols=3, fontsize="small", frameon=False)
     what = f"energy within k = {k} of the diagonal: above the null, in every seed, at\n{', '.join(said)} sites"
     figure.suptitle(what, x=0.01, ha="left", fontsize="medium")

@@ -1,34 +1,40 @@
 """How things look and what they are called: colours, lines and markers by family, and the names of families and layers.
 
-The colours are defined here and nowhere else: one for each family, always the same, and told apart without colour too,
-by the style of the line, the marker and the hatching.
+Each family has one hue, always the same, and is told apart without colour too, by the style of the line, the marker and
+the hatching. What a hue is on light and on dark paper is in :mod:`ecaviz.themes`; the functions here give the colours
+of the theme in which something is being drawn.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from .themes import LIGHT, current
+
 if TYPE_CHECKING:
-    from matplotlib.colors import ListedColormap
+    from matplotlib.colors import Colormap
 
 __all__ = [
     "ACTIVATION_MAP",
-    "DIVERGING",
     "GATE_MAP",
-    "INK",
-    "SERIES",
-    "STYLES",
+    "MOST_SERIES",
     "Style",
+    "contrast",
     "family_name",
     "family_style",
+    "ink_on",
     "layer_labels",
     "masked_map",
+    "series_styles",
     "setting",
     "settings",
+    "shares_map",
     "shortened",
+    "signed_map",
+    "sizes_map",
     "styles",
 ]
 
@@ -46,58 +52,87 @@ class Style:
     hatch: str
 
 
-STYLES: dict[str, tuple[Style, ...]] = {
-    "eca": (Style("#0072B2", "-", "o", ""), Style("#56B4E9", "-.", "^", "...")),
-    "se": (Style("#D55E00", "--", "s", "////"), Style("#E69F00", ":", "v", "xxx")),
+_FAMILIES = {  # by hue
+    "none": Style("ink", "-", "X", ""),
+    "se": Style("vermilion", "--", "s", "////"),
+    "se-var1": Style("orange", ":", "v", "xxx"),
+    "se-var2": Style("orange", "--", "<", ""),
+    "se-var3": Style("orange", "-", "^", "..."),
+    "se-gc": Style("purple", "-", "p", ""),
+    "se-gc1": Style("purple", "-", "p", ""),
+    "se-gc2": Style("purple", "--", "h", "///"),
+    "se-gc3": Style("purple", ":", "8", "..."),
+    "eca": Style("blue", "-", "o", ""),
+    "eca-ns": Style("sky", "-.", "^", "..."),
+    "cbam": Style("green", "-", ">", "++"),
+    "gsop": Style("green", "--", "*", "oo"),
+    "gc": Style("purple", "-.", "P", "oo"),
+    "foreign": Style("grey", "-", "D", "\\\\\\\\"),
+    "ge-theta-minus": Style("ash", ":", "D", ""),
+    "ge-theta": Style("ash", "--", "d", "///"),
+    "ge-theta-plus": Style("grey", "-", "D", "\\\\\\\\"),
 }
-"""The style of a family, and of the second model of that family in one picture. Colours after Okabe and Ito."""
-
-OTHER = (Style("#595959", "-", "D", "\\\\\\\\"), Style("#9A9A9A", ":", "P", "++"))
-SERIES = (
-    Style("#009E73", "-", "o", ""),
-    Style("#CC79A7", "--", "s", ""),
-    Style("#E69F00", "-.", "^", ""),
-    Style("#56B4E9", ":", "D", ""),
-    Style("#D55E00", (0, (5, 1, 1, 1, 1, 1)), "v", ""),
-    Style("#0072B2", (0, (1, 1)), "P", ""),
+_SECOND = {"eca": _FAMILIES["eca-ns"], "se": _FAMILIES["se-var1"]}
+"""How the second model of a family is drawn in one picture; of a family that is not here, in silver."""
+_SILVER = Style("silver", ":", "P", "++")
+_SERIES = (
+    Style("green", "-", "o", ""),
+    Style("purple", "--", "s", ""),
+    Style("orange", "-.", "^", ""),
+    Style("sky", ":", "D", ""),
+    Style("vermilion", (0, (5, 1, 1, 1, 1, 1)), "v", ""),
+    Style("blue", (0, (1, 1)), "P", ""),
 )
-"""Styles of series that are no families: classes."""
 
-_SHADES = {
-    "none": Style("#222222", "-", "X", ""),
-    "se": STYLES["se"][0],
-    "se-var1": Style("#E69F00", ":", "v", "xxx"),
-    "se-var2": Style("#E69F00", "--", "<", ""),
-    "se-var3": Style("#E69F00", "-", "^", "..."),
-    "se-gc": Style("#CC79A7", "-", "p", ""),
-    "se-gc1": Style("#CC79A7", "-", "p", ""),
-    "se-gc2": Style("#CC79A7", "--", "h", "///"),
-    "se-gc3": Style("#CC79A7", ":", "8", "..."),
-    "eca": STYLES["eca"][0],
-    "eca-ns": STYLES["eca"][1],
-    "cbam": Style("#009E73", "-", ">", "++"),
-    "gsop": Style("#009E73", "--", "*", "oo"),
-    "gc": Style("#CC79A7", "-.", "P", "oo"),
-    "foreign": OTHER[0],
-    "ge-theta-minus": Style("#8C8C8C", ":", "D", ""),
-    "ge-theta": Style("#8C8C8C", "--", "d", "///"),
-    "ge-theta-plus": Style("#595959", "-", "D", "\\\\\\\\"),
-}
+MOST_SERIES = len(_SERIES)
+"""Series that are no families can be told apart up to so many."""
+
+
+def _coloured(style: Style) -> Style:
+    """A style that is kept by hue, with the colour that the hue has in the theme."""
+    return replace(style, colour=current().hues[style.colour])
 
 
 def family_style(name: str) -> Style:
     """The style of one module where all are in one picture, by the name that :func:`ecaviz.attention.build` knows."""
-    return _SHADES.get(name, OTHER[0])
+    return _coloured(_FAMILIES.get(name, _FAMILIES["foreign"]))
 
 
-INK = "#222222"
+def series_styles() -> tuple[Style, ...]:
+    """Styles of series that are no families: classes."""
+    return tuple(_coloured(style) for style in _SERIES)
+
+
 GATE_MAP = "viridis"
 """Colour map of gates, 0…1: light is open; its lightness alone tells the value."""
 ACTIVATION_MAP = "magma"
 """Colour map of feature maps: light is large."""
-DIVERGING = "RdBu_r"
-"""Colour map of signed numbers, centred at zero: red above, blue below."""
-MISSING = "#E6E6E6"
+
+
+def signed_map() -> Colormap:
+    """Colour map of signed numbers, to be centred at zero: red or orange above, blue below, zero as the paper."""
+    return _map("signed")
+
+
+def sizes_map() -> Colormap:
+    """Colour map of numbers from zero, in greys: zero as the paper."""
+    return _map("sizes")
+
+
+def shares_map() -> Colormap:
+    """Colour map of shares, in blues: zero as the paper."""
+    return _map("shares")
+
+
+def _map(kind: str) -> Colormap:
+    import matplotlib
+    from matplotlib.colors import LinearSegmentedColormap
+
+    stops = getattr(current(), kind)
+    if isinstance(stops, str):
+        return matplotlib.colormaps[stops]
+    return LinearSegmentedColormap.from_list(f"{kind}, {current().name}", stops)
+
 
 _NAMES = {
     "none": "no attention",
@@ -131,18 +166,37 @@ def styles(families: Iterable[str]) -> list[Style]:
     seen: Counter[str] = Counter()
     chosen = []
     for family in families:
-        known = family if family in _SHADES else ""  # what has no style of its own takes turns
-        variants = STYLES.get(family, (family_style(family), OTHER[1]) if known else OTHER)
-        chosen.append(variants[seen[known] % len(variants)])
+        known = family if family in _FAMILIES else "foreign"  # what has no style of its own takes turns
+        variants = _FAMILIES[known], _SECOND.get(known, _SILVER)
+        chosen.append(_coloured(variants[seen[known] % 2]))
         seen[known] += 1
     return chosen
 
 
-def masked_map(name: str) -> ListedColormap:
-    """A colour map whose missing values are light grey."""
+def masked_map(colours: str | Colormap) -> Colormap:
+    """A colour map, or that of this name, whose missing values are grey."""
     import matplotlib
 
-    return matplotlib.colormaps[name].with_extremes(bad=MISSING)
+    known = matplotlib.colormaps[colours] if isinstance(colours, str) else colours
+    return known.with_extremes(bad=current().missing)
+
+
+def contrast(one: Any, other: Any) -> float:
+    """How much two colours differ in luminance, by WCAG: from 1 to 21."""
+    low, high = sorted((_luminance(one), _luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour: Any) -> float:
+    from matplotlib.colors import to_rgb
+
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def ink_on(colour: Any) -> str:
+    """What reads best on a cell of this colour: dark ink or white, whatever the theme."""
+    return max((LIGHT.ink, LIGHT.paper), key=lambda ink: contrast(ink, colour))
 
 
 # ---------------------------------------------------------------------------------------------------------------- text

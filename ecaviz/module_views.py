@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from .looks import INK, Style
+from .looks import Style
+from .themes import current
 from .views import View, set_limits, strip_spines
 
 __all__ = ["CostCurves", "SeedDots"]
@@ -27,9 +28,10 @@ class CostCurves(View):
     def __init__(self, ax: Axes, label: str):
         super().__init__(ax)
         self.lines = [ax.plot([], [], ms=6, lw=1.6, clip_on=False)[0] for _ in range(2)]
-        self.here = ax.axvline(0, color="#777777", lw=1, ls=":")
+        self.here = ax.axvline(0, color=current().muted, lw=1, ls=":")
         self.marks = [
-            ax.plot([], [], ls="", marker="o", ms=13, mfc="none", mec=INK, mew=1.4, clip_on=False)[0] for _ in range(2)
+            ax.plot([], [], ls="", marker="o", ms=13, mfc="none", mec=current().ink, mew=1.4, clip_on=False)[0]
+            for _ in range(2)
         ]
         ax.set_yscale("symlog", linthresh=1, linscale=0.5)
         ax.set_ylim(-0.2, self.top)
@@ -83,14 +85,14 @@ class SeedDots(View):
 
     def __init__(self, ax: Axes):
         super().__init__(ax)
-        self.joins = [ax.plot([], [], color="#BBBBBB", lw=0.9)[0] for _ in range(16)]
+        self.joins = [ax.plot([], [], color=current().faint, lw=0.9)[0] for _ in range(16)]
         self.spans = [ax.plot([], [], lw=7, alpha=0.35, solid_capstyle="butt")[0] for _ in range(2)]
-        self.seeds = [ax.plot([], [], ls="", marker="_", ms=12, color=INK, mew=1.2)[0] for _ in range(2)]
-        self.means = [ax.plot([], [], ls="", ms=10, mec=INK, mew=0.9)[0] for _ in range(2)]
+        self.seeds = [ax.plot([], [], ls="", marker="_", ms=12, color=current().ink, mew=1.2)[0] for _ in range(2)]
+        self.means = [ax.plot([], [], ls="", ms=10, mec=current().ink, mew=0.9)[0] for _ in range(2)]
         ax.set_xlim(-0.6, 1.6)
         ax.set_xlabel("module")
         ax.set_ylabel("accuracy (%)")
-        ax.grid(axis="y", color="#DDDDDD", lw=0.6)
+        ax.grid(axis="y", color=current().grid, lw=0.6)
         ax.set_axisbelow(True)
         strip_spines(ax)
         self.moving += [*self.joins, *self.spans, *self.seeds, *self.means]

@@ -27,6 +27,7 @@ from .views import (
     Photograph,
     View,
     counts_of,
+    see_through,
 )
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class LayerPanels:
         grid = figure.add_gridspec(3, 4, width_ratios=(1, 0.37, 0.63, 0.74), height_ratios=(1, 0.9, 0.42))
         columns = slice(0, 1), slice(1, 3), slice(3, 4)
         cells = [grid[row, column] for row in range(2) for column in columns] + [grid[2, :2], grid[2, 2:]]
-        parts = [figure.add_subfigure(cell, facecolor="white") for cell in cells]
+        parts = [figure.add_subfigure(cell, facecolor="none") for cell in cells]
         heat = [part.add_axes((0.34, 0.16, 0.635, 0.74)) for part in parts[:2]]
         self.heatmaps = [GateHeatmap(ax, colorbar=False) for ax in heat]
         photo = parts[2].add_axes((0.30, 0.08, 0.66, 0.80))
@@ -124,6 +125,7 @@ class LayerPanels:
         self.extremes = [ExtremeImages(part.add_axes((0.03, 0.17, 0.955, 0.5))) for part in parts[6:]]
         self._given: dict[Callable, tuple] = {}
         self.views: list[View] = [*self.heatmaps, *self.curves, self.distribution, self.photograph, *self.extremes]
+        see_through(figure)
 
     def update(self, scene: LayerScene) -> None:
         """Show another scene."""
@@ -206,7 +208,7 @@ class ModulePanels:
 
     def __init__(self, figure: Figure):
         self.figure = figure
-        parts = figure.subfigures(2, 2, height_ratios=(1.12, 1), facecolor="white").ravel()
+        parts = figure.subfigures(2, 2, height_ratios=(1.12, 1), facecolor="none").ravel()
         self.pairs = [
             Interaction(part.add_axes((0.18, 0.13, 0.62, 0.74)), "share", label="share of pairs in a cell")
             for part in parts[:2]
@@ -217,6 +219,7 @@ class ModulePanels:
         self.seeds = SeedDots(parts[3].add_axes((0.16, 0.17, 0.78, 0.64)))
         self._seen: dict[tuple, tuple[np.ndarray, int]] = {}
         self.views: list[View] = [*self.pairs, self.costs, self.seeds]
+        see_through(figure)
 
     def update(self, scene: ModuleScene) -> None:
         """Show another scene."""

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .looks import DIVERGING, INK, STYLES, shortened
-from .views import GateHeatmap, Photograph, View, colour_bar, nice_top, set_limits
+from .looks import family_style, shortened, signed_map
+from .themes import current
+from .views import GateHeatmap, Photograph, View, colour_bar, nice_top, see_through, set_limits
 
 __all__ = ["DifferenceHeatmap", "NamedBars", "PicturePanels", "PictureScene"]
 
@@ -56,7 +57,7 @@ class DifferenceHeatmap(GateHeatmap):
 
     def __init__(self, ax: Axes, label: str):
         super().__init__(ax, colorbar=False)
-        self.image.set_cmap(DIVERGING)
+        self.image.set_cmap(signed_map())
         self._colorbar = True  # its ticks move with the limits
         colour_bar(ax, self.image, label)
 
@@ -70,7 +71,7 @@ class NamedBars(View):
         label: Name of the axis.
         unit: How a number is written.
         letters: The most letters of a name.
-        colour: Of the bars.
+        colour: Of the bars; None for that of ECA.
         hatch: Of the bars.
         limit: Largest value of the axis; None for one that fits.
     """
@@ -83,21 +84,33 @@ class NamedBars(View):
         unit: str = "{:.1f}",
         *,
         letters: int = 40,
-        colour: str = STYLES["eca"][0].colour,
+        colour: str | None = None,
         hatch: str = "",
         limit: float | None = None,
     ):
         super().__init__(ax)
         self.most, self.unit, self.letters, self.limit = most, unit, letters, limit
         rows = range(most)
+        colour = colour or family_style("eca").colour
         self.bars = [
-            ax.add_patch(Rectangle((0, y - 0.02), 0, 0.42, fc=colour, alpha=0.55, lw=0, hatch=hatch)) for y in rows
+            ax.add_patch(Rectangle((0, y - 0.02), 0, 0.42, fc=colour, ec=current().ink, alpha=0.55, lw=0, hatch=hatch))
+            for y in rows
         ]
-        self.names = [ax.text(0, y - 0.06, "", ha="left", va="bottom", fontsize="small", color=INK) for y in rows]
+        self.names = [
+            ax.text(0, y - 0.06, "", ha="left", va="bottom", fontsize="small", color=current().ink) for y in rows
+        ]
         self.note = ax.text(
-            0.02, 0.96, "", ha="left", va="top", fontsize="small", color=INK, transform=ax.transAxes, linespacing=1.4
+            0.02,
+            0.96,
+            "",
+            ha="left",
+            va="top",
+            fontsize="small",
+            color=current().ink,
+            transform=ax.transAxes,
+            linespacing=1.4,
         )
-        self.axis = ax.axvline(0, color=INK, lw=0.8)
+        self.axis = ax.axvline(0, color=current().ink, lw=0.8)
         ax.set_ylim(most - 0.35, -0.65)
         ax.set_yticks([])
         ax.set_xlabel(label)
@@ -140,8 +153,8 @@ class PicturePanels:
     def __init__(self, figure: Figure):
         self.figure = figure
         grid = figure.add_gridspec(2, 3, width_ratios=(0.78, 1.2, 0.82), height_ratios=(1, 0.85))
-        parts = [figure.add_subfigure(grid[place], facecolor="white") for place in ((0, 0), (1, 0), (0, 1), (1, 1))]
-        parts.append(figure.add_subfigure(grid[:, 2], facecolor="white"))
+        parts = [figure.add_subfigure(grid[place], facecolor="none") for place in ((0, 0), (1, 0), (0, 1), (1, 1))]
+        parts.append(figure.add_subfigure(grid[:, 2], facecolor="none"))
         self.photograph = Photograph(parts[0].add_axes((0.07, 0.04, 0.88, 0.84)))
         self.classes = NamedBars(
             parts[1].add_axes((0.07, 0.17, 0.86, 0.70)),
@@ -159,10 +172,11 @@ class PicturePanels:
             "distance (standard deviations inside a class)",
             "{:.2f}",
             letters=32,
-            colour="#BBBBBB",
+            colour=current().faint,
             hatch="///",
         )
         self.views: list[View] = [self.photograph, self.classes, self.gates, self.differences, self.distances]
+        see_through(figure)
 
     def update(self, scene: PictureScene) -> None:
         """Show another scene."""

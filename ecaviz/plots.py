@@ -32,13 +32,14 @@ from .figures import coverage_cost, image_grid
 from .intervention_plots import channels_of_class, contrast_curve, exact_and_gradient, static_and_dynamic
 from .kernel_plots import gates_by_kernel, interaction, kernel, learned_kernels
 from .locality_plots import band_energy, locality
-from .looks import INK, SERIES, layer_labels, setting, settings, styles
+from .looks import MOST_SERIES, layer_labels, series_styles, setting, settings, styles
 from .published_figures import eca_figure, senet_figure
 from .response_plots import kernel_null, kernel_response, kernel_responses
 from .rule_plots import rule_audit, rule_staircase
 from .study_plots import accuracy_by_variant
 from .surgery_plots import surgery_effects
 from .survey_plots import activations, convolutions, poolings
+from .themes import current
 from .variance_plots import factor_information, selectivity, variance_parts
 from .views import Distribution, axes_or_current, counts_of, numbers, spread, strip_spines
 
@@ -232,7 +233,7 @@ def gate_distribution(
         else:
             family, counts = "", counts_of(numbers(item))
         # several classes have colours of their own, one class in several models those of the models
-        style = SERIES[i % len(SERIES)] if of_class is not None and len(set(classes)) > 1 else None
+        style = series_styles()[i % MOST_SERIES] if of_class is not None and len(set(classes)) > 1 else None
         parts.append(Distribution(labels[i] if labels else label, family, counts, style))
     names = list(dict.fromkeys(name for name in sites if name))
     ax = axes_or_current(ax)
@@ -392,15 +393,15 @@ def saturation(profiles: AttentionProfile | Sequence[AttentionProfile], *, ax: A
         x = _depths(len(profile), len(longest)) + width * (i - (len(profiles) - 1) / 2)
         shares = np.array([_tails(site) for site in profile.sites.values()]).T
         most = max(most, np.nanmax(shares))
-        look = {"color": style.colour, "hatch": style.hatch or None, "edgecolor": "white", "linewidth": 0.5}
+        look = {"color": style.colour, "hatch": style.hatch or None, "edgecolor": current().paper, "linewidth": 0.5}
         ax.bar(x, shares[1], width, label=f"{profile.model} ({settings(profile.sites.values())})", **look)
         ax.bar(x, -shares[0], width, **look)
     first = next(iter(longest.sites.values())).tails
-    ax.axhline(0, color=INK, lw=0.8)
+    ax.axhline(0, color=current().ink, lw=0.8)
     _layer_axis(ax, longest)
     top = max(views.nice_top(most * 1.05), 1.0)
     if most == 0:
-        ax.text(0.5, 0.55, "none", transform=ax.transAxes, ha="center", color=INK)
+        ax.text(0.5, 0.55, "none", transform=ax.transAxes, ha="center", color=current().ink)
     ax.set_ylim(-top, top)
     ax.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
     ax.set_ylabel(f"share of gates (%)\n← below {first.low:g}    above {first.high:g} →")

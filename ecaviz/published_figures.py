@@ -14,7 +14,8 @@ import numpy as np
 from . import checks
 from .blocks import blocks_of, last_of_stages, title_of
 from .gate_variance import by_class
-from .looks import INK, SERIES, settings
+from .looks import MOST_SERIES, series_styles, settings
+from .themes import current
 from .views import Picture, fitted, numbers, spread, strip_spines
 
 if TYPE_CHECKING:
@@ -182,8 +183,8 @@ def _classes(
         raise ValueError(
             f"{what}: no images of {', '.join(missing) or 'any common class'}; there are: {', '.join(both)}."
         )
-    if len(chosen) > len(SERIES):
-        raise ValueError(f"{what}: at most {len(SERIES)} classes can be told apart, got {len(chosen)}.")
+    if len(chosen) > MOST_SERIES:
+        raise ValueError(f"{what}: at most {MOST_SERIES} classes can be told apart, got {len(chosen)}.")
     return chosen
 
 
@@ -216,7 +217,10 @@ def _panel(
 ) -> None:
     curves = _curves(site, profile, names, channels)
     x = np.arange(len(curves[0][0]))
-    looks = [*((one.colour, one.line, 1.1, 2.0) for one in SERIES[: len(names)]), (INK, "-", 1.8, 1.5)]
+    looks = [
+        *((one.colour, one.line, 1.1, 2.0) for one in series_styles()[: len(names)]),
+        (current().ink, "-", 1.8, 1.5),
+    ]
     for name, (mean, std), (colour, line, width, order) in zip([*names, "all"], curves, looks, strict=True):
         ax.plot(x, mean, color=colour, ls=line, lw=width, zorder=order, label=name)
         if band:

@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from .coverage_plots import check_frame, column, finish
-from .looks import GATE_MAP, INK, STYLES, layer_labels, masked_map
+from .looks import GATE_MAP, family_style, layer_labels, masked_map
+from .themes import current
 from .views import View, axes_or_current, colour_bar, numbers, strip_spines
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["kernel_null", "kernel_response", "kernel_responses"]
 
-BAND = "#D0D0D0"
 LEVEL = 0.05
 FREQUENCY = "frequency f (cycles per channel)"
 NAMES = {
@@ -74,11 +74,11 @@ def kernel_response(
     f, gain = numbers(response.frequencies), numbers(response.magnitude)
     gain = gain / size if relative and size else gain
     band = {name: column(null, f"null_{name}") for name in ("low", "median", "high")}
-    at, style = column(null, "frequency"), STYLES["eca"][0]
-    ax.fill_between(at, band["low"], band["high"], color=BAND, lw=0, zorder=1)
-    ax.plot(at, band["median"], color="#777777", ls="--", lw=1, label="their median", zorder=2)
+    at, style = column(null, "frequency"), family_style("eca")
+    ax.fill_between(at, band["low"], band["high"], color=current().band, lw=0, zorder=1)
+    ax.plot(at, band["median"], color=current().muted, ls="--", lw=1, label="their median", zorder=2)
     ax.plot(f, gain, color=style.colour, lw=2.2, label="this kernel", zorder=3)
-    ax.axvline(0.25, color=INK, lw=0.8, ls=":", zorder=1.5)
+    ax.axvline(0.25, color=current().ink, lw=0.8, ls=":", zorder=1.5)
     top = 1.08 * max(gain.max(), band["high"].max())
     ax.set_xlim(0, 0.5)
     ax.set_ylim(0, top)
@@ -93,7 +93,9 @@ def kernel_response(
     view.title(what if title is None else title)
     median, own = ax.get_lines()[:2]
     view.legend(
-        [own, Patch(color=BAND, lw=0), median], ["this kernel", "middle 95 % of fresh kernels", "their median"], 3
+        [own, Patch(color=current().band, lw=0), median],
+        ["this kernel", "middle 95 % of fresh kernels", "their median"],
+        3,
     )
     return ax
 
@@ -183,14 +185,14 @@ def kernel_null(
     ax = axes_or_current(ax)
     y = np.arange(len(own))
     low, median, high, value = (column(own, part) for part in ("null_low", "null_median", "null_high", "value"))
-    ax.hlines(y, low, high, color=BAND, lw=11, zorder=1)
-    ax.vlines(median, y - 0.24, y + 0.24, color="#777777", lw=1.4, zorder=2)
+    ax.hlines(y, low, high, color=current().band, lw=11, zorder=1)
+    ax.vlines(median, y - 0.24, y + 0.24, color=current().muted, lw=1.4, zorder=2)
     if line is not None:
-        ax.axvline(line, color=INK, lw=0.8, ls=":", zorder=1.5)
+        ax.axvline(line, color=current().ink, lw=0.8, ls=":", zorder=1.5)
     sure = column(own, "p_adjusted") <= LEVEL
-    colour = STYLES["eca"][0].colour
+    colour = family_style("eca").colour
     look = {"ls": "", "marker": "o", "ms": 7, "mec": colour, "mew": 1.6, "zorder": 3, "clip_on": False}
-    for kept, fill in ((sure, colour), (~sure, "white")):
+    for kept, fill in ((sure, colour), (~sure, current().paper)):
         if kept.any():  # layouts take a line without points for one that is everywhere
             ax.plot(value[kept], y[kept], mfc=fill, **look)
     names = layer_labels(own["site"].tolist())
@@ -208,9 +210,9 @@ def kernel_null(
         what = f"{name}: {draws} draws are too few to tell at {len(own)} sites"
     small = {"ls": "", "marker": "o", "ms": 6, "mec": colour, "mew": 1.4}
     texts = {
-        "middle 95 % of fresh kernels, and their median": Patch(color=BAND, lw=0),
+        "middle 95 % of fresh kernels, and their median": Patch(color=current().band, lw=0),
         "p ≤ 0.05, corrected for the sites": Line2D([], [], mfc=colour, **small),
-        "p > 0.05": Line2D([], [], mfc="white", **small),
+        "p > 0.05": Line2D([], [], mfc=current().paper, **small),
     }
     view = View(ax)
     view.title(what if title is None else title)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from .looks import shortened
 from .rule_plots import MARKS, audit_title, points_of, staircase_title
 from .rule_views import AuditRow, AuditTable, RuleStaircase
-from .views import View
+from .views import View, see_through
 
 if TYPE_CHECKING:
     from .kernels import RuleCurve
@@ -43,10 +43,11 @@ class RulePanels:
 
     def __init__(self, figure: Figure):
         self.figure = figure
-        left, right = figure.subfigures(1, 2, width_ratios=(1, 1.12), facecolor="white")
+        left, right = figure.subfigures(1, 2, width_ratios=(1, 1.12), facecolor="none")
         self.staircase = RuleStaircase(left.add_axes((0.095, 0.105, 0.86, 0.675)), MARKS)
         self.audit = AuditTable(right.add_axes((0.285, 0.105, 0.705, 0.76)), letters=25)
         self.views: list[View] = [self.staircase, self.audit]
+        see_through(figure)
 
     def update(self, scene: RuleScene) -> None:
         """Show another scene."""

@@ -16,7 +16,8 @@ from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import IdentityTransform
 
-from .looks import INK, MISSING, STYLES, shortened
+from .looks import ink_on, shortened, styles
+from .themes import LIGHT, current
 from .views import View, set_limits, strip_spines
 
 if TYPE_CHECKING:
@@ -65,17 +66,17 @@ class RuleStaircase(View):
 
     def __init__(self, ax: Axes, marks: tuple[str, str, str] = ("", "", ""), columns: int = 2):
         super().__init__(ax)
-        first, second = STYLES["eca"]
-        self.line = ax.plot([], [], color=INK, ls="--", lw=1)[0]
+        first, second = styles(["eca", "eca"])
+        self.line = ax.plot([], [], color=current().ink, ls="--", lw=1)[0]
         self.floor = ax.plot([], [], color=second.colour, ls=":", lw=2.6, drawstyle="steps-post")[0]
         self.steps = ax.plot([], [], color=first.colour, lw=2, drawstyle="steps-post")[0]
         whole = {"ls": "", "clip_on": False, "zorder": 3}  # markers at the ends of the axis too
-        self.spans = ax.add_collection(LineCollection([], colors=INK, lw=1.2, zorder=2.2))
-        self.ties = ax.plot([], [], marker="D", ms=8, mfc="white", mec=INK, **whole)[0]
-        self.gaps = ax.add_collection(LineCollection([], colors=INK, lw=1, linestyles=":", zorder=2.2))
+        self.spans = ax.add_collection(LineCollection([], colors=current().ink, lw=1.2, zorder=2.2))
+        self.ties = ax.plot([], [], marker="D", ms=8, mfc=current().paper, mec=current().ink, **whole)[0]
+        self.gaps = ax.add_collection(LineCollection([], colors=current().ink, lw=1, linestyles=":", zorder=2.2))
         self.on_planes = ax.plot([], [], marker="s", ms=11, mfc="none", mec=first.colour, mew=1.6, **whole)[0]
         self.on_channels = ax.plot([], [], marker="o", ms=6, color=first.colour, **whole)[0]
-        self.own = ax.plot([], [], marker="x", ms=10, mew=2.2, color=INK, **{**whole, "zorder": 3.2})[0]
+        self.own = ax.plot([], [], marker="x", ms=10, mew=2.2, color=current().ink, **{**whole, "zorder": 3.2})[0]
         for artist, label in (
             (self.steps, "k = ψ(C), the paper's code"),
             (self.line, "|log2 C + b| / γ, before rounding"),
@@ -87,7 +88,7 @@ class RuleStaircase(View):
         ax.set_xscale("log", base=2)
         ax.set_xlabel("channels C")
         ax.set_ylabel("kernel size k")
-        ax.grid(axis="y", color="#E4E4E4", lw=0.6)
+        ax.grid(axis="y", color=current().grid, lw=0.6)
         ax.set_axisbelow(True)
         strip_spines(ax)
         named = [
@@ -153,7 +154,7 @@ def _place(artist, points: Sequence[tuple[float, float]]) -> None:
 class AuditTable(View):
     """k by stage of each network: what the weights have, and what each reading of the rule gives, a cell a stage.
 
-    A cell of a reading is light where it is the k of the weights, and dark where it is not: orange above, blue below.
+    A cell of a reading is pale where it is the k of the weights, and strong where it is not: orange above, blue below.
 
     Args:
         ax: Where to draw.
@@ -164,26 +165,31 @@ class AuditTable(View):
     apart = 0.14
     most = 9
     """Stages of a network whose k can be written in; of more, the colours alone are shown."""
-    agrees, own, above, below = "#F2F2F2", "white", "#C04F00", "#00558A"
 
     def __init__(self, ax: Axes, *, letters: int | None = None):
         super().__init__(ax)
+        self.agrees, self.above, self.below = (current().hues[hue] for hue in ("agrees", "above", "below"))
+        self.own = current().paper
         self.letters = letters
-        self.cells = ax.add_collection(PolyCollection([], lw=0.5, edgecolors="#8C8C8C"))
+        self.cells = ax.add_collection(PolyCollection([], lw=0.5, edgecolors=current().hues["ash"]))
         self.numerals = PathCollection(
             [], (1,), offsets=np.zeros((0, 2)), offset_transform=ax.transData, lw=0, zorder=3
         )
         self.numerals.set_transform(IdentityTransform())
         ax.add_collection(self.numerals)
-        self.mark = ax.add_patch(Rectangle((0, 0), 1, 1, fill=False, ec=INK, lw=2.2, visible=False, clip_on=False))
+        self.mark = ax.add_patch(
+            Rectangle((0, 0), 1, 1, fill=False, ec=current().ink, lw=2.2, visible=False, clip_on=False)
+        )
         width = len(self.groups) * (1 + self.apart) - self.apart
         ax.set_xlim(-0.06, width + 0.06)
         ax.set_xticks([g * (1 + self.apart) + 0.5 for g in range(len(self.groups))], self.groups, fontsize="small")
         ax.xaxis.tick_top()
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
+        strong = "dark" if current() is LIGHT else "bright"
         ax.set_xlabel(
-            "a cell a stage, the first on the left; dark: not the k of the weights\n(orange: above it, blue: below it)",
+            f"a cell a stage, the first on the left; {strong}: not the k of the weights\n"
+            "(orange: above it, blue: below it)",
             fontsize="small",
         )
         ax.set_ylabel("network")
@@ -209,7 +215,7 @@ class AuditTable(View):
                 for value, k in zip(values, row.k, strict=True):
                     fill = self.own if group == 0 else self._colour(value, k)
                     fills.append(fill)
-                    inks.append("white" if fill in (self.above, self.below) else INK)
+                    inks.append(ink_on(fill))
                     text = "–" if value is None else str(value)
                     paths.append(glyph(text if len(row.k) <= self.most else "", size, bold=group == 0))
         self.cells.set_facecolor(fills)
@@ -223,7 +229,7 @@ class AuditTable(View):
 
     def _colour(self, value: int | None, k: int) -> str:
         if value is None:
-            return MISSING
+            return current().missing
         return self.agrees if value == k else self.above if value > k else self.below
 
     def _lay_out(self, rows: Sequence[AuditRow]) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .looks import INK, family_style
+from .looks import family_style
+from .themes import current
 from .views import axes_or_current, strip_spines
 
 if TYPE_CHECKING:
@@ -41,15 +42,15 @@ def accuracy_by_variant(
     for x, row in zip(places, table.itertuples(), strict=True):
         style = family_style(row.family)
         ax.plot([x, x], [100 * row.low, 100 * row.high], color=style.colour, lw=4, alpha=0.4, solid_capstyle="butt")
-        ax.plot(x, 100 * row.mean, ls="", marker=style.marker, ms=8, color=style.colour, mec=INK, mew=0.8)
+        ax.plot(x, 100 * row.mean, ls="", marker=style.marker, ms=8, color=style.colour, mec=current().ink, mew=0.8)
         if runs is not None:
             seeds = 100 * runs.loc[runs["name"] == row.name, "accuracy"].to_numpy()
-            ax.plot(np.full(len(seeds), x), seeds, ls="", marker="_", ms=13, color=INK, mew=1)
+            ax.plot(np.full(len(seeds), x), seeds, ls="", marker="_", ms=13, color=current().ink, mew=1)
     ax.set_xticks(places, [f"{row.title} ({row.seeds})" for row in table.itertuples()], rotation=35, ha="right")
     ax.set_xlim(-0.6, len(table) - 0.4)
     ax.set_xlabel("variant (seeds)")
     ax.set_ylabel("held-out accuracy (%)")
-    ax.grid(axis="y", color="#DDDDDD", lw=0.6)
+    ax.grid(axis="y", color=current().grid, lw=0.6)
     ax.set_axisbelow(True)
     strip_spines(ax)
     if published and table["published"].notna().any():
@@ -64,7 +65,7 @@ def _beside(ax: Axes, places: np.ndarray, table: pd.DataFrame) -> None:
     both = table[table["published"].notna()]
     shift = both["published"].mean() - 100 * both["mean"].mean()
     other = ax.twinx()
-    blue = "#0072B2"
+    blue = current().hues["blue"]
     points = other.plot(places, table["published"], ls="", marker="D", ms=6, mfc="none", mec=blue, mew=1.6)[0]
     low, high = ax.get_ylim()
     low = min(low, table["published"].min() - shift - 0.5)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .looks import INK, STYLES
+from .looks import family_style
+from .themes import current
 from .views import axes_or_current, strip_spines
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def surgery_effects(
     label, scale = _MEASURES[measure]
     nothing = 100.0 if measure == "agreement" else 0.0
     places = range(len(effects) - 1, -1, -1)
-    colour = STYLES["eca"][0].colour
+    colour = family_style("eca").colour
     for y, (name, effect) in zip(places, effects.items(), strict=True):
         table = effect.to_frame(level=level)
         rows = table[table["measure"] == measure]
@@ -63,15 +64,17 @@ def surgery_effects(
             raise ValueError(f"surgery_effects: {name}: {measure} needs images whose labels are classes of the model.")
         for row in rows.itertuples():
             low, mean, high = scale * row.low, scale * row.mean, scale * row.high
-            ax.plot([low, high], [y, y], color=INK, lw=1.6, alpha=1 if len(rows) == 1 else 0.4)
+            ax.plot([low, high], [y, y], color=current().ink, lw=1.6, alpha=1 if len(rows) == 1 else 0.4)
             clear = measure != "accuracy difference" or not low <= nothing <= high
-            ax.plot(mean, y, ls="", marker="o", ms=7, mfc=colour if clear else "white", mec=INK, mew=1.1)
-    ax.axvline(nothing, color="#777777", lw=1, ls=":")
+            ax.plot(
+                mean, y, ls="", marker="o", ms=7, mfc=colour if clear else current().paper, mec=current().ink, mew=1.1
+            )
+    ax.axvline(nothing, color=current().muted, lw=1, ls=":")
     ax.set_yticks(list(places), list(effects))
     ax.set_ylim(-0.6, len(effects) - 0.4)
     ax.set_ylabel("surgery")
     ax.set_xlabel(label)
-    ax.grid(axis="x", color="#DDDDDD", lw=0.6)
+    ax.grid(axis="x", color=current().grid, lw=0.6)
     ax.set_axisbelow(True)
     strip_spines(ax)
     first = next(iter(effects.values()))

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from .looks import INK, STYLES
+from .looks import family_style
+from .themes import current
 from .views import FULL, View, nice_top, set_limits, strip_spines
 
 __all__ = ["ChangeBySurgery", "GateScatter", "ResponseCurves", "TopClasses"]
@@ -19,10 +20,10 @@ class ResponseCurves(View):
 
     def __init__(self, ax: Axes):
         super().__init__(ax)
-        eca = STYLES["eca"][0]
-        self.band = ax.fill([0, 0.5, 0.5, 0], [0, 0, 0, 0], color="#000000", alpha=0.10, lw=0)[0]
+        eca = family_style("eca")
+        self.band = ax.fill([0, 0.5, 0.5, 0], [0, 0, 0, 0], color=current().ink, alpha=0.10, lw=0)[0]
         self.before = ax.plot([], [], color=eca.colour, lw=2, label="learned")[0]
-        self.after = ax.plot([], [], color=INK, lw=1.5, ls="--", label="now")[0]
+        self.after = ax.plot([], [], color=current().ink, lw=1.5, ls="--", label="now")[0]
         ax.set_xlabel("frequency f (cycles per channel)")
         ax.set_ylabel("gain |H(f)|")
         ax.set_xticks([0, 0.125, 0.25, 0.375, 0.5], ["0", "1/8", "1/4", "3/8", "1/2"])
@@ -66,8 +67,8 @@ class GateScatter(View):
 
     def __init__(self, ax: Axes):
         super().__init__(ax)
-        self.line = ax.plot([0, 1], [0, 1], color="#777777", lw=1)[0]
-        self.points = ax.plot([], [], ls="", marker="o", ms=3.5, mew=0, alpha=0.5, color=STYLES["eca"][0].colour)[0]
+        self.line = ax.plot([0, 1], [0, 1], color=current().muted, lw=1)[0]
+        self.points = ax.plot([], [], ls="", marker="o", ms=3.5, mew=0, alpha=0.5, color=family_style("eca").colour)[0]
         ax.set_xlabel("gate ω before")
         ax.set_ylabel("gate ω now")
         strip_spines(ax)
@@ -96,11 +97,11 @@ class ChangeBySurgery(View):
 
     def __init__(self, ax: Axes):
         super().__init__(ax)
-        eca = STYLES["eca"][0]
+        eca = family_style("eca")
         self.line = ax.plot([], [], color=eca.colour, marker=eca.marker, ms=4, lw=1.4, clip_on=False)[0]
-        self.others = ax.plot([], [], ls="", color=INK, marker="D", ms=5, clip_on=False)[0]
-        self.here = ax.plot([], [], ls="", marker="o", ms=11, mfc="none", mec=INK, mew=1.8, clip_on=False)[0]
-        self.trained = ax.axvline(0, color="#777777", lw=1, ls=":")
+        self.others = ax.plot([], [], ls="", color=current().ink, marker="D", ms=5, clip_on=False)[0]
+        self.here = ax.plot([], [], ls="", marker="o", ms=11, mfc="none", mec=current().ink, mew=1.8, clip_on=False)[0]
+        self.trained = ax.axvline(0, color=current().muted, lw=1, ls=":")
         self.note = ax.annotate(
             "trained k",
             (0, 1),
@@ -170,15 +171,18 @@ class TopClasses(View):
 
     def __init__(self, ax: Axes):
         super().__init__(ax)
-        eca = STYLES["eca"][0]
+        eca = family_style("eca")
         rows = range(self.most)
         self.left = [ax.add_patch(Rectangle((0, y - 0.4), 0, 0.8, fc=eca.colour, alpha=0.35, lw=0)) for y in rows]
         self.right = [
-            ax.add_patch(Rectangle((0, y - 0.4), 0, 0.8, fc="#BBBBBB", ec="#888888", hatch="///", lw=0)) for y in rows
+            ax.add_patch(
+                Rectangle((0, y - 0.4), 0, 0.8, fc=current().faint, ec=current().hues["ash"], hatch="///", lw=0)
+            )
+            for y in rows
         ]
         self.left_names = [ax.text(-0.03, y, "", ha="right", va="center", fontsize="small") for y in rows]
         self.right_names = [ax.text(0.03, y, "", ha="left", va="center", fontsize="small") for y in rows]
-        ax.axvline(0, color=INK, lw=0.8)
+        ax.axvline(0, color=current().ink, lw=0.8)
         ax.set_xlim(-1, 1)
         ax.set_ylim(self.most - 0.4, -0.6)
         ax.set_yticks([])

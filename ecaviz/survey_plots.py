@@ -13,7 +13,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
 from .figures import picture
-from .looks import ACTIVATION_MAP, DIVERGING, INK, SERIES, Style
+from .looks import ACTIVATION_MAP, MOST_SERIES, Style, series_styles, signed_map
+from .themes import current
 from .views import Picture, View, colour_bar, numbers, strip_spines
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def poolings(
         axes,
         (flat.mean(axis=1), flat.max(axis=1)),
         ("average pooling: the mean of each map", "maximum pooling: its largest number"),
-        SERIES,
+        series_styles(),
         strict=False,
     ):
         _pooled(ax, values, drawn, style)
@@ -146,8 +147,8 @@ def _pooled(ax: Axes, values: np.ndarray, drawn: np.ndarray, style: Style) -> No
     index = np.arange(len(values))
     width = min(max(150 / len(values), 0.5), 10)  # points: seven tenths of what a channel has, where C is not large
     ax.vlines(index, 0, values, color=style.colour, lw=width, alpha=0.55)
-    ax.plot(drawn, values[drawn], ls="", marker=style.marker, ms=6, color=style.colour, mec=INK)
-    ax.axhline(0, color=INK, lw=0.8)
+    ax.plot(drawn, values[drawn], ls="", marker=style.marker, ms=6, color=style.colour, mec=current().ink)
+    ax.axhline(0, color=current().ink, lw=0.8)
     ax.set_ylabel("descriptor y")
     ax.set_xlim(-0.8, len(values) - 0.2)
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -158,7 +159,7 @@ def _covariance(ax: Axes, flat: np.ndarray, kept: np.ndarray, drawn: np.ndarray,
     centred = flat - flat.mean(axis=1, keepdims=True)
     covariance = centred @ centred.T / flat.shape[1]
     limit = float(np.abs(covariance).max()) or 1.0
-    shown = ax.imshow(covariance, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
+    shown = ax.imshow(covariance, cmap=signed_map(), vmin=-limit, vmax=limit, interpolation="nearest")
     colour_bar(ax, shown, "covariance")
     everyone = len(kept) <= MOST_NAMED
     named = kept if everyone else drawn[np.isin(drawn, kept)]
@@ -238,21 +239,24 @@ def _many(count: int, noun: str) -> str:
 def _connections(ax: Axes, feeds: np.ndarray) -> None:
     """Two columns of squares, the input maps and the output maps, and a line where one feeds the other."""
     C, side, right = len(feeds), 0.7, 0.62 * max(len(feeds), 4)
+    looks = series_styles()
     for i in range(C):
-        style = SERIES[i % len(SERIES)]
+        style = looks[i % MOST_SERIES]
         for o in np.flatnonzero(feeds[:, i]):
             ax.plot([side / 2, right - side / 2], [i, o], color=style.colour, ls=style.line, lw=1.4, zorder=1)
     for i in range(C):
-        style = SERIES[i % len(SERIES)]
+        style = looks[i % MOST_SERIES]
         own = feeds[i].sum() == 1
         for x, colour, name in ((0, style.colour, "x"), (right, style.colour if own else None, "z")):
-            face = "white" if colour is None else to_rgba(colour, 0.3)
-            square = Rectangle((x - side / 2, i - side / 2), side, side, fc="white", ec=INK, lw=1.0, zorder=2)
+            face = current().paper if colour is None else to_rgba(colour, 0.3)
+            square = Rectangle(
+                (x - side / 2, i - side / 2), side, side, fc=current().paper, ec=current().ink, lw=1.0, zorder=2
+            )
             ax.add_patch(square)
-            ax.add_patch(Rectangle(square.get_xy(), side, side, fc=face, ec=INK, lw=1.0, zorder=3))
-            ax.text(x, i, f"{name}{i + 1}", ha="center", va="center", fontsize="small", color=INK, zorder=4)
+            ax.add_patch(Rectangle(square.get_xy(), side, side, fc=face, ec=current().ink, lw=1.0, zorder=3))
+            ax.text(x, i, f"{name}{i + 1}", ha="center", va="center", fontsize="small", color=current().ink, zorder=4)
     for x, name in ((0, "input maps"), (right, "output maps")):
-        ax.text(x, C - 0.4, name, ha="center", va="top", fontsize="small", color=INK)
+        ax.text(x, C - 0.4, name, ha="center", va="top", fontsize="small", color=current().ink)
     ax.set_xlim(-1.1, right + 1.1)
     ax.set_ylim(C + 0.1, -0.6)
     ax.set_aspect("equal")
@@ -261,16 +265,18 @@ def _connections(ax: Axes, feeds: np.ndarray) -> None:
 
 def _feeding(ax: Axes, feeds: np.ndarray, k: int) -> None:
     C = len(feeds)
-    shades = ListedColormap(["white", to_rgba(INK, 0.25)])
+    shades = ListedColormap([current().paper, to_rgba(current().ink, 0.25)])
     ax.imshow(feeds, cmap=shades, vmin=0, vmax=1, interpolation="nearest")
     for o, i in np.argwhere(feeds):
-        ax.text(i, o, f"{k * k}", ha="center", va="center", fontsize="small" if k < 10 else "x-small", color=INK)
+        ax.text(
+            i, o, f"{k * k}", ha="center", va="center", fontsize="small" if k < 10 else "x-small", color=current().ink
+        )
     names = [str(i + 1) for i in range(C)]
     ax.set_xticks(range(C), [f"x{name}" for name in names], fontsize="small")
     ax.set_yticks(range(C), [f"z{name}" for name in names], fontsize="small")
     ax.set_xticks(np.arange(C + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(C + 1) - 0.5, minor=True)
-    ax.grid(which="minor", color="#999999", lw=0.6)
+    ax.grid(which="minor", color=current().hues["silver"], lw=0.6)
     ax.tick_params(which="both", length=0)
     ax.set_xlabel("input map")
     ax.set_ylabel("output map")
@@ -307,14 +313,14 @@ def activations(logits: Tensor, *, figure: Figure | None = None) -> Figure:
     limits = float(10.0 ** np.floor(np.log10(low))), 1.0
     figure = _figure(figure, 11, 4)
     left, right = figure.subplots(1, 2, width_ratios=(1.4, 1))
-    for (name, values), style in zip(gates.items(), SERIES, strict=False):
-        look = {"color": style.colour, "marker": style.marker, "mec": INK, "mew": 0.4, "clip_on": False}
+    for (name, values), style in zip(gates.items(), series_styles(), strict=False):
+        look = {"color": style.colour, "marker": style.marker, "mec": current().ink, "mew": 0.4, "clip_on": False}
         left.plot(np.arange(C), values, ls="", ms=5 if C <= 128 else 3, label=name, **look)
     levels = [(0.5, "0.5 = 1/C", "center")] if C == 2 else [(0.5, "0.5", "bottom"), (1 / C, f"1/C = 1/{C}", "top")]
     for level, text, side in levels:
-        left.axhline(level, color=INK, lw=0.8, ls="--", zorder=0)
+        left.axhline(level, color=current().ink, lw=0.8, ls="--", zorder=0)
         at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-        left.annotate(text, (1, level), (4, 0), va=side, fontsize="small", color=INK, **at)
+        left.annotate(text, (1, level), (4, 0), va=side, fontsize="small", color=current().ink, **at)
     left.set_yscale("log")
     left.set_ylim(*limits)
     left.set_xlim(-0.03 * C, C - 1 + 0.03 * C)
@@ -322,7 +328,7 @@ def activations(logits: Tensor, *, figure: Figure | None = None) -> Figure:
     left.set_xlabel("channel index")
     left.set_ylabel("gate ω")
     edges = np.geomspace(*limits, 61)
-    for (name, values), style in zip(gates.items(), SERIES, strict=False):
+    for (name, values), style in zip(gates.items(), series_styles(), strict=False):
         counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
         hatch = {"sigmoid": "", "softmax": "////"}[name]
         right.stairs(counts, edges, fill=True, fc=to_rgba(style.colour, 0.35), ec=style.colour, hatch=hatch, lw=0)

@@ -55,7 +55,7 @@ class Theme:
 
 LIGHT = Theme(
     name="light",
-    paper="#FFFFFF",
+    paper="white",
     ink="#222222",
     note="#555555",
     muted="#777777",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .gate_variance import PARTS
-from .looks import INK, family_name, layer_labels, styles
+from .looks import family_name, ink_on, layer_labels, shares_map, styles
+from .themes import current
 from .views import Picture, axes_or_current, colour_bar, strip_spines
 
 if TYPE_CHECKING:
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["factor_information", "selectivity", "variance_parts"]
 
 _LOOKS = {
-    "channel": ("#D9D9D9", ""),
-    "class": ("#E69F00", "xxx"),
-    "channel × class": ("#0072B2", ""),
-    "within": ("#FFFFFF", ".."),
+    "channel": ("mist", ""),
+    "class": ("orange", "xxx"),
+    "channel × class": ("blue", ""),
+    "within": ("paper", ".."),
 }
-"""Colour and hatch of a part: told apart by lightness and hatch without colour."""
+"""Hue and hatch of a part: told apart by lightness and hatch without colour."""
 
 
 def _layer_axis(ax: Axes, sites: Sequence[str]) -> None:
@@ -63,13 +64,20 @@ def variance_parts(
         shares = table.pivot(index="site", columns="part", values="share").loc[sites, list(PARTS)]
         x, bottom = np.arange(len(sites)), np.zeros(len(sites))
         for part in PARTS:
-            colour, hatch = _LOOKS[part]
+            hue, hatch = _LOOKS[part]
             height = 100 * shares[part].fillna(0).to_numpy()
-            ax.bar(x, height, 0.8, bottom, color=colour, hatch=hatch, ec=INK, lw=0.5, label=part)
+            ax.bar(x, height, 0.8, bottom, color=current().hues[hue], hatch=hatch, ec=current().ink, lw=0.5, label=part)
             bottom += height
         chance = 100 * table.groupby("site", sort=False)["by_chance"].first().loc[sites].to_numpy()
         start = 100 * shares["channel"].to_numpy()
-        marks = ax.hlines(start + chance, x - 0.4, x + 0.4, color="#D55E00", lw=2, label="the two of class, by chance")
+        marks = ax.hlines(
+            start + chance,
+            x - 0.4,
+            x + 0.4,
+            color=current().hues["vermilion"],
+            lw=2,
+            label="the two of class, by chance",
+        )
         marks.set_visible(not np.isnan(chance).all())
         _layer_axis(ax, sites)
         ax.set_ylim(0, 100)
@@ -80,7 +88,9 @@ def variance_parts(
     axes[0].set_ylabel("share of the gates' variance (%)")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), fontsize="small", frameon=False)
-    figure.suptitle("variance of the gates, in four parts" if title is None else title, x=0.01, ha="left", fontsize=11)
+    figure.suptitle(
+        "variance of the gates, in four parts" if title is None else title, x=0.01, ha="left", fontsize="large"
+    )
     return figure
 
 
@@ -117,15 +127,31 @@ def selectivity(
         x = np.linspace(0, len(longest) - 1, count) if count > 1 else np.zeros(1)
         x = x + 0.1 * (i - (len(tables) - 1) / 2)
         label = name or family_name(table["family"].iloc[0])
-        look = {"color": style.colour, "ls": style.line, "lw": 1.4, "marker": style.marker, "ms": 6, "mec": INK}
+        look = {
+            "color": style.colour,
+            "ls": style.line,
+            "lw": 1.4,
+            "marker": style.marker,
+            "ms": 6,
+            "mec": current().ink,
+        }
         ax.plot(x, table["value"], label=label, mew=0.6, **look)
         ax.vlines(x, table["low"], table["high"], color=style.colour, lw=2)
         weak = (table["p_adjusted"] > 0.05).to_numpy()
-        ax.plot(x[weak], table["value"][weak], ls="", marker=style.marker, ms=6, mfc="white", mec=INK, zorder=4)
+        ax.plot(
+            x[weak],
+            table["value"][weak],
+            ls="",
+            marker=style.marker,
+            ms=6,
+            mfc=current().paper,
+            mec=current().ink,
+            zorder=4,
+        )
         bands.append((x, table["null"], table["null_95"]))
     for i, (x, low, high) in enumerate(bands):
         label = None if i or low.isna().all() else "null: mean to 95 % quantile"
-        ax.fill_between(x, low, high, color="0.6", alpha=0.6, lw=0, label=label)
+        ax.fill_between(x, low, high, color=current().hues["silver"], alpha=0.6, lw=0, label=label)
     first = longest.iloc[0]
     _layer_axis(ax, list(longest["site"]))
     ax.set_ylim(min(0.0, float(longest["low"].min()) - 0.02) if longest["low"].notna().any() else 0.0, 1)
@@ -135,7 +161,7 @@ def selectivity(
     what += f": mean and {100 * first['level']:g} % interval\nn = {first['n']:,} images, {first['classes']} classes"
     why = next((note for note in first[["note"]] if note), "")
     if why:
-        ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", color=INK)
+        ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", color=current().ink)
     ax.set_title(what if title is None else title, loc="left", fontsize="medium")
     ax.legend(loc="upper left", fontsize="small")
     return ax
@@ -174,11 +200,18 @@ def factor_information(
     grid = summary.pivot(index="site", columns="factor", values=value).loc[sites, factors].to_numpy()
     grid = grid if value == "excess" else 100 * grid
     top = max(float(np.nanmax(grid)), 1e-3) if value == "excess" else 100.0
-    image = ax.imshow(grid, cmap="Blues", vmin=0, vmax=top, aspect="auto", interpolation="nearest")
+    image = ax.imshow(grid, cmap=shares_map(), vmin=0, vmax=top, aspect="auto", interpolation="nearest")
     for (row, column), number in np.ndenumerate(grid):
         text = f"{number:.2f}".replace("-0.00", "0.00") if value == "excess" else f"{number:.0f}"
-        dark = number > 0.55 * top
-        ax.text(column, row, text, ha="center", va="center", fontsize="x-small", color="white" if dark else INK)
+        ax.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            fontsize="x-small",
+            color=ink_on(image.to_rgba(number)),
+        )
     ax.set_xticks(range(len(factors)), [name.replace("_", " ") for name in factors], rotation=40, ha="right")
     ax.set_yticks(range(len(sites)), layer_labels(sites), fontsize="small")
     ax.set_xlabel("factor of the images")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .looks import GATE_MAP, INK, SERIES, Style, layer_labels, styles
+from .looks import GATE_MAP, MOST_SERIES, Style, layer_labels, series_styles, styles
+from .themes import current
 
 __all__ = [
     "FULL",
@@ -37,6 +39,7 @@ __all__ = [
     "fitted",
     "nice_top",
     "numbers",
+    "see_through",
     "set_limits",
     "spread",
     "strip_spines",
@@ -81,6 +84,13 @@ def nice_top(value: float) -> float:
         return 1.0
     power = 10.0 ** np.floor(np.log10(value))
     return float(next(step * power for step in (1, 2, 5, 10) if step * power >= value * (1 - 1e-12)))
+
+
+def see_through(figure: Figure) -> None:
+    """Leave the axes of a figure without a face of their own, so that whatever is behind it is seen."""
+    for ax in figure.axes:
+        for one in (ax, *ax.child_axes):
+            one.set_facecolor("none")
 
 
 class View:
@@ -206,7 +216,7 @@ class GateHeatmap(View):
         )
         self.marks = [
             ax.add_patch(Rectangle((0, -0.5), 1, 1, fill=False, visible=False, clip_on=False, **look))
-            for look in ({"ec": "white", "lw": 3.5, "zorder": 3}, {"ec": INK, "lw": 1.5, "zorder": 4})
+            for look in ({"ec": current().paper, "lw": 3.5, "zorder": 3}, {"ec": current().ink, "lw": 1.5, "zorder": 4})
         ]
         self.moving += [self.image, *self.marks]
         self._rows: tuple | None = None
@@ -298,11 +308,13 @@ class GateDistribution(View):
         super().__init__(ax)
         self.bins = bins
         edges = np.linspace(0, 1, bins + 1)
-        self.fills = [ax.stairs(np.zeros(bins), edges, fill=True, lw=0, alpha=0.25) for _ in range(series)]
+        self.fills = [
+            ax.stairs(np.zeros(bins), edges, fill=True, ec=current().ink, lw=0, alpha=0.25) for _ in range(series)
+        ]
         self.lines = [ax.stairs(np.zeros(bins), edges, lw=1.6) for _ in range(series)]
         ax.set_xlabel("gate ω")
         ax.set_ylabel("share of gates (%)")
-        ax.axvline(0.5, color="#999999", lw=0.8, zorder=0)
+        ax.axvline(0.5, color=current().hues["silver"], lw=0.8, zorder=0)
         strip_spines(ax)
         self.moving += [*self.fills, *self.lines]
         self._labels: tuple | None = None
@@ -350,16 +362,16 @@ class ClassCurves(View):
         most: The most curves besides the mean.
     """
 
-    def __init__(self, ax: Axes, most: int = len(SERIES)):
+    def __init__(self, ax: Axes, most: int = MOST_SERIES):
         super().__init__(ax)
         self.lines = [
-            ax.plot([], [], color=SERIES[i % len(SERIES)].colour, ls=SERIES[i % len(SERIES)].line, lw=1.1)[0]
-            for i in range(most)
+            ax.plot([], [], color=style.colour, ls=style.line, lw=1.1)[0]
+            for style in islice(cycle(series_styles()), most)
         ]
-        self.mean = ax.plot([], [], color=INK, lw=1.8, label="mean of all", zorder=1.5, alpha=0.75)[0]
+        self.mean = ax.plot([], [], color=current().ink, lw=1.8, label="mean of all", zorder=1.5, alpha=0.75)[0]
         ax.set_ylabel("gate ω")
         strip_spines(ax)
-        self.mark = ax.axvline(0, color=INK, lw=0.9, ls=(0, (4, 2)), zorder=2.5, visible=False)
+        self.mark = ax.axvline(0, color=current().ink, lw=0.9, ls=(0, (4, 2)), zorder=2.5, visible=False)
         self.moving += [*self.lines, self.mean, self.mark]
         self.light = [self.mark]
         self._order = np.arange(0)

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from ecaviz import coverage_plots, locality_plots, looks, plots
+from ecaviz import coverage_plots, locality_plots, looks, plots, themes
 from ecaviz.structure import structure
 
 CHANNELS, KS, RS = (16, 32, 64, 2048), (1, 3, 9), (2, 16, 32)
@@ -204,7 +204,7 @@ def test_trained_sites_are_points_on_the_panels_of_their_k_or_r():
             assert abs(beside[0]) < 0.5
         for row, value in ((0, "structural"), (2, "parameters"), (3, "multiply_adds")):
             points = line(grid[row, column], f"{letter} = {at}, counted")
-            assert points.get_markerfacecolor() == looks.INK
+            assert points.get_markerfacecolor() == themes.LIGHT.ink
             assert points.get_xdata().tolist() == rows["channels"].tolist()
             assert points.get_ydata() == pytest.approx(rows[value].to_numpy(dtype=float))
     assert not any("r =" in one.get_label() for one in grid[0, 0].lines)

@@ -117,7 +117,7 @@ def named(ax, title: str | None = None) -> None:
 
 
 def test_families_are_told_apart_with_and_without_colour():
-    every = [style for variants in looks.STYLES.values() for style in variants]
+    every = looks.styles(["eca", "eca", "se", "se"])
     assert len({style.colour for style in every}) == len(every)
     for what in ("line", "marker", "hatch"):
         assert len({getattr(style, what) for style in every}) == len(every), what
@@ -228,7 +228,7 @@ def test_distribution_is_the_profile_s_histogram(ax, profiles):
         assert edges[-1] == 1
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
     assert texts == ["random-se (SE, r=4)", "random-eca (ECA, k=5)"]
-    assert to_rgb(ax.patches[2].get_edgecolor()) == to_rgb(looks.STYLES["se"][0].colour)
+    assert to_rgb(ax.patches[2].get_edgecolor()) == to_rgb(looks.family_style("se").colour)
     assert ax.patches[2].get_linestyle() != ax.patches[3].get_linestyle()
     inside(ax.figure)
 
@@ -388,7 +388,7 @@ def test_the_staircase_draws_the_markers_at_the_ends_whole_and_none_beyond(ax):
     drawn = np.asarray(ax.figure.canvas.buffer_rgba())[..., :3]
     right = round(ax.transData.transform((1024, 5))[0]) + 2, round(ax.transData.transform((1024, 5))[1])
     assert tuple(drawn[len(drawn) - right[1], right[0]] / 255) == pytest.approx(
-        to_rgb(looks.STYLES["eca"][0].colour), abs=0.02
+        to_rgb(looks.family_style("eca").colour), abs=0.02
     )
 
 
@@ -618,7 +618,7 @@ def test_distribution_update_takes_another_family(ax):
     values, edges, _ = view.lines[0].get_data()
     assert values.tolist() == [0, 0, 75, 25]
     assert edges[0] == 0.4
-    assert to_rgb(view.lines[0].get_edgecolor()) == to_rgb(looks.STYLES["eca"][0].colour)
+    assert to_rgb(view.lines[0].get_edgecolor()) == to_rgb(looks.family_style("eca").colour)
     assert ax.get_legend().get_texts()[0].get_text() == "b"
     inside(ax.figure)
 

@@ -14,7 +14,7 @@ from oracles import eca_mobilenet_v2, eca_resnet
 from torch import nn
 
 import ecaviz
-from ecaviz import architectures, bundle, kernels, looks, plots, provenance, rule_plots, rule_views
+from ecaviz import architectures, bundle, kernels, plots, provenance, rule_plots, rule_views, themes
 from ecaviz.attention import ECA
 
 GAMMAS = [n / 4 for n in range(2, 17)]  # what the sliders of the explorer can say
@@ -402,7 +402,7 @@ def test_the_chart_of_the_audit_writes_every_k(ax, audit, gamma, b):
         own = values[:4] * 4
         for cell, value, k, colour in zip(range(16), values, own, colours[i], strict=True):
             expected = "white" if cell < 4 else "agrees" if value == k else "above" if value > k else "below"
-            expected = getattr(rule_views.AuditTable, expected, expected)
+            expected = themes.LIGHT.hues.get(expected, expected)
             assert tuple(colour) == pytest.approx(to_rgb(expected)), (i, cell)
     assert [label.get_text() for label in ax.get_yticklabels()][-2:] == ["shapes-eca-k3", "shapes-eca-adaptive"]
     assert [label.get_text() for label in ax.get_xticklabels()] == list(rule_views.AuditTable.groups)
@@ -428,9 +428,9 @@ def test_a_difference_is_seen_without_colour():
     def light(name):
         return float(np.dot(to_rgb(name), (0.2126, 0.7152, 0.0722)))
 
-    table = rule_views.AuditTable
+    table = rule_views.AuditTable(plt.figure().subplots())
     assert max(light(table.above), light(table.below)) < 0.45
-    assert min(light(table.agrees), light(table.own), light(looks.MISSING)) > 0.85
+    assert min(light(table.agrees), light(table.own), light(themes.LIGHT.missing)) > 0.85
 
 
 def test_a_network_is_framed(ax, audit):
@@ -452,7 +452,7 @@ def test_what_is_not_known_is_a_dash(ax):
     plots.rule_audit(table[table.source == "Mixed"], ax=ax)
     ((*_, last),), colours = cells(ax)
     assert last == "–"
-    assert tuple(colours[0, -1]) == pytest.approx(to_rgb(looks.MISSING))
+    assert tuple(colours[0, -1]) == pytest.approx(to_rgb(themes.LIGHT.missing))
 
 
 @pytest.mark.parametrize(("stages", "written"), [(9, True), (10, False)])

@@ -300,7 +300,7 @@ def test_poolings_are_those_of_torch_and_numpy(maps):
     assert shown == pytest.approx(np.cov(X, bias=True), abs=1e-9)
     low, high = heat.images[0].get_clim()
     assert -low == high == pytest.approx(np.abs(covariance).max())
-    assert heat.images[0].get_cmap().name == looks.DIVERGING
+    assert heat.images[0].get_cmap().name == looks.signed_map().name
     assert "20×20" in heat.get_title(loc="left")
     named = ", ".join(text.get_text() for text in heat.get_yticklabels() if text.get_text())
     assert named == ", ".join(str(int(i)) for i in order)
