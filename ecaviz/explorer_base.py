@@ -13,6 +13,7 @@ import ipywidgets as widgets
 import traitlets
 
 from .canvas import DPI, Canvas
+from .frames import bundled
 from .views import Picture
 
 __all__ = ["WIDE", "Explorer", "dropdown", "layout_of", "number", "numbered", "slider"]
@@ -38,6 +39,9 @@ class Explorer(widgets.VBox):
     undrawn: frozenset[str] = frozenset()
     """Traits that the picture does not show: what moves them alone draws nothing."""
 
+    ahead: str = ""
+    """Name of the control whose frames are rendered ahead (:mod:`ecaviz.frames`); empty for none."""
+
     def __init__(self, state: traitlets.HasTraits, panels: type, controls: dict[str, widgets.Widget], **options: Any):
         self.state, self.controls, self._panels = state, controls, panels
         self._canvas = Canvas(panels)
@@ -57,6 +61,11 @@ class Explorer(widgets.VBox):
         figure = Picture(figsize=self._panels.size, dpi=DPI)
         self._panels(figure).update(self.state.scene())
         return figure
+
+    def drawn(self, state: traitlets.HasTraits) -> tuple[bytes, str]:
+        """The picture of a state like this one's, PNG, and its words; the widget itself stays as it is."""
+        scene = state.scene()
+        return self._canvas.png(scene), _plain(state.describe(scene))
 
     def _moved(self, name: str, change: Any) -> None:
         if not self._syncing:
@@ -115,7 +124,7 @@ class Explorer(widgets.VBox):
         bundle = super()._repr_mimebundle_(**kwargs)
         bundle["text/plain"] = f"{type(self).__name__}: {_plain(self.caption.value)}"
         bundle["image/png"] = base64.b64encode(self.picture.value).decode("ascii")
-        return bundle
+        return bundle | bundled(self)
 
 
 def _plain(text: str) -> str:

@@ -51,6 +51,7 @@ class KernelExplorer(Explorer):
         ValueError: A model has no ECA or gives no logits N×K, a size is even, or the images cannot be used.
     """
 
+    ahead = "k"
     pause = 0.05
     """Seconds between the picture and the run of the network: the next move, if it comes sooner, goes first."""
 
@@ -196,6 +197,7 @@ class CoverageExplorer(Explorer):
                 state.channel,
             ),
         }
+        self.ahead = "layer" if trained else "k"
         super().__init__(state, CoveragePanels if trained else TheoryPanels, controls)
 
     def sync(self) -> None:
@@ -216,6 +218,8 @@ class ModuleExplorer(Explorer):
         ValueError: There is none, or one that does not fit r = 16 or the groups of SE-GC.
         FileNotFoundError: The recorded results are missing.
     """
+
+    ahead = "channels"
 
     def __init__(self, channels: Sequence[int] = (32, 64, 128, 256, 512, 1024, 2048)):
         if not channels:
@@ -248,6 +252,8 @@ class RuleExplorer(Explorer):
         traitlets.TraitError: ``gamma`` or ``b`` is not in its range.
         FileNotFoundError: The table of the official networks is missing.
     """
+
+    ahead = "gamma"
 
     def __init__(self, models: Any = (), *, gamma: float = 2, b: float = 1, bundled: bool = True):
         none = models is None or (isinstance(models, Sequence) and not models)

@@ -39,6 +39,8 @@ class PictureExplorer(Explorer):
         ValueError: Unknown model, a model without gates, a profile of another model, or images that cannot be used.
     """
 
+    ahead = "site"
+
     def __init__(
         self, model: Any, profile: AttentionProfile | None = None, images: Any = None, *, at_most: int = 240
     ) -> None:
