@@ -25,13 +25,14 @@ from PIL import Image
 
 from . import themes
 from .canvas import DPI, Canvas, png_of
-from .screen import Screen, plain, token
+from .frames import bundled, choices
+from .screen import Screen, plain, token, worded
 from .views import Picture
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["WIDE", "Explorer", "dropdown", "layout_of", "number", "numbered", "slider", "values_of"]
+__all__ = ["WIDE", "Explorer", "dropdown", "layout_of", "number", "numbered", "slider"]
 
 REST = 0.2
 """Seconds without a move until the picture is drawn finely."""
@@ -61,7 +62,10 @@ class Explorer(widgets.VBox):
     """
 
     ahead: str = ""
-    """Name of the control whose frames are rendered ahead; none if it is empty."""
+    """Name of the control whose frames are rendered ahead, here and in reports; empty for none."""
+
+    most_ahead = 32
+    """The most of them that are rendered while nothing moves, the nearest."""
 
     undrawn: frozenset[str] = frozenset()
     """Traits that the picture does not show: what moves them alone draws nothing."""
@@ -126,6 +130,11 @@ class Explorer(widgets.VBox):
             figure = Picture(figsize=self._panels.size, dpi=DPI, facecolor=look.paper)
             self._panels(figure).update(self.state.scene())
         return figure
+
+    def drawn(self, state: traitlets.HasTraits) -> tuple[bytes, str]:
+        """The picture of a state like this one's, PNG, on paper, and its words; the widget itself stays as it is."""
+        scene = state.scene()
+        return _on_paper(self._canvas().png(scene), self.theme), plain(state.describe(scene))
 
     def table(self) -> pd.DataFrame:
         """The numbers that are seen, tidy: one observation a row."""
@@ -296,17 +305,16 @@ class Explorer(widgets.VBox):
         control = self.controls.get(self.ahead)
         if control is None:
             return
-        present = getattr(self.state, self.ahead)
-        values = values_of(control)
-        now = [value for _, value in values].index(present)
-        for i in sorted(range(len(values)), key=lambda i: abs(i - now)):
-            said, value = values[i]
+        values = [value for _, value in choices(control)]
+        now = values.index(getattr(self.state, self.ahead))
+        for i in sorted(range(len(values)), key=lambda i: abs(i - now))[: self.most_ahead]:
+            said = worded(i if hasattr(control, "index") else values[i])
             tokens = [said if one is control else token(one) for one in self.picture.controls]
             key = "|".join([*tokens, self.picture.rest])
             if self.picture.sent(key) is not None:
                 continue
             state = copy.copy(self.state)
-            setattr(state, self.ahead, value)
+            setattr(state, self.ahead, values[i])
             others = [name for name in self.controls if name != self.ahead and name not in self.undrawn]
             if all(getattr(state, name) == getattr(self.state, name) for name in others):
                 yield key, state
@@ -321,7 +329,7 @@ class Explorer(widgets.VBox):
         bundle = super()._repr_mimebundle_(**kwargs)
         bundle["text/plain"] = f"{type(self).__name__}: {plain(self.caption.value)}"
         bundle["image/png"] = base64.b64encode(_on_paper(self.picture.value, self.theme)).decode("ascii")
-        return bundle
+        return bundle | bundled(self)
 
 
 def _raise(error: Exception) -> None:
@@ -369,11 +377,6 @@ def _tools() -> dict[str, widgets.Widget]:
         description="dark", tooltip="light marks for dark pages; it follows the page's own theme", layout=narrow
     )
     return buttons
-
-
-def values_of(control: widgets.Widget) -> list[tuple[str, Any]]:
-    """Every value that a choice can take, each with the token that :func:`ecaviz.screen.token` gives for it."""
-    return [(str(i), option[1] if isinstance(option, tuple) else option) for i, option in enumerate(control.options)]
 
 
 def numbered(labels: Sequence[str]) -> tuple[tuple[str, int], ...]:

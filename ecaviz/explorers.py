@@ -51,6 +51,7 @@ class KernelExplorer(Explorer):
         ValueError: A model has no ECA or gives no logits N×K, a size is even, or the images cannot be used.
     """
 
+    ahead = "k"
     pause = 0.05
     """Seconds between the picture and the run of the network: the next move, if it comes sooner, goes first."""
 
@@ -215,6 +216,7 @@ class CoverageExplorer(Explorer):
                 state.channel,
             ),
         }
+        self.ahead = "layer" if trained else "k"
         super().__init__(state, CoveragePanels if trained else TheoryPanels, controls)
 
     def sync(self) -> None:
@@ -271,6 +273,8 @@ class RuleExplorer(Explorer):
         traitlets.TraitError: ``gamma`` or ``b`` is not in its range.
         FileNotFoundError: The table of the official networks is missing.
     """
+
+    ahead = "gamma"
 
     def __init__(self, models: Any = (), *, gamma: float = 2, b: float = 1, bundled: bool = True):
         none = models is None or (isinstance(models, Sequence) and not models)

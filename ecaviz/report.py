@@ -6,7 +6,9 @@
 
 In the files every picture and every formula shows with the network blocked: pictures are embedded, formulas are MathML,
 which browsers draw themselves, and a widget is shown by the ``image/png`` in its mime bundle, as it stood when the cell
-ended; one without a picture, such as a progress bar, is left out. No script is loaded from anywhere.
+ended; one without a picture, such as a progress bar, is left out. An explorer brings the frames of one of its controls
+(:mod:`ecaviz.frames`), and a slider moves through them; its few lines of script are the page's own. Nothing is loaded
+from anywhere.
 
 Jupyter is imported when a report is built, not before: `import ecaviz.report` is cheap.
 """
@@ -24,11 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import frames
+
 __all__ = [
     "MIME_TYPES",
     "Page",
     "ReportError",
     "build_report",
+    "describe_pictures",
     "find_notebooks",
     "formula",
     "heading",
@@ -36,8 +41,9 @@ __all__ = [
     "without_bare_widgets",
 ]
 
-# Richest first, and nothing that needs a script: a widget is shown by its picture.
+# Richest first, and nothing that needs a script of its own: a widget is shown by its frames or its picture.
 MIME_TYPES = [
+    frames.MIME_TYPE,
     "text/html",
     "text/markdown",
     "image/svg+xml",
@@ -59,15 +65,56 @@ TEMPLATE = """\
 <style>
 math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math", "Libertinus Math", "DejaVu Math TeX Gyre",
   math }
+.frames input { width: 16em; max-width: 60%; vertical-align: middle }
+.frames img { display: block; max-width: 100% }
+.frames img[hidden] { display: none }
 </style>
 {%- endblock -%}
-{%- block body_header -%}{{ super() }}<p><a href="index.html">all notebooks</a></p>{%- endblock -%}
+{%- block body_header -%}{{ super() }}
+<nav><p>
+{%- for name, words in resources.links -%}
+{{ " · " if not loop.first }}<a href="{{ name }}.html">{{ words }}</a>
+{%- endfor -%}
+</p></nav>
+{%- endblock -%}
+{%- block data_png scoped -%}
+{{ super() | replace("<img", '<img alt="' ~ (output.metadata.alt | escape_html) ~ '"', 1) }}
+{%- endblock -%}
+{%- block data_other scoped -%}
+{%- set frames = output.data["FRAMES"] -%}
+<div class="jp-RenderedImage jp-OutputArea-output frames">
+<p hidden><label>{{ frames.control | escape_html }}
+<input type="range" min="0" max="{{ frames["values"] | length - 1 }}" value="{{ frames.now }}" autocomplete="off">
+</label>
+<span aria-hidden="true"></span></p>
+{% for picture in frames.pictures -%}
+<img src="data:image/png;base64,{{ picture }}" alt="{{ frames.words[loop.index0] | escape_html }}"
+ data-value="{{ frames["values"][loop.index0] | escape_html }}"{{ " hidden" if loop.index0 != frames.now }}>
+{% endfor -%}
+</div>
+{%- endblock -%}
+{%- block footer_js -%}{{ super() }}
+<script>
+for (const frames of document.querySelectorAll(".frames")) {
+  const input = frames.querySelector("input"), images = frames.querySelectorAll("img");
+  const show = () => {
+    images.forEach((image, i) => { image.hidden = i !== input.valueAsNumber; });
+    const value = images[input.valueAsNumber].dataset.value;
+    frames.querySelector("span").textContent = value;
+    input.setAttribute("aria-valuetext", value);
+  };
+  input.addEventListener("input", show);
+  show();
+  frames.querySelector("p").hidden = false;
+}
+</script>
+{%- endblock -%}
 {%- block data_latex scoped -%}
 <div class="jp-RenderedLatex jp-OutputArea-output" data-mime-type="text/latex">
 {{ output.data['text/latex'] | markdown2html }}
 </div>
 {%- endblock -%}
-"""
+""".replace("FRAMES", frames.MIME_TYPE)
 
 INDEX = """\
 <!DOCTYPE html>
@@ -171,7 +218,7 @@ def build_report(
     with tqdm(total=total, unit="cell", disable=not progress) as bar:
         for path, book in books.items():
             bar.set_description(path.stem)
-            pages.append(_build_page(path, book, out, timeout, bar, pages={p.stem for p in paths}))
+            pages.append(_build_page(path, book, out, timeout, bar, pages=[p.stem for p in paths]))
 
     index = out / "index.html"
     pages.sort(key=lambda page: paths.index(page.notebook))
@@ -219,11 +266,11 @@ def find_notebooks(notebooks: str | Path | Iterable[str | Path]) -> list[Path]:
     return paths
 
 
-def _build_page(path: Path, book: Any, out: Path, timeout: float, bar: Any, pages: set[str]) -> Page:
+def _build_page(path: Path, book: Any, out: Path, timeout: float, bar: Any, pages: list[str]) -> Page:
     """Run one notebook and write it, also when it failed half-way."""
     title = heading(book) or path.stem
     before, start = bar.n, time.monotonic()
-    problem = run_notebook(path, book, timeout, bar)
+    problem = run_notebook(path, book, timeout, bar, moving=True)
     seconds = time.monotonic() - start
     bar.update(before + sum(cell.cell_type == "code" for cell in book.cells) - bar.n)  # past what did not run
     target: Path | None = out / f"{path.stem}.html"
@@ -241,7 +288,7 @@ def heading(book: Any) -> str:
     return next((found[1] for text in texts if (found := re.search(r"^#+ +(.+)", text, re.M))), "")
 
 
-def run_notebook(path: Path, book: Any, timeout: float, bar: Any) -> str:
+def run_notebook(path: Path, book: Any, timeout: float, bar: Any, *, moving: bool = False) -> str:
     """Run the cells of a notebook, in its folder; the outputs go into ``book``.
 
     Args:
@@ -249,6 +296,7 @@ def run_notebook(path: Path, book: Any, timeout: float, bar: Any) -> str:
         book: What nbformat read there.
         timeout: The most seconds one cell may take.
         bar: A progress bar: one step a cell.
+        moving: Ask the explorers for their frames, and the figures for their titles.
 
     Returns:
         What went wrong, with the cell; "" if nothing did.
@@ -262,18 +310,22 @@ def run_notebook(path: Path, book: Any, timeout: float, bar: Any) -> str:
         nonlocal at
         at = cell_index
 
+    arguments = ["--Application.log_level=ERROR"]  # the kernel's own remarks would cut the progress bar
+    # A backend chosen for scripts would keep the figures out of the notebook.
+    env = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", frames.ASKED)}
+    if moving:
+        arguments.append("--InteractiveShellApp.extra_extensions=ecaviz.figure_titles")
+        env[frames.ASKED] = "1"
     client = NotebookClient(
         book,
         timeout=timeout,
         kernel_name="python3",
         store_widget_state=False,
-        extra_arguments=["--Application.log_level=ERROR"],  # the kernel's own remarks would cut the progress bar
+        extra_arguments=arguments,
         resources={"metadata": {"path": str(path.resolve().parent)}},
         on_cell_start=remember,
         on_cell_executed=lambda **_: bar.update(),
     )
-    # A backend chosen for scripts would keep the figures out of the notebook.
-    env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     try:
         client.execute(env=env)
     except CellExecutionError as error:
@@ -288,7 +340,7 @@ def run_notebook(path: Path, book: Any, timeout: float, bar: Any) -> str:
     return f"{path}, cell {at + 1} of {len(book.cells)}: {reason}\n{source}"
 
 
-def _to_html(path: Path, book: Any, pages: set[str]) -> str:
+def _to_html(path: Path, book: Any, pages: list[str]) -> str:
     """A run notebook as one HTML file.
 
     Raises:
@@ -334,12 +386,14 @@ def _to_html(path: Path, book: Any, pages: set[str]) -> str:
             return MarkdownWithMath(renderer=renderer).render(source)
 
     without_bare_widgets(book)
+    describe_pictures(book)
     quiet = logging.getLogger("ecaviz.report.nbconvert")
-    quiet.setLevel(logging.ERROR)  # it warns of every figure that has no alternative text
+    quiet.setLevel(logging.ERROR)
     exporter = Exporter(config=Config(NbConvertBase={"display_data_priority": MIME_TYPES}), log=quiet)
     exporter.raw_template = TEMPLATE
     folder = str(path.resolve().parent)
-    text, _ = exporter.from_notebook_node(book, resources={"metadata": {"name": path.stem, "path": folder}})
+    about = {"metadata": {"name": path.stem, "path": folder}, "links": _links(path.stem, pages)}
+    text, _ = exporter.from_notebook_node(book, resources=about)
     for element in BeautifulSoup(text, "html.parser").find_all(["img", "script", "link", "iframe", "video", "source"]):
         address = element.get("src") or (element.get("href") if element.name == "link" else None)
         if address and not address.startswith(("data:", "#")):
@@ -348,6 +402,31 @@ def _to_html(path: Path, book: Any, pages: set[str]) -> str:
                 "a picture has to lie in the notebook's own folder or be drawn by a cell"
             )
     return text
+
+
+def _links(name: str, pages: list[str]) -> list[tuple[str, str]]:
+    """What a page links to, with the words: the index, the page before it and the one after it."""
+    at = pages.index(name)
+    before = [(one, f"← {one}") for one in pages[:at][-1:]]
+    after = [(one, f"{one} →") for one in pages[at + 1 :][:1]]
+    return [("index", "all notebooks"), *before, *after]
+
+
+def describe_pictures(book: Any) -> None:
+    """Give every picture its alternative text: what it says of itself as plain text, else the heading it stands under.
+
+    Args:
+        book: A run notebook; the text becomes ``alt`` in the metadata of the outputs.
+    """
+    above = "the notebook"
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            above = (re.findall(r"^#+ +(.+)", cell.source, re.M) or [above])[-1]
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                said = output["data"].get("text/plain", "")
+                words = said if said and not said.startswith("<") and "Figure" not in said else f"Picture: {above}"
+                output["metadata"]["alt"] = re.sub(r"[\[\]\s]+", " ", words).strip()
 
 
 def without_bare_widgets(book: Any) -> None:

@@ -19,14 +19,18 @@ import anywidget
 import ipywidgets as widgets
 import traitlets
 
-__all__ = ["Screen", "plain", "token"]
+__all__ = ["Screen", "plain", "token", "worded"]
 
 _numbers = itertools.count()
 
 
 def token(control: widgets.Widget) -> str:
     """What a control says, in the words that screen.js has for it: the index of a choice, else the value."""
-    value = control.index if hasattr(control, "index") else control.value
+    return worded(control.index if hasattr(control, "index") else control.value)
+
+
+def worded(value: Any) -> str:
+    """An index or a value as a part of a key."""
     if isinstance(value, bool):
         return str(value).lower()
     return format(value, ".12g") if isinstance(value, int | float) else str(value)

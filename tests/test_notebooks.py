@@ -94,16 +94,12 @@ def test_text_has_its_parts(path):
     words = re.findall(r"[^\W\d_][\w’'-]*", text_of(path))
     assert 600 <= len(words) <= 1500
     titles = headings(path)
-    assert [level for level, _ in titles].count("#") == 1
-    assert titles[0][0] == "#"
     assert 3 <= sum(level == "##" and title.endswith("?") for level, title in titles) <= 5
     assert "Summary" in [title for _, title in titles]
     first, last = (cells_of(path, "markdown")[i].source for i in (0, -1))
     assert "question" in first
     assert "needed" in first
     assert "Next" in last
-    for name in re.findall(r"\]\(([^)#]+\.ipynb)", text_of(path)):
-        assert (path.parent / name).is_file(), f"{path.name} points to {name}, which is not there"
 
 
 @each_notebook

@@ -9,6 +9,7 @@ import pytest
 from ecaviz.report import ReportError, build_report, formula
 
 nbformat = pytest.importorskip("nbformat", reason="the extra `lab` is not installed")
+bs4 = pytest.importorskip("bs4", reason="the extra `lab` is not installed")
 
 TEXT = r"""# The gate $\omega$ of a channel
 
@@ -26,7 +27,8 @@ Next: [the other one](other.ipynb). ![a dot](dot.png)
 
 FIGURE = """\
 import matplotlib.pyplot as plt
-plt.plot([1, 3, 2]);"""
+plt.plot([1, 3, 2])
+plt.title('Gates "open" & shut');"""
 
 WIDGET = """\
 import base64, ipywidgets
@@ -35,6 +37,12 @@ class Explorer(ipywidgets.VBox):
         bundle = super()._repr_mimebundle_(**options)
         return bundle | {"image/png": base64.b64encode(open("dot.png", "rb").read()).decode()}
 Explorer([ipywidgets.IntSlider(3)])"""
+
+MOVING = """\
+import ecaviz
+explorer = ecaviz.ModuleExplorer([32, 64, 128])
+explorer.state.channels = 64
+explorer"""
 
 PROGRESS = """\
 from tqdm.auto import tqdm
@@ -66,6 +74,7 @@ def report(tmp_path_factory):
     (folder / "dot.png").write_bytes(DOT)
     write(folder / "one.ipynb", ("md", TEXT), ("code", FIGURE), ("code", WIDGET), ("code", LATEX), ("code", PROGRESS))
     write(folder / "other.ipynb", ("md", "# Another"), ("code", "21 * 2"))
+    write(folder / "third.ipynb", ("md", "# Explorer"), ("code", MOVING))
     index = build_report(folder, folder / "out", progress=False)
     assert index == folder / "out" / "index.html"
     return folder / "out"
@@ -87,24 +96,56 @@ def test_page_holds_pictures_and_formulas_and_loads_nothing(report):
 @pytest.mark.notebook
 def test_index_links_every_page_by_its_title(report):
     text = (report / "index.html").read_text("utf-8")
-    assert re.findall(r'href="(.*?)"', text) == ["one.html", "other.html"]
+    assert re.findall(r'href="(.*?)"', text) == ["one.html", "other.html", "third.html"]
     assert "Another" in text
     assert "The gate <math" in text
     assert "failed" not in text.split("</style>")[1]
 
 
+@pytest.mark.notebook
+def test_pages_link_their_neighbours_and_pictures_have_words(report):
+    links = {
+        page: re.findall(r'href="([^"]+)"', re.search("<nav>.*?</nav>", (report / page).read_text("utf-8"), re.S)[0])
+        for page in ("one.html", "other.html", "third.html")
+    }
+    assert links == {
+        "one.html": ["index.html", "other.html"],
+        "other.html": ["index.html", "one.html", "third.html"],
+        "third.html": ["index.html", "other.html"],
+    }
+    images = bs4.BeautifulSoup((report / "one.html").read_text("utf-8"), "html.parser").find_all("img")
+    dot, figure, widget = (image["alt"] for image in images)
+    assert (dot, figure) == ("a dot", 'Plot: Gates "open" & shut')
+    assert widget.startswith("Explorer(")
+
+
+@pytest.fixture
+def offline(browser):
+    """Opens a page of the report with the network blocked; what went wrong is an error at the end."""
+    requests, failures, contexts = [], [], []
+
+    def opened(path, **options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        context.set_offline(True)
+        context.route(re.compile(r"^(https?|wss?):"), lambda route: (requests.append(route.request.url), route.abort()))
+        page = context.new_page()
+        page.on("pageerror", lambda error: failures.append(str(error)))
+        page.on("console", lambda message: failures.append(message.text) if message.type == "error" else None)
+        page.goto(path.as_uri(), wait_until="networkidle")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert requests == []
+    assert failures == []
+
+
 @pytest.mark.browser
 @pytest.mark.notebook
-def test_everything_shows_in_a_browser_with_the_network_blocked(report, browser):
-    requests = []
-    context = browser.new_context()
-    context.set_offline(True)
-    context.route(re.compile(r"^(https?|wss?):"), lambda route: (requests.append(route.request.url), route.abort()))
-    page = context.new_page()
-    failures = []
-    page.on("pageerror", lambda error: failures.append(str(error)))
-    page.goto((report / "one.html").as_uri(), wait_until="networkidle")
-
+def test_everything_shows_in_a_browser_with_the_network_blocked(report, offline):
+    page = offline(report / "one.html")
     widths = page.eval_on_selector_all("img", "images => images.map(image => image.complete && image.naturalWidth)")
     sizes = page.eval_on_selector_all(
         "math", "all => all.map(math => [math.getBoundingClientRect().width, math.getBoundingClientRect().height])"
@@ -115,12 +156,45 @@ def test_everything_shows_in_a_browser_with_the_network_blocked(report, browser)
     assert all(width > 5 and height > 5 for width, height in sizes)
     # Drawn as formulas, not as a row of letters: the fraction makes the display formula taller than the inline one.
     assert sizes[2][1] > 1.5 * sizes[1][1]
-    assert requests == []
-    assert failures == []
     page.get_by_text("all notebooks").click()
     page.get_by_role("link", name="other").click()
     assert "42" in page.inner_text("main")
-    context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.notebook
+def test_the_keyboard_moves_an_explorer_through_its_frames(report, offline):
+    page = offline(report / "third.html")
+    images, slider = page.locator(".frames img"), page.get_by_label("channels C")
+    assert images.evaluate_all("all => all.every(image => image.complete && image.naturalWidth > 500)")
+    assert images.count() == 3
+    height = page.evaluate("() => document.body.scrollHeight")
+
+    def shown():
+        """Value in words for the ear and for the eye, alternative text, and the picture itself."""
+        (image,) = [images.nth(i) for i in range(3) if images.nth(i).is_visible()]
+        assert page.evaluate("() => document.body.scrollHeight") == height
+        said = re.match(r"One module at C = (\d+)", image.get_attribute("alt"))[1]
+        return slider.get_attribute("aria-valuetext"), page.inner_text(".frames span"), said, image.get_attribute("src")
+
+    slider.focus()
+    seen = [shown()]
+    for key in ("ArrowRight", "ArrowRight", "Home"):
+        page.keyboard.press(key)
+        seen.append(shown())
+    assert [row[:3] for row in seen] == [(c, c, c) for c in ("64", "128", "128", "32")]
+    assert seen[1] == seen[2]
+    assert len({picture for *_, picture in seen}) == 3
+
+
+@pytest.mark.browser
+@pytest.mark.notebook
+def test_without_scripts_an_explorer_is_shown_as_it_stood(report, offline):
+    page = offline(report / "third.html", java_script_enabled=False)
+    images = page.locator(".frames img")
+    assert [images.nth(i).is_visible() for i in range(3)] == [False, True, False]
+    assert images.nth(1).get_attribute("alt").startswith("One module at C = 64,")
+    assert not page.get_by_label("channels C").is_visible()
 
 
 @pytest.mark.notebook

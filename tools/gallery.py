@@ -86,21 +86,6 @@ def small_png(content: bytes, colours: int, scale: float) -> bytes:
     return min(file.getvalue(), content, key=len)
 
 
-def describe_pictures(book: Any) -> None:
-    """Give every picture its alternative text: what a widget says of itself, else the heading it stands under."""
-    above = "the notebook"
-    for cell in book.cells:
-        if cell.cell_type == "markdown":
-            above = (re.findall(r"^#+ +(.+)", cell.source, re.M) or [above])[-1]
-            continue
-        for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                said = output["data"].get("text/plain", "")
-                words = said if said and not said.startswith("<") and "Figure" not in said else f"Picture: {above}"
-                output["metadata"]["alt"] = re.sub(r"[\[\]\s]+", " ", words).strip()
-        cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
-
-
 def write_page(notebook: Path, book: Any, out: Path, names: set[str]) -> int:
     """Write a run notebook as a page with its pictures; what was there of it before is removed.
 
@@ -113,10 +98,13 @@ def write_page(notebook: Path, book: Any, out: Path, names: set[str]) -> int:
     from nbconvert.exporters import MarkdownExporter
     from traitlets.config import Config
 
-    from ecaviz.report import MIME_TYPES, without_bare_widgets
+    from ecaviz.report import MIME_TYPES, describe_pictures, without_bare_widgets
 
     without_bare_widgets(book)
     describe_pictures(book)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
     quiet = logging.getLogger("ecaviz.gallery")
     quiet.setLevel(logging.ERROR)
     # A widget's picture before its words; a table before its text.
