@@ -13,7 +13,7 @@ JOBS ?= 2
 ANY_PYTHON = $$(for p in python3 python python3.13 python3.12 python3.11 "$$PYTHON"; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1 && { command -v "$$p"; break; }; done)
 
-.PHONY: help setup lab test test-long verify-hub report gallery benchmark picture checkpoints seeds study lock clean
+.PHONY: help setup lab dashboard test test-long verify-hub report gallery benchmark picture checkpoints seeds study lock clean
 
 help:  ## list the commands
 	@echo "ecaviz: how SE and ECA networks weigh their channels"
@@ -29,6 +29,11 @@ endif
 
 lab: setup  ## open JupyterLab at notebooks/00_tour.ipynb (without a display: print the address)
 	@$(PY) tools/lab.py
+
+# make dashboard THEME=dark
+THEME ?= light
+dashboard: setup  ## the explorers alone, as one page without code (THEME=dark; without a display: print the address)
+	@$(PY) tools/dashboard.py --theme "$(THEME)"
 
 test: setup  ## lint, then the tests: library, notebooks, a real browser
 	$(PY) -m ruff check .

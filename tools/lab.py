@@ -16,6 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +45,7 @@ def free_port(first: int = 8888, tries: int = 20) -> int:
             except OSError:
                 continue
             return port
-    raise OSError(f"ports {first} to {first + tries - 1} are all in use; name another: tools/lab.py --port 9999")
+    raise OSError(f"ports {first} to {first + tries - 1} are all in use; name another: --port 9999")
 
 
 def login(env=os.environ) -> str:
@@ -58,9 +59,9 @@ def login(env=os.environ) -> str:
     return f"{f'-p {port} ' if port not in ('', '22') else ''}{user}@{host or socket.gethostname()}"
 
 
-def message(url: str, headless: bool, port: int, env=os.environ) -> str:
-    """What is said when JupyterLab answers: where it is, how to reach it, how to stop it and open it again."""
-    lines = ["", "JupyterLab is running at", f"    {url}", ""]
+def message(url: str, headless: bool, port: int, env=os.environ, what: str = "JupyterLab", tool: str = "lab") -> str:
+    """What is said when the server answers: where it is, how to reach it, how to stop it and open it again."""
+    lines = ["", f"{what} is running at", f"    {url}", ""]
     if headless:
         lines += [
             "This machine has no display of its own.",
@@ -69,7 +70,7 @@ def message(url: str, headless: bool, port: int, env=os.environ) -> str:
             "then open the address above in your browser there.",
             "",
         ]
-    again = "make lab" if os.name == "posix" else r".venv\Scripts\python tools\lab.py"
+    again = f"make {tool}" if os.name == "posix" else rf".venv\Scripts\python tools\{tool}.py"
     lines += [f"To stop: Ctrl-C in this terminal. To open it again: {again}", ""]
     return "\n".join(lines)
 
@@ -101,6 +102,34 @@ def answers(url: str) -> bool:
     return True
 
 
+def token() -> str:
+    """The token a server is to ask for: $JUPYTER_TOKEN, or a new one."""
+    return os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(24)
+
+
+def serve(command: Sequence[str], env: Mapping[str, str], address: str, say: Callable[[], None]) -> int:
+    """Run a server until it is stopped.
+
+    Args:
+        command: Its command line.
+        env: Variables of its environment, beside those there are.
+        address: Where it answers when it is ready.
+        say: Called then.
+
+    Returns:
+        Its exit status.
+    """
+    server = subprocess.Popen(command, cwd=ROOT, env=os.environ | env)
+    # Ctrl-C reaches the server too: it stops its kernels, and this waits for it. A plain kill is passed on.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+    while server.poll() is None and not answers(address):
+        time.sleep(0.2)
+    if server.poll() is None:
+        say()
+    return server.wait()
+
+
 def main() -> int:
     """Run JupyterLab until it is stopped."""
     parser = argparse.ArgumentParser(description="Open JupyterLab at a notebook.")
@@ -119,21 +148,14 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
-    token = os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(24)
-    headless = is_headless()
-    browser = not (headless or arguments.no_browser)
-    server = subprocess.Popen(
-        command(port, arguments.notebook, browser), cwd=ROOT, env=os.environ | {"JUPYTER_TOKEN": token}
+    secret, headless = token(), is_headless()
+    url = f"http://localhost:{port}/lab/tree/{arguments.notebook}?token={secret}"
+    return serve(
+        command(port, arguments.notebook, not (headless or arguments.no_browser)),
+        {"JUPYTER_TOKEN": secret},
+        f"http://127.0.0.1:{port}/api",
+        lambda: print(message(url, headless, port), flush=True),
     )
-    # Ctrl-C reaches the server too: it stops its kernels, and this waits for it. A plain kill is passed on.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: server.terminate())
-    while server.poll() is None and not answers(f"http://127.0.0.1:{port}/api"):
-        time.sleep(0.2)
-    if server.poll() is None:
-        url = f"http://localhost:{port}/lab/tree/{arguments.notebook}?token={token}"
-        print(message(url, headless, port), flush=True)
-    return server.wait()
 
 
 if __name__ == "__main__":

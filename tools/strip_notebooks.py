@@ -2,8 +2,8 @@
 
     python tools/strip_notebooks.py [--check] [NOTEBOOK ...]
 
-Without names: every notebook in notebooks/. ``--check`` changes nothing and fails if a notebook would change. Standard
-library only, so that it runs before anything is installed.
+Without names: every notebook in notebooks/ and dashboard/. ``--check`` changes nothing and fails if a notebook would
+change. Standard library only, so that it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("notebooks", "dashboard")
 
 # Kept in a notebook's own metadata; the version of whoever saved it last is not.
 METADATA = {
@@ -66,11 +67,12 @@ def text_of(notebook: dict) -> str:
 def main() -> int:
     """Strip, or check; the exit status is 1 when something would change or cannot be read."""
     parser = argparse.ArgumentParser(description="Strip notebooks of everything that running them leaves behind.")
-    parser.add_argument("notebooks", nargs="*", type=Path, help="default: every notebook in notebooks/")
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: every notebook in notebooks/ and dashboard/")
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a notebook would change")
     arguments = parser.parse_args()
     status = 0
-    for path in arguments.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")):
+    everywhere = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.ipynb"))]
+    for path in arguments.notebooks or everywhere:
         try:
             before = path.read_text("utf-8")
             after = text_of(strip(json.loads(before)))

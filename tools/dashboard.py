@@ -1,0 +1,68 @@
+"""Serve the explorers as one page without code, through Voilà: on the loopback, with a token, nothing from the network.
+
+python tools/dashboard.py [--theme light|dark] [--port PORT] [--no-browser]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import webbrowser
+
+from lab import ROOT, free_port, is_headless, message, serve, token
+
+FOLDER = ROOT / "dashboard"
+NOTEBOOK = FOLDER / "explorers.ipynb"
+THEMES = ("light", "dark")
+
+
+def command(port: int, theme: str = "light") -> list[str]:
+    """The command line of Voilà: on the loopback, with a token, each explorer shown as soon as it is there."""
+    return [
+        *(sys.executable, "-m", "voila", str(NOTEBOOK), "--no-browser"),
+        "--Voila.ip=127.0.0.1",
+        f"--Voila.port={port}",
+        "--Voila.port_retries=0",
+        "--Voila.auto_token=True",  # that is, $JUPYTER_TOKEN, which no list of processes shows
+        "--VoilaConfiguration.template=ecaviz",
+        f"--VoilaConfiguration.theme={theme}",
+        "--VoilaConfiguration.progressive_rendering=True",
+        "--VoilaConfiguration.strip_sources=True",
+        "--VoilaConfiguration.show_tracebacks=True",
+        "--Application.log_level=ERROR",
+    ]
+
+
+def environment(secret: str, env=os.environ) -> dict[str, str]:
+    """What Voilà finds in its environment: the token, and where the template of its page is."""
+    places = [str(FOLDER), *filter(None, [env.get("JUPYTER_PATH")])]
+    return {"JUPYTER_TOKEN": secret, "JUPYTER_PATH": os.pathsep.join(places)}
+
+
+def main() -> int:
+    """Run the dashboard until it is stopped."""
+    parser = argparse.ArgumentParser(description="Serve the explorers as one page.")
+    parser.add_argument("--theme", choices=THEMES, default="light", help="colours of the page (default: light)")
+    parser.add_argument("--port", type=int, default=8866, help="first port to try (default: 8866)")
+    parser.add_argument("--no-browser", action="store_true", help="print the address only")
+    arguments = parser.parse_args()
+    try:
+        port = free_port(arguments.port)
+    except (OSError, OverflowError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+    secret, headless = token(), is_headless()
+    url = f"http://localhost:{port}/?token={secret}"
+
+    def say() -> None:
+        print(message(url, headless, port, what="The dashboard", tool="dashboard"), flush=True)
+        if not (headless or arguments.no_browser):
+            webbrowser.open(url)  # Voilà would open it without the token
+
+    return serve(command(port, arguments.theme), environment(secret), f"http://127.0.0.1:{port}/login", say)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
