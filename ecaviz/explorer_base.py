@@ -284,7 +284,7 @@ class Explorer(widgets.VBox):
             await asyncio.sleep(REST)
             self._tell_numbers()
             key = self.picture.now()
-            if _width(self.picture.value) < FINE * self.picture.width:
+            if not self.picture.is_fine(self.picture.value):
                 await self._send_ahead(key, self.state, FINE)
             async for other, state in self._others():
                 await self._send_ahead(other, state, 1)
@@ -334,11 +334,6 @@ class Explorer(widgets.VBox):
 
 def _raise(error: Exception) -> None:
     raise error
-
-
-def _width(png: bytes) -> int:
-    """Of a PNG, in pixels, as its first chunk says."""
-    return int.from_bytes(png[16:20], "big")
 
 
 def _on_paper(png: bytes, theme: str) -> bytes:

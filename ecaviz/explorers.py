@@ -52,6 +52,7 @@ class KernelExplorer(Explorer):
     """
 
     ahead = "k"
+    most_ahead = 0  # each would be a run of the network
     pause = 0.05
     """Seconds between the picture and the run of the network: the next move, if it comes sooner, goes first."""
 
@@ -216,7 +217,6 @@ class CoverageExplorer(Explorer):
                 state.channel,
             ),
         }
-        self.ahead = "layer" if trained else "k"
         super().__init__(state, CoveragePanels if trained else TheoryPanels, controls)
 
     def sync(self) -> None:

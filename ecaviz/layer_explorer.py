@@ -41,7 +41,6 @@ class LayerExplorer(Explorer):
     ahead = "layer"
     height = "7.6em"
     undrawn = frozenset({"page", "thumbnails"})
-    ahead = "layer"
 
     def __init__(self, models: Any = ("shapes-se-r16", "shapes-eca-k3"), images: Any = None, *, at_most: int = 240):
         readings, image_set = read_all(load_all(models), images, at_most=at_most)

@@ -2,6 +2,7 @@
 // The kernel's side, and what the messages mean, is screen.py.
 
 const LATE = 250; // milliseconds without an answer until "computing …" is shown
+const REST = 200; // milliseconds without a move until a fine frame takes the place of a quick one
 const PAPER = { light: "#ffffff", dark: "#111111" };
 
 // What a control says; the same words as token() of screen.py.
@@ -42,28 +43,38 @@ async function render({ model, el }) {
   const names = model.get("controls").map((name) => name.slice("IPY_MODEL_".length));
   const controls = await Promise.all(names.map((name) => model.widget_manager.get_model(name)));
   const key = () => [...controls.map(token), model.get("rest")].join("|");
-  const frames = new Map(); // key → address of the picture
+  const quick = new Map(); // key → address of the picture
+  const fine = new Map(); // the same, of pictures of more pixels
   let last = null;
+  let shown = null;
   let timer = 0;
+  let rest = 0;
 
-  function put(url) {
-    if (image.src !== url) image.src = url;
+  // The quick frame of a key, and when nothing has moved for a while its fine one.
+  function put(name) {
+    clearTimeout(rest);
+    if (name !== shown || !fine.has(name)) image.src = quick.get(name) ?? fine.get(name);
+    shown = name;
+    rest = setTimeout(() => {
+      if (fine.has(name)) image.src = fine.get(name);
+    }, REST);
   }
 
-  function keep(name, bytes) {
-    const before = frames.get(name);
-    const url = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
-    frames.set(name, url);
-    if (before === undefined) return;
-    if (image.src === before) put(url);
-    URL.revokeObjectURL(before);
+  const has = (name) => quick.has(name) || fine.has(name);
+
+  function keep(name, bytes, where) {
+    const before = where.get(name);
+    where.set(name, URL.createObjectURL(new Blob([bytes], { type: "image/png" })));
+    if (name === shown) put(name);
+    if (before !== undefined) URL.revokeObjectURL(before);
   }
 
   function drop(name) {
-    const url = frames.get(name);
-    if (url === undefined || image.src === url) return;
-    URL.revokeObjectURL(url);
-    frames.delete(name);
+    if (name === shown) return;
+    for (const where of [quick, fine]) {
+      if (where.has(name)) URL.revokeObjectURL(where.get(name));
+      where.delete(name);
+    }
   }
 
   function answered() {
@@ -81,20 +92,18 @@ async function render({ model, el }) {
   }
 
   function moved() {
-    const url = frames.get(key());
-    if (url !== undefined) put(url);
+    if (has(key())) put(key());
     else asked();
   }
 
   function told() {
     if (model.get("frame") !== last) {
       last = model.get("frame");
-      keep(model.get("frame_key"), last);
+      keep(model.get("frame_key"), last, quick);
     }
-    const own = frames.get(key()); // the user may be further than the kernel
-    const url = own ?? frames.get(model.get("key"));
-    if (url !== undefined) put(url);
-    else model.send({ want: model.get("key") }); // sent before this page was opened
+    const name = has(key()) ? key() : model.get("key"); // the user may be further than the kernel
+    if (!has(name)) model.send({ want: name }); // sent before this page was opened
+    else if (name !== shown) put(name);
     if (model.get("partial")) asked();
     else answered();
     image.style.width = `${model.get("width")}px`;
@@ -103,7 +112,7 @@ async function render({ model, el }) {
   }
 
   function message(content, buffers) {
-    if (content.ahead) keep(content.ahead, buffers[0]);
+    if (content.ahead) keep(content.ahead, buffers[0], content.fine ? fine : quick);
     if (content.drop) content.drop.forEach(drop);
     if (content.save) save(content, buffers[0]);
   }
@@ -123,11 +132,12 @@ async function render({ model, el }) {
   seen();
   return () => {
     clearTimeout(timer);
+    clearTimeout(rest);
     watch.disconnect();
     controls.forEach((control) => control.off("change:value change:index", moved));
     model.off("change", told);
     model.off("msg:custom", message);
-    frames.forEach((url) => URL.revokeObjectURL(url));
+    for (const where of [quick, fine]) where.forEach((url) => URL.revokeObjectURL(url));
   };
 }
 

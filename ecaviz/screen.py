@@ -110,11 +110,15 @@ class Screen(anywidget.AnyWidget):
             self._remember(key, png, words)
 
     def send_ahead(self, key: str, png: bytes, words: str) -> None:
-        """Send a frame that may be shown later, or one that is sharper than the one of that key."""
-        self.send({"ahead": key}, [png])
+        """Send a frame that may be shown later, or a finer one of a key: it is shown when nothing moves."""
+        self.send({"ahead": key, "fine": self.is_fine(png)}, [png])
         self._remember(key, png, words)
         if key == self.key:
             self.value = png
+
+    def is_fine(self, png: bytes) -> bool:
+        """Whether a picture has more pixels than the screen has CSS pixels for it, as its first chunk says."""
+        return int.from_bytes(png[16:20], "big") > 1.5 * self.width
 
     def save(self, name: str, kind: str, content: bytes) -> None:
         """Have the browser save a file where the user's files go.
@@ -140,4 +144,4 @@ class Screen(anywidget.AnyWidget):
     def _asked(self, _widget: Any, content: Mapping[str, Any], _buffers: Any) -> None:
         """A page that was opened later lacks a frame."""
         if found := self._sent.get(content.get("want")):
-            self.send({"ahead": content["want"]}, [found[0]])
+            self.send({"ahead": content["want"], "fine": self.is_fine(found[0])}, [found[0]])
