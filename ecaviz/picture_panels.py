@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -92,10 +93,8 @@ class NamedBars(View):
         self.most, self.unit, self.letters, self.limit = most, unit, letters, limit
         rows = range(most)
         colour = colour or family_style("eca").colour
-        self.bars = [
-            ax.add_patch(Rectangle((0, y - 0.02), 0, 0.42, fc=colour, ec=current().ink, alpha=0.55, lw=0, hatch=hatch))
-            for y in rows
-        ]
+        look = {"fc": to_rgba(colour, 0.55), "ec": current().ink, "lw": 0, "hatch": hatch}
+        self.bars = [ax.add_patch(Rectangle((0, y - 0.02), 0, 0.42, **look)) for y in rows]
         self.names = [
             ax.text(0, y - 0.06, "", ha="left", va="bottom", fontsize="small", color=current().ink) for y in rows
         ]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -308,9 +309,8 @@ class GateDistribution(View):
         super().__init__(ax)
         self.bins = bins
         edges = np.linspace(0, 1, bins + 1)
-        self.fills = [
-            ax.stairs(np.zeros(bins), edges, fill=True, ec=current().ink, lw=0, alpha=0.25) for _ in range(series)
-        ]
+        look = {"fill": True, "ec": current().ink, "lw": 0}  # the edge is the colour of the hatching
+        self.fills = [ax.stairs(np.zeros(bins), edges, **look) for _ in range(series)]
         self.lines = [ax.stairs(np.zeros(bins), edges, lw=1.6) for _ in range(series)]
         ax.set_xlabel("gate ω")
         ax.set_ylabel("share of gates (%)")
@@ -336,7 +336,7 @@ class GateDistribution(View):
             top = max(top, share.max())
             fill.set_data(share, edges)
             line.set_data(share, edges)
-            fill.set_facecolor(style.colour)
+            fill.set_facecolor(to_rgba(style.colour, 0.25))
             fill.set_hatch(style.hatch or None)
             line.set_edgecolor(style.colour)
             line.set_linestyle(style.line)
