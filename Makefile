@@ -13,7 +13,7 @@ JOBS ?= 2
 ANY_PYTHON = $$(for p in python3 python python3.13 python3.12 python3.11 "$$PYTHON"; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1 && { command -v "$$p"; break; }; done)
 
-.PHONY: help setup lab dashboard test test-long verify-hub report gallery benchmark picture checkpoints seeds study lock clean
+.PHONY: help setup lab dashboard test test-long verify-hub report gallery benchmark pictures checkpoints seeds study lock clean
 
 help:  ## list the commands
 	@echo "ecaviz: how SE and ECA networks weigh their channels"
@@ -56,8 +56,8 @@ gallery: setup  ## run every notebook into docs/gallery, Markdown and PNG, to be
 benchmark: setup  ## measure: every script in benchmarks/, one after the other
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "$(PY) $$script"; $(PY) "$$script"; done
 
-picture: setup  ## draw the README's picture anew
-	$(PY) tools/readme_picture.py
+pictures: setup  ## draw the README's pictures anew: docs/tour.png and the animation docs/explorer.gif
+	$(PY) tools/readme_pictures.py
 
 checkpoints: setup  ## train the bundled models of the procedural set that are missing (all: one to three hours on a CPU; resumable)
 	$(PY) -m ecaviz train --bundle

@@ -3,9 +3,11 @@
 import base64
 
 import pytest
+from matplotlib.figure import Figure
 
 import ecaviz
 from ecaviz import frames
+from ecaviz.figure_titles import described
 from ecaviz.frames import Frames, rendered_ahead
 
 pytest.importorskip("ipywidgets", reason="the extra `lab` is not installed")
@@ -97,3 +99,19 @@ def test_frames_travel_only_where_they_are_asked_for(monkeypatch):
     explorer.controls["channels"].disabled = True
     assert frames.MIME_TYPE not in explorer._repr_mimebundle_()
     assert frames.MIME_TYPE not in ecaviz.ModuleExplorer([32])._repr_mimebundle_()
+
+
+def test_a_figure_is_described_by_its_titles():
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    assert described(figure).startswith("<Figure")
+    left.set(xlabel="channel", ylabel="gate")
+    assert described(figure) == "Plot: gate by channel"
+    left.set_title("one\nlayer", loc="left")
+    right.set_title("gates")
+    figure.suptitle("all")
+    assert described(figure) == "Plot: all; one layer; gates"
+    figure = Figure()
+    for i, ax in enumerate(figure.subplots(3, 4).flat):
+        ax.set_title(f"image {i}")
+    assert described(figure).endswith("image 7; 4 more")
