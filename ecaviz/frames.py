@@ -56,15 +56,18 @@ class Frames:
 def rendered_ahead(explorer: Explorer, most: int = 24) -> Frames:
     """An explorer's picture at every value of its control ``ahead``.
 
-    Each is drawn of a copy of the state: neither the traits nor the widget move, whatever is raised.
+    Each is drawn of a copy of the state: neither the traits nor the widget move, whatever is raised. A value that the
+    explorer has no picture of, and would say in words why, is left out.
 
     Args:
         explorer: One whose ``ahead`` names a control.
         most: Of more values as many are taken, evenly spaced, the present one among them.
 
     Raises:
-        ValueError: The explorer has no such control.
+        ValueError: The explorer has no such control, or no picture of its present value.
     """
+    from traitlets import TraitError  # a report imports this module where Jupyter need not be
+
     if explorer.ahead not in explorer.controls:
         raise ValueError(
             f"{type(explorer).__name__}: ahead is {explorer.ahead!r}; the name of a control was expected, one of "
@@ -73,14 +76,17 @@ def rendered_ahead(explorer: Explorer, most: int = 24) -> Frames:
     control = explorer.controls[explorer.ahead]
     pairs = choices(control)
     now = [value for _, value in pairs].index(getattr(explorer.state, explorer.ahead))
-    chosen = _spaced(len(pairs), now, most)
-    drawn = []
-    for i in chosen:
+    drawn = {}
+    for i in _spaced(len(pairs), now, most):
         state = copy.copy(explorer.state)  # has the same traits, and nobody observes it
-        setattr(state, explorer.ahead, pairs[i][1])
-        drawn.append(explorer.drawn(state))
-    pictures, words = zip(*drawn, strict=True)
-    return Frames(control.description, tuple(pairs[i][0] for i in chosen), pictures, words, chosen.index(now))
+        try:
+            setattr(state, explorer.ahead, pairs[i][1])
+            drawn[i] = explorer.drawn(state)
+        except (ValueError, TraitError):
+            if i == now:
+                raise
+    pictures, words = zip(*drawn.values(), strict=True)
+    return Frames(control.description, tuple(pairs[i][0] for i in drawn), pictures, words, list(drawn).index(now))
 
 
 def bundled(explorer: Explorer) -> dict[str, Any]:

@@ -87,6 +87,17 @@ def test_an_error_leaves_everything_as_it_was(monkeypatch):
         rendered_ahead(explorer)
 
 
+def test_what_has_no_picture_is_left_out():
+    explorer = ecaviz.CoverageExplorer((), channels=[32], reductions=[4, 64, 8, 16])
+    explorer.ahead = "r"
+    found = rendered_ahead(explorer)
+    assert (found.values, found.now) == (("4", "8", "16"), 2)
+    explorer.state.r = 64
+    assert "64" in explorer.error.value
+    with pytest.raises(ValueError, match="64"):
+        rendered_ahead(explorer)
+
+
 def test_frames_travel_only_where_they_are_asked_for(monkeypatch):
     explorer = ecaviz.ModuleExplorer([32, 64])
     monkeypatch.delenv(frames.ASKED, raising=False)

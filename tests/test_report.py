@@ -272,6 +272,6 @@ def test_without_the_extra_the_error_names_it(tmp_path, monkeypatch):
 
 
 def test_importing_the_report_brings_in_no_jupyter():
-    heavy = ("nbclient", "nbconvert", "nbformat", "bs4")
+    heavy = ("nbclient", "nbconvert", "nbformat", "bs4", "traitlets", "matplotlib")
     code = f"import sys, ecaviz.report; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
