@@ -230,7 +230,8 @@ def test_the_images_of_a_channel(explorer):
         assert "by channel 17 of" in view.ax.get_title(loc="left")
         sheet = view.sheet.get_array()
         for start, one in ((0, side.opening[0]), (round(4.3 * 96), side.closing[0])):
-            assert (sheet[:, start : start + 90] == one.picture[:, 3:-3]).all()
+            assert (sheet[:, start : start + 90, :3] == one.picture[:, 3:-3]).all()
+            assert (sheet[:, start : start + 96, 3] == [255] * 90 + [0] * 6).all(), "nothing between the images"
     for sort in (False, True):
         state.sort = sort
         side, curve = state.scene().left, explorer.panels.curves[0]
