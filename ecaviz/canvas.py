@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,7 @@ class Canvas:
                 self.panels.update(scene)
             for part, views in self._views.items():
                 yield
-                with themes.theme(self.theme):
-                    self._draw(part, views)
+                self._draw(part, views)
         except GeneratorExit:
             raise  # the panels that were not drawn are known by what is stale in them
         except BaseException:
@@ -84,7 +84,8 @@ class Canvas:
                 self.canvas.restore_region(self._backgrounds[key])
             else:
                 self.canvas.restore_region(self._blank[part])
-                part.draw(self.canvas.get_renderer())
+                with themes.theme(self.theme):  # new ticks may be made
+                    part.draw(self.canvas.get_renderer())
                 self._keep(self._backgrounds, key, part.bbox)
             titles = [view.heading for view in views]
             _draw_each(one for one in moving if one not in titles)
@@ -121,13 +122,28 @@ def _draw_each(artists: Iterable) -> None:
         artist.stale = False  # one that is hidden, or empty, does not say so itself
 
 
+_pool = ThreadPoolExecutor(4)  # zlib lets other threads run
+
+
+def _deflated(rows: np.ndarray) -> bytes:
+    """A zlib stream of rows of bytes; pieces are compressed at the same time, each as a block that can be joined."""
+    pieces = np.array_split(rows, min(4, len(rows)))
+
+    def deflated(piece: np.ndarray, last: bool) -> bytes:
+        stream = zlib.compressobj(1, zlib.DEFLATED, -15)  # −15: without a head of its own
+        return stream.compress(piece) + stream.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
+
+    parts = _pool.map(deflated, pieces, [False] * (len(pieces) - 1) + [True])
+    return b"".join([b"\x78\x01", *parts, struct.pack(">I", zlib.adler32(rows))])
+
+
 def png_of(pixels: np.ndarray) -> bytes:
     """A PNG of uint8 H×W×4, made in little time rather than small: rows as they are, no filter."""
     height, width = pixels.shape[:2]
     rows = np.zeros((height, 1 + 4 * width), dtype=np.uint8)  # each begins with the number of its filter: 0, none
     rows[:, 1:] = pixels.reshape(height, 4 * width)
     head = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)  # 8 bits, RGBA
-    chunks = (b"IHDR", head), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")
+    chunks = (b"IHDR", head), (b"IDAT", _deflated(rows)), (b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
     )

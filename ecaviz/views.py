@@ -220,7 +220,9 @@ class GateHeatmap(View):
             for look in ({"ec": current().paper, "lw": 3.5, "zorder": 3}, {"ec": current().ink, "lw": 1.5, "zorder": 4})
         ]
         self.moving += [self.image, *self.marks]
+        self.light = list(self.marks)
         self._rows: tuple | None = None
+        self._given: tuple[Mapping[str, np.ndarray] | None, bool] = None, False
         self._colorbar = colorbar
         if colorbar:
             colour_bar(ax, self.image, "gate ω")
@@ -246,8 +248,9 @@ class GateHeatmap(View):
         values = [np.asarray(row, dtype=np.float32) for row in gates.values()]
         longest = max(len(row) for row in values)
         width = min(longest, self.columns)
-        grid = np.stack([_stretched(np.sort(row) if sort else row, width) for row in values])
-        self.image.set_data(grid)
+        if self._given[0] is not gates or self._given[1] != sort:  # a move to another layer leaves them as they are
+            self.image.set_data(np.stack([_stretched(np.sort(row) if sort else row, width) for row in values]))
+            self._given = gates, sort
         if self.image.get_clim() != limits:
             self.image.set_clim(*limits)
         rows = tuple((name, len(row)) for name, row in zip(gates, values, strict=True))
@@ -265,10 +268,11 @@ class GateHeatmap(View):
             self.ax.set_xlabel(what)
         self.frame = (rows, what, limits if self._colorbar else None)
         self.title(title)
+        place = None if marked is None else list(gates).index(marked) - 0.5
         for patch in self.marks:
-            patch.set_visible(marked is not None)
-            if marked is not None:
-                patch.set_y(list(gates).index(marked) - 0.5)
+            if patch.get_visible() != (marked is not None) or place not in (None, patch.get_y()):
+                patch.set_visible(marked is not None)
+                patch.set_y(place or 0)
 
 
 def _stretched(row: np.ndarray, width: int) -> np.ndarray:
