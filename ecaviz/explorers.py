@@ -186,7 +186,7 @@ class CoverageExplorer(Explorer):
         none = models is None or (isinstance(models, Sequence) and not models)
         trained = [] if none else read_trained(load_all(models), images, at_most=at_most)
         state = CoverageState(channels, sizes, reductions, trained)
-        self.ahead = "layer" if trained else "k"
+        self.ahead, self.height = ("layer", "16em") if trained else ("k", "11em")
         controls: dict[str, dict[str, widgets.Widget]] = {}
         if trained:
             controls["trained"] = {
@@ -275,6 +275,7 @@ class RuleExplorer(Explorer):
     """
 
     ahead = "gamma"
+    height = "6.6em"
 
     def __init__(self, models: Any = (), *, gamma: float = 2, b: float = 1, bundled: bool = True):
         none = models is None or (isinstance(models, Sequence) and not models)

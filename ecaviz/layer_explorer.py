@@ -39,7 +39,7 @@ class LayerExplorer(Explorer):
     """
 
     ahead = "layer"
-    height = "7.6em"
+    height = "10.6em"
     undrawn = frozenset({"page", "thumbnails"})
 
     def __init__(self, models: Any = ("shapes-se-r16", "shapes-eca-k3"), images: Any = None, *, at_most: int = 240):
