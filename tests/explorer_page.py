@@ -5,13 +5,21 @@ Nothing here imports Playwright.
 
 from __future__ import annotations
 
-CONTROLS = {  # the labels of sliders, and of dropdowns
-    "LayerExplorer": ({"layer", "channel", "image"}, {"left", "right", "show", "class", "scale of ω"}),
-    "KernelExplorer": ({"layer", "kernel size k", "draw", "image"}, {"model", "surgery on", "mode"}),
-    "CoverageExplorer": ({"layer", "channels C", "kernel size k", "reduction r", "channel i"}, {"model", "matrix"}),
-    "ModuleExplorer": ({"channels C"}, {"left", "right"}),
-    "RuleExplorer": ({"γ", "b"}, {"network"}),
-    "PictureExplorer": ({"or image", "nearest classes at"}, set()),
+CONTROLS = {  # the labels of sliders, of dropdowns, and of check boxes
+    "LayerExplorer": (
+        {"layer", "channel", "image"},
+        {"left", "right", "show", "class", "scale of ω"},
+        {"sort channels"},
+    ),
+    "KernelExplorer": ({"layer", "kernel size k", "draw", "image"}, {"model", "surgery on", "mode"}, set()),
+    "CoverageExplorer": (
+        {"layer", "channels C", "kernel size k", "reduction r", "channel i"},
+        {"model", "matrix"},
+        set(),
+    ),
+    "ModuleExplorer": ({"channels C"}, {"left", "right"}, set()),
+    "RuleExplorer": ({"γ", "b"}, {"network"}, set()),
+    "PictureExplorer": ({"or image", "nearest classes at"}, set(), set()),
 }
 FIRST = {  # what has to be chosen before a control does something
     "LayerExplorer": {
@@ -22,7 +30,7 @@ FIRST = {  # what has to be chosen before a control does something
     "KernelExplorer": {"draw": [("mode", "random")], "kernel size k": [("mode", "resize")]},
 }
 WORDLESS = {  # controls that change the picture and nothing that is said of it
-    "LayerExplorer": {"scale of ω"},
+    "LayerExplorer": {"scale of ω", "sort channels"},
     "CoverageExplorer": {"matrix"},
 }
 # Words of another length take another number of lines, and what is below moves. True once explorers keep their height.
@@ -49,7 +57,10 @@ TO_WIDGET = """async () => {
 DROPDOWNS_BY_KEYBOARD_IN_LAB = False
 START = """box => box.querySelector('select, [tabindex="0"]').focus({preventScroll: true})"""
 HAS_FOCUS = """box => box.contains(document.activeElement)
-    && document.activeElement.matches('select, .noUi-handle')"""
+    && document.activeElement.matches('select, .noUi-handle, input[type=checkbox]')"""
+VALUE = """box => box.querySelector('select')?.selectedIndex
+    ?? box.querySelector('input[type=checkbox]')?.checked
+    ?? box.querySelector('.widget-readout').innerText"""
 
 
 def pixels(picture) -> str:
@@ -94,14 +105,15 @@ class Shown:
         self.picture.scroll_into_view_if_needed()
 
     def control(self, kind: str, label: str):
-        """The slider or dropdown that the words stand beside."""
+        """The slider, dropdown or checkbox that the words stand beside."""
         box = self.box.locator(f".widget-{kind}").filter(has=self.page.get_by_text(label, exact=True))
         assert box.count() == 1, f"{box.count()} of kind {kind} are labelled {label!r}"
         return box
 
     def labels(self, kind: str) -> set[str]:
-        """What stands beside the sliders, or the dropdowns."""
-        return set(self.box.locator(f".widget-{kind} > .widget-label").all_inner_texts())
+        """What stands beside the sliders, the dropdowns or the check boxes."""
+        text = ".widget-checkbox span" if kind == "checkbox" else f".widget-{kind} > .widget-label"
+        return set(self.box.locator(text).all_inner_texts())
 
     def words(self) -> str:
         """What is said below the picture."""
@@ -150,7 +162,7 @@ class Shown:
         raise AssertionError(f"the {kind} {label!r} is not reached with the Tab key")
 
     def move_each(self, screenshot=None) -> None:
-        """Move every slider and dropdown by keyboard: picture and words follow, and what is below stays where it is.
+        """Move every slider, dropdown and check box: picture and words follow, and what is below stays where it is.
 
         Args:
             screenshot: Called with the first word of the label and the kind after each move.
@@ -158,10 +170,9 @@ class Shown:
         Raises:
             AssertionError: A control that should be there is not, or does not do that; the message names it.
         """
-        sliders, dropdowns = CONTROLS[self.explorer]
-        assert self.labels("slider") == sliders
-        assert self.labels("dropdown") == dropdowns
-        for kind, labels in (("dropdown", dropdowns), ("slider", sliders)):
+        sliders, dropdowns, boxes = CONTROLS[self.explorer]
+        for kind, labels in {"dropdown": dropdowns, "slider": sliders, "checkbox": boxes}.items():
+            assert self.labels(kind) == labels
             for label in sorted(labels):
                 self.move(kind, label)
                 if screenshot:
@@ -173,18 +184,18 @@ class Shown:
         self.prepare(label)
         before, words, height = pixels(self.picture), self.words(), self.height()
         control = self.tab_to(kind, label)
-        value = "e => e.querySelector('select')?.selectedIndex ?? e.querySelector('.widget-readout').innerText"
-        was = control.evaluate(value)
+        was = control.evaluate(VALUE)
         if kind == "dropdown" and not self.dropdowns_by_keyboard:
             select = control.locator("select")
             select.select_option(index=(was + 1) % select.locator("option").count())
         else:
-            for key in ("ArrowUp", "ArrowDown"):  # one of them at the end of the control, then back
+            # One of the arrows may be at the end of the control.
+            for key in ("Space",) if kind == "checkbox" else ("ArrowUp", "ArrowDown"):
                 self.page.keyboard.press(key)
                 self.page.wait_for_timeout(100)
-                if control.evaluate(value) != was:
+                if control.evaluate(VALUE) != was:
                     break
-        assert control.evaluate(value) != was, f"{what} does not follow"
+        assert control.evaluate(VALUE) != was, f"{what} does not follow"
         self.changes(before, what)
         if label not in WORDLESS.get(self.explorer, ()):
             self._until(lambda: self.words() != words, f"the words below the picture stayed after {what}: {words}")

@@ -102,8 +102,6 @@ def test_images_and_classes_are_picked_by_their_thumbnails(lab):
         "thumbnails.ipynb", "import ecaviz", 'ecaviz.LayerExplorer(["shapes-se-r4", "shapes-eca-k3"], at_most=30)'
     )
     with lab.open("thumbnails.ipynb") as notebook:
-        console = []
-        notebook.page.on("console", lambda said: console.append(said.text) if said.type == "error" else None)
         notebook.run_all()
         shown = shown_in(notebook)
         words = shown.box.locator(".widget-html-content").last
@@ -155,7 +153,6 @@ def test_images_and_classes_are_picked_by_their_thumbnails(lab):
         assert notebook.errors() == []
         assert notebook.complaints == []
         assert notebook.outside == []
-        assert console == []
 
 
 def test_the_picture_has_words_for_those_who_do_not_see_it(lab):
@@ -181,11 +178,9 @@ def test_a_picture_is_uploaded_and_a_corrupt_one_leaves_it(lab, tmp_path):
     (tmp_path / "corrupt.png").write_bytes((tmp_path / "mine.png").read_bytes()[:200])
     lab.write("upload.ipynb", "import ecaviz", 'ecaviz.PictureExplorer("shapes-se-r16", at_most=60)')
     with lab.open("upload.ipynb") as notebook:
-        said = []
-        notebook.page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
         notebook.run_all()
         shown = shown_in(notebook)
-        before, already = pixels(shown.picture), len(said)
+        before = pixels(shown.picture)
 
         def upload(name):  # the input element is made for the button and is never in the page
             with shown.page.expect_file_chooser() as chooser:
@@ -211,7 +206,6 @@ def test_a_picture_is_uploaded_and_a_corrupt_one_leaves_it(lab, tmp_path):
         upload("mine.png")  # the same file once more
         shown.box.get_by_text("mine.png").wait_for(timeout=20_000)
         assert pixels(shown.picture) == after
-        assert said[already:] == []
         assert notebook.complaints == []
         assert notebook.errors() == []
         assert notebook.outside == []
