@@ -116,8 +116,8 @@ class Shown:
         return set(self.box.locator(text).all_inner_texts())
 
     def words(self) -> str:
-        """What is said below the picture."""
-        return self.box.locator(".widget-html-content").last.inner_text()
+        """What is said beside the picture."""
+        return "\n".join(self.box.locator(".widget-html-content").all_inner_texts())
 
     def height(self) -> float:
         """Of the whole explorer, in pixels of the page."""
@@ -140,8 +140,7 @@ class Shown:
                 self.changes(before, f"choosing {choice[1]!r} of {choice[0]!r}")
         now, before = pixels(self.picture), None
         while now != before:
-            # A network that is run completes the picture later.
-            self.page.wait_for_timeout(600 if self.explorer == "KernelExplorer" else 200)
+            self.page.wait_for_timeout(450)  # it is drawn more finely, or completed, a little later
             now, before = pixels(self.picture), now
 
     def choose(self, label: str, option: str) -> bool:
@@ -198,7 +197,7 @@ class Shown:
         assert control.evaluate(VALUE) != was, f"{what} does not follow"
         self.changes(before, what)
         if label not in WORDLESS.get(self.explorer, ()):
-            self._until(lambda: self.words() != words, f"the words below the picture stayed after {what}: {words}")
+            self._until(lambda: self.words() != words, f"the words beside the picture stayed after {what}: {words}")
         if HEIGHT_STAYS:
             assert self.height() == height, f"the explorer is not as high as before after {what}"
 
