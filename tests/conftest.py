@@ -19,7 +19,13 @@ from lab_browser import CHROMIUM_ARGS, INSTALL_CHROMIUM, Lab, find_chromium
 
 def pytest_collection_modifyitems(items):
     """What takes longest first, so that two processes end at the same time; each file stays together."""
-    slow = {"test_notebooks.py": 0, "test_browser_explorers.py": 1, "test_lab.py": 2, "test_report.py": 3}
+    slow = {
+        "test_notebooks.py": 0,
+        "test_browser_explorers.py": 1,
+        "test_dashboard.py": 2,
+        "test_lab.py": 3,
+        "test_report.py": 4,
+    }
     items.sort(key=lambda item: slow.get(item.path.name, len(slow)))
 
 

@@ -60,6 +60,45 @@ def find_chromium(env=os.environ) -> str | None:
     return next(filter(None, map(shutil.which, [*names, *places])), None)
 
 
+def screen(name: str) -> Path:
+    """Where the picture of that name is kept: in build/screens."""
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    return SCREENS / f"{name}.png"
+
+
+def isolated(folder: Path) -> dict[str, str]:
+    """Variables that keep a Jupyter server to a folder of its own."""
+    return {
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTER_DATA_DIR": str(folder / "data"),
+        "IPYTHONDIR": str(folder / "ipython"),
+        "JUPYTER_PREFER_ENV_PATH": "1",
+    }
+
+
+class Heard:
+    """What a page asks for and complains of.
+
+    Attributes:
+        outside: Addresses the page asked for that are not the server's.
+        complaints: JavaScript errors of the page, and what it wrote to the console as an error.
+    """
+
+    def __init__(self, page, url: str):
+        self.url = url
+        self.outside: list[str] = []
+        self.complaints: list[str] = []
+        page.on("request", self._note_request)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+
+    def _note_request(self, request):
+        own = self.url, self.url.replace("http", "ws", 1), "data:", "blob:"
+        if not request.url.startswith(own):
+            self.outside.append(request.url)
+
+
 class Lab:
     """A JupyterLab on the loopback, over a copy of `notebooks/`, with directories of its own.
 
@@ -85,16 +124,15 @@ class Lab:
             path = settings / f"{name}.jupyterlab-settings"
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps(value))
-        env = os.environ | {
-            "JUPYTER_TOKEN": self.token,
-            "JUPYTER_RUNTIME_DIR": str(self.runtime),
-            "JUPYTER_CONFIG_DIR": str(folder / "config"),
-            "JUPYTER_DATA_DIR": str(folder / "data"),
-            "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-            "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-            "IPYTHONDIR": str(folder / "ipython"),
-            "JUPYTER_PREFER_ENV_PATH": "1",
-        }
+        env = (
+            os.environ
+            | isolated(folder)
+            | {
+                "JUPYTER_TOKEN": self.token,
+                "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+                "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+            }
+        )
         command = [
             *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
             f"--ServerApp.root_dir={self.root}",
@@ -169,17 +207,15 @@ class LabNotebook:
     Attributes:
         page: Playwright's page, for everything else.
         outside: Addresses the page asked for that are not the loopback's.
-        complaints: JavaScript errors of the page.
+        complaints: JavaScript errors of the page, and what it wrote to the console as an error.
     """
 
     def __init__(self, lab: Lab, name: str, width: int, height: int):
         self.lab, self.name = lab, name
-        self.outside: list[str] = []
-        self.complaints: list[str] = []
         self.context = lab.browser.new_context(viewport={"width": width, "height": height})
         self.page = self.context.new_page()
-        self.page.on("request", self._note_request)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        heard = Heard(self.page, lab.url)
+        self.outside, self.complaints = heard.outside, heard.complaints
         try:
             workspace = secrets.token_hex(4)
             self.page.goto(f"{lab.url}/lab/workspaces/{workspace}/tree/{name}?token={lab.token}&reset")
@@ -193,10 +229,6 @@ class LabNotebook:
 
     def __exit__(self, *exception) -> None:
         self.close()
-
-    def _note_request(self, request):
-        if not request.url.startswith((self.lab.url, "ws://127.0.0.1", "data:", "blob:")):
-            self.outside.append(request.url)
 
     def wait_idle(self, seconds: float = 60):
         """Wait until the notebook is on screen, and its kernel connected and idle."""
@@ -265,8 +297,7 @@ class LabNotebook:
             of: A Playwright locator; None for the window.
             whole: Make the window as tall as the notebook first, and as it was afterwards.
         """
-        SCREENS.mkdir(parents=True, exist_ok=True)
-        path = SCREENS / f"{name}.png"
+        path = screen(name)
         before = self.page.viewport_size
         if whole:
             # An estimate: a cell that was never near the screen has no measured height yet.
