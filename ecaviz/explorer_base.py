@@ -97,6 +97,7 @@ class Explorer(widgets.VBox):
             [self.error, self.caption], layout=widgets.Layout(height=self.height, overflow="auto", flex="0 0 auto")
         )
         words.add_class("ecaviz-words")
+        self.numbers.add_class("ecaviz-numbers")
         rows = widgets.Box(
             [_group(name, list(group.values())) for name, group in controls.items()],
             layout=widgets.Layout(flex_flow="row wrap"),
