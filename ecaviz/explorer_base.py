@@ -104,6 +104,7 @@ class Explorer(widgets.VBox):
         )
         row = widgets.Box(list(self.tools.values()), layout=widgets.Layout(flex_flow="row wrap"))
         super().__init__([rows, self.picture, words, row, self.numbers], **options)
+        self.add_class("ecaviz-explorer")
         self._draw()
         for name, control in self.controls.items():
             control.observe(partial(self._moved, name), "value")

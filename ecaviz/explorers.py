@@ -10,13 +10,13 @@ no move waits for a network. (That of a :class:`KernelExplorer` is run after the
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets as widgets
 
 from . import bundle, checks, kernels
+from .answering import AnsweringExplorer
 from .coverage_panels import CoveragePanels, TheoryPanels
 from .coverage_state import CoverageState, read_trained
 from .explorer_base import WIDE, Explorer, dropdown, layout_of, number, numbered, slider
@@ -35,7 +35,7 @@ from .survey import MODULES
 __all__ = ["CoverageExplorer", "Explorer", "KernelExplorer", "LayerExplorer", "ModuleExplorer", "RuleExplorer"]
 
 
-class KernelExplorer(Explorer):
+class KernelExplorer(AnsweringExplorer):
     """A surgery on ECA kernels: kernel and response, an image's gates and first classes, before and now.
 
     The gates of the layer follow at once, from descriptors that were read when the explorer was made. The network is
@@ -52,11 +52,6 @@ class KernelExplorer(Explorer):
     """
 
     ahead = "k"
-    most_ahead = 0  # each would be a run of the network
-    pause = 0.05
-    """Seconds between the picture and the run of the network: the next move, if it comes sooner, goes first."""
-
-    _waiting: asyncio.TimerHandle | None = None  # here, since a widget is closed even where its making failed
 
     def __init__(
         self,
@@ -103,52 +98,6 @@ class KernelExplorer(Explorer):
         self.controls["k"].disabled = self.state.mode != "resize"
         self.controls["draw"].disabled = self.state.mode not in ("permute", "random")
         super().sync()
-
-    def _draw(self) -> None:
-        """The picture at once; then, if the network has not answered, its run, as soon as no move comes before it."""
-        self._forget()
-        first = not self.picture.value
-        try:
-            loop = None if first else asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None
-        if loop is None:
-            self.state.answer()  # nothing shows pictures meanwhile
-        super()._draw()
-        if loop is not None and not self.state.answered():
-            self._waiting = loop.call_later(self.pause, self._complete)
-
-    def _complete(self) -> None:
-        self._forget()
-        self._guarded(self._answered)
-
-    def _answered(self) -> None:
-        error = self.error.value  # of a move that was refused meanwhile: it stays
-        self.state.answer()
-        super()._draw()
-        self.error.value = error
-
-    def _whole(self) -> bool:
-        return self.state.answered()
-
-    def _forget(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
-
-    def close(self) -> None:
-        """Close the widget; what the network has not answered is not asked any more."""
-        self._forget()
-        super().close()
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """The live widget, and the picture, whole, for wherever there is no kernel."""
-        if self._waiting is not None:
-            self._complete()
-        return super()._repr_mimebundle_(**kwargs)
-
-    def _scene(self) -> Any:
-        return self.state.scene(wait=False)
 
 
 class CoverageExplorer(Explorer):

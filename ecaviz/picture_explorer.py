@@ -10,7 +10,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from .explorer_base import Explorer, layout_of, number, slider
+from .answering import AnsweringExplorer
+from .explorer_base import layout_of, number, slider
 from .image_files import SUFFIXES
 from .models import load
 from .picture_panels import PicturePanels
@@ -20,7 +21,7 @@ from .profiles import AttentionProfile
 __all__ = ["PictureExplorer"]
 
 
-class PictureExplorer(Explorer):
+class PictureExplorer(AnsweringExplorer):
     """One picture, uploaded or chosen: first classes, gates by layer and how they differ, the nearest classes.
 
     A picture is decoded, prepared by the model's transform and run through the network when it is given; nothing in it
@@ -40,6 +41,7 @@ class PictureExplorer(Explorer):
     """
 
     ahead = "site"
+    quick = 0.1
 
     def __init__(
         self, model: Any, profile: AttentionProfile | None = None, images: Any = None, *, at_most: int = 240

@@ -35,6 +35,7 @@ class PictureScene:
         own: The class that the picture is known to be of; empty if none is.
         where: At which layer, in words.
         why: Why there are no nearest classes.
+        silence: Why there are no first classes.
         marked: The site that they are at; None for all.
     """
 
@@ -50,6 +51,7 @@ class PictureScene:
     own: str
     where: str
     why: str
+    silence: str = "This network names no classes."
     marked: str | None = None
 
 
@@ -181,7 +183,7 @@ class PicturePanels:
         """Show another scene."""
         self.photograph.update(scene.picture, title=scene.caption)
         said = "the network's first classes" if scene.classes else ""
-        note = "" if scene.classes else "This network names no classes."
+        note = "" if scene.classes else scene.silence
         self.classes.update([(name, 100 * share) for name, share in scene.classes], note=note, title=said)
         self.gates.update(scene.gates, limits=scene.limits, marked=scene.marked, title="gates of this picture")
         self.differences.update(

@@ -129,13 +129,15 @@ class PictureState(traitlets.HasTraits):
         self.names = list(profile)
         self.labels = layer_labels(self.names)
         self._mean = {name: one.moments.pooled().mean[0].cpu().numpy() for name, one in profile.sites.items()}
+        self._reach = 1.0
         super().__init__()
         self.looked_at(0)  # says it at once where the network cannot be run on the images
 
     @traitlets.validate("image")
     def _known_image(self, proposal):
         i = within(proposal, len(self.images), "image")
-        self.looked_at(i)  # an image that cannot be read is refused, and the picture stays
+        if i not in self._looked:
+            self._item(i)  # an image that cannot be read is refused, and the picture stays
         return i
 
     @traitlets.validate("site")
@@ -166,11 +168,8 @@ class PictureState(traitlets.HasTraits):
     def looked_at(self, i: int) -> Looked:
         """An image of the set and what the network makes of it, run once."""
         if i not in self._looked:
-            image, label = self._item(i)
-            classes = getattr(self.images, "classes", None) or self.profile.classes
-            known = label is not None and 0 <= label < len(classes) and self.profile.by is not None
-            one = image[None] if isinstance(self.images, Tensor) else [image]
-            self._looked[i] = self._run(one, f"image {i}", "", str(classes[label]) if known else "")
+            one, label = self._of_set(i)
+            self._looked[i] = self._run(one, f"image {i}", "", label)
             while len(self._looked) > KEPT:
                 self._looked.popitem(last=False)
         self._looked.move_to_end(i)
@@ -178,8 +177,29 @@ class PictureState(traitlets.HasTraits):
 
     @property
     def shown(self) -> Looked:
-        """The picture that is looked at."""
+        """The picture that is looked at; the network is run on it, if it was not."""
         return self.own or self.looked_at(self.image)
+
+    def answered(self) -> bool:
+        """Whether the network has been run on the picture."""
+        return self.own is not None or self.image in self._looked
+
+    def answer(self) -> Looked:
+        """Run the network on the picture, if it was not."""
+        return self.shown
+
+    def _glimpse(self) -> Looked:
+        """The picture as the network will get it; its gates are not known yet."""
+        one, label = self._of_set(self.image)
+        unknown = {name: np.full_like(mean, np.nan) for name, mean in self._mean.items()}
+        return Looked(f"image {self.image}", "", label, picture(self._prepared(one)[0].float()), unknown, ())
+
+    def _of_set(self, i: int) -> tuple[Any, str]:
+        """An image of the set, as a batch of one, and its class; "" where that is not known."""
+        image, label = self._item(i)
+        classes = getattr(self.images, "classes", None) or self.profile.classes
+        known = label is not None and 0 <= label < len(classes) and self.profile.by is not None
+        return image[None] if isinstance(self.images, Tensor) else [image], str(classes[label]) if known else ""
 
     def _item(self, i: int) -> tuple[Any, int | None]:
         """Image and label of an image of the set."""
@@ -190,10 +210,13 @@ class PictureState(traitlets.HasTraits):
             raise item
         return items.checked(item, i)
 
-    def _run(self, images: Any, name: str, note: str, label: str = "") -> Looked:
+    def _prepared(self, images: Any) -> Tensor:
+        """What the network gets, 1×3×H×W."""
         model = self.model
-        stream = batches(images, model.transform, 1, next(model.net.parameters(), model.device))
-        x = next(iter(stream))[0]
+        return next(iter(batches(images, model.transform, 1, next(model.net.parameters(), model.device))))[0]
+
+    def _run(self, images: Any, name: str, note: str, label: str = "") -> Looked:
+        model, x = self.model, self._prepared(images)
         sites = list(dict.fromkeys(one.partition("#")[0] for one in self.profile))
         with gates.evaluating(model.net), gates.capture(model, sites) as captured:
             output = model.net(x)
@@ -237,12 +260,19 @@ class PictureState(traitlets.HasTraits):
         except ValueError:  # no gate varies there
             return None, "No gate varies inside the\nclasses here."
 
-    def scene(self) -> PictureScene:
-        """What is to be drawn."""
-        one = self.shown
+    def scene(self, *, wait: bool = True) -> PictureScene:
+        """What is to be drawn.
+
+        Args:
+            wait: Whether to run the network, if it was not; else what it will tell is left out.
+        """
+        known = wait or self.answered()
+        one = self.shown if known else self._glimpse()
         differences = {name: row - self._mean[name] for name, row in one.gates.items()}
-        size = np.concatenate([np.abs(row) for row in differences.values()])
-        table, why = self.nearest()
+        if known:  # else the scale stays as it was
+            size = np.concatenate([np.abs(row) for row in differences.values()])
+            self._reach = nice_top(float(np.quantile(size, FIT)))
+        table, why = self.nearest() if known else (None, "The network is being run …")
         pairs = [] if table is None else list(zip(table["class"], table["distance"], strict=True))
         return PictureScene(
             picture=one.seen,
@@ -251,12 +281,13 @@ class PictureState(traitlets.HasTraits):
             gates=one.gates,
             limits=self.limits,
             differences=differences,
-            reach=nice_top(float(np.quantile(size, FIT))),
+            reach=self._reach,
             nearest=pairs,
             among=len(pairs),
             own=one.label,
             where=f"at {self.labels[self.names.index(self.site)]}" if self.site else "all layers together",
             why=why,
+            **({} if known else {"silence": why}),
             marked=self.site or None,
         )
 
@@ -274,7 +305,10 @@ class PictureState(traitlets.HasTraits):
 
     def describe(self, scene: PictureScene | None = None) -> str:
         """What is seen, as HTML."""
-        scene, one = scene or self.scene(), self.shown
+        scene = scene or self.scene()
+        if not self.answered():
+            return f"<b>{html.escape(scene.caption)}</b>: the network is being run …"
+        one = self.shown
         known = f" ({html.escape(one.label)})" if one.label else ""
         parts = [f"<b>{html.escape(one.name)}</b>{known}" + (f", {html.escape(one.note)}" if one.note else "")]
         height, width = one.seen.shape[:2]

@@ -123,6 +123,18 @@ async function render({ model, el }) {
     model.save_changes();
   }
 
+  // JupyterLab would take the arrow keys of a list for its cells.
+  const leave = new AbortController();
+  function keepArrows(event) {
+    if (event.target.matches("select") && event.key.startsWith("Arrow")) event.stopPropagation();
+  }
+  function attach() {
+    const explorer = el.closest(".ecaviz-explorer");
+    if (explorer) explorer.addEventListener("keydown", keepArrows, { signal: leave.signal });
+    else if (!leave.signal.aborted) setTimeout(attach, 50);
+  }
+  attach();
+
   controls.forEach((control) => control.on("change:value change:index", moved));
   model.on("change", told);
   model.on("msg:custom", message);
@@ -133,6 +145,7 @@ async function render({ model, el }) {
   return () => {
     clearTimeout(timer);
     clearTimeout(rest);
+    leave.abort();
     watch.disconnect();
     controls.forEach((control) => control.off("change:value change:index", moved));
     model.off("change", told);

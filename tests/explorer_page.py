@@ -34,7 +34,7 @@ WORDLESS = {  # controls that change the picture and nothing that is said of it
     "CoverageExplorer": {"matrix"},
 }
 # Words of another length take another number of lines, and what is below moves. True once explorers keep their height.
-HEIGHT_STAYS = False
+HEIGHT_STAYS = True
 
 FINGERPRINT = """async image => {
     await image.decode();
@@ -54,7 +54,7 @@ TO_WIDGET = """async () => {
     return true;
 }"""
 # JupyterLab takes the arrow keys for its cells before a dropdown sees them. True once the explorers keep theirs.
-DROPDOWNS_BY_KEYBOARD_IN_LAB = False
+DROPDOWNS_BY_KEYBOARD_IN_LAB = True
 START = """box => box.querySelector('select, [tabindex="0"]').focus({preventScroll: true})"""
 HAS_FOCUS = """box => box.contains(document.activeElement)
     && document.activeElement.matches('select, .noUi-handle, input[type=checkbox]')"""

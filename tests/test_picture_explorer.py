@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import io
 import re
@@ -294,3 +295,33 @@ def test_bars_are_as_long_as_their_numbers():
     view.update([], note="none")
     assert view.note.get_text() == "none"
     assert not view.ax.xaxis.get_visible()
+
+
+def test_in_a_loop_the_picture_comes_before_what_the_network_says_of_it(explorer):
+    explorer._took = float("inf")  # as if nothing was known of how long the network takes
+    explorer.state._looked.clear()
+    told = []
+    explorer.picture.observe(lambda change: told.append(explorer.picture.partial), "value")
+
+    async def moves():
+        explorer.controls["image"].value = 5
+        assert "the network is being run" in explorer.caption.value
+        assert explorer.picture.partial
+        glimpse = pixels(explorer.picture.value)
+        assert (explorer.panels.photograph.image.get_array() == explorer.state._glimpse().seen).all()
+        assert explorer.panels.gates.image.get_array().mask.all(), "gates are shown that nobody knows"
+        explorer.controls["image"].value = 6  # before the network was run
+        await asyncio.sleep(3 * explorer.pause)
+        assert list(explorer.state._looked) == [6], "the network was run for a picture that is gone"
+        assert "it says" in explorer.caption.value
+        assert not explorer.picture.partial
+        assert (pixels(explorer.picture.value) != glimpse).any()
+        del told[:]
+        explorer._took = 0.0  # a quick network is waited for
+        explorer.controls["image"].value = 7
+        assert told == [False]
+        assert "it says" in explorer.caption.value
+
+    asyncio.run(moves())
+    explorer.picture.unobserve_all()
+    assert explorer.error.value == ""
