@@ -6,9 +6,10 @@ One slider of each explorer is moved by keyboard, in JupyterLab in headless Chro
 to the first frame that shows another picture. The variants are in one notebook and take turns in blocks, so that they
 meet the same machine:
 
-- explorer: every picture is a new one; at the ends of the slider another control is moved, untimed, so that the way
-  back shows new pictures too;
-- again: the same moves backwards, so that every picture has been shown before (frames rendered ahead);
+- explorer: as it is used, each move to where nobody was before; at the ends of the slider another control is moved,
+  untimed, so that the way back is new too. Between moves it may render frames ahead;
+- again: the same moves backwards, so that every picture has been shown before;
+- unprepared: an explorer that renders nothing ahead, each move to where nobody was before;
 - interact: what most notebooks do, `ipywidgets.interact` and at each move a new inline figure, here with the same
   panels;
 - matplotlib, seaborn (LayerExplorer): `interact` with a plain figure, the gates of all layers as a heat map beside a
@@ -245,13 +246,15 @@ def measure(lab, case: Case, moves: int) -> dict[str, list[float]]:
     """Milliseconds of every move, by variant."""
     setup = SETUP.format(make=case.make)
     plain = {"interact": INTERACT.format(setup=setup, trait=case.trait), **case.plain}
-    book = lab.write(f"bench_{case.name}_{case.trait}.ipynb", setup, "explorer", *plain.values())
-    took: dict[str, list[float]] = {variant: [] for variant in ("explorer", "again", *plain)}
+    unprepared = f"{setup}\nexplorer.ahead = ''\nexplorer"
+    book = lab.write(f"bench_{case.name}_{case.trait}.ipynb", setup, "explorer", unprepared, *plain.values())
+    took: dict[str, list[float]] = {variant: [] for variant in ("explorer", "again", "unprepared", *plain)}
     with lab.open(book) as notebook:
         notebook.run_all(300)
         notebook.page.wait_for_timeout(2000)
-        walks = {"explorer": Walk(notebook, 1, case.label, case.other)}
-        walks |= {variant: Walk(notebook, 2 + i) for i, variant in enumerate(plain)}
+        explorers = {"explorer": 1, "unprepared": 2}
+        walks = {variant: Walk(notebook, cell, case.label, case.other) for variant, cell in explorers.items()}
+        walks |= {variant: Walk(notebook, 3 + i) for i, variant in enumerate(plain)}
         for walk in walks.values():
             walk.show()
             walk.on(2)  # the first moves draw what is drawn once
