@@ -33,8 +33,6 @@ WORDLESS = {  # controls that change the picture and nothing that is said of it
     "LayerExplorer": {"scale of ω", "sort channels"},
     "CoverageExplorer": {"matrix"},
 }
-# Words of another length take another number of lines, and what is below moves. True once explorers keep their height.
-HEIGHT_STAYS = True
 
 FINGERPRINT = """async image => {
     await image.decode();
@@ -53,8 +51,6 @@ TO_WIDGET = """async () => {
     await book.scrollToItem(index, 'start');
     return true;
 }"""
-# JupyterLab takes the arrow keys for its cells before a dropdown sees them. True once the explorers keep theirs.
-DROPDOWNS_BY_KEYBOARD_IN_LAB = True
 START = """box => box.querySelector('select, [tabindex="0"]').focus({preventScroll: true})"""
 HAS_FOCUS = """box => box.contains(document.activeElement)
     && document.activeElement.matches('select, .noUi-handle, input[type=checkbox]')"""
@@ -80,7 +76,7 @@ def shown_in(notebook, explorer: str = "") -> Shown:
     page = notebook.page
     assert page.evaluate(TO_WIDGET), "no cell shows a widget"
     assert page.locator(".jupyter-widgets-error-widget").count() == 0, "a widget could not be shown"
-    return Shown(page, boxes(page).last, explorer, DROPDOWNS_BY_KEYBOARD_IN_LAB)
+    return Shown(page, boxes(page).last, explorer)
 
 
 def boxes(page):
@@ -95,12 +91,10 @@ class Shown:
         page: Playwright's page.
         box: The locator of the output that shows it.
         explorer: The name of its class; what :data:`FIRST` and :data:`WORDLESS` say of it holds.
-        dropdowns_by_keyboard: Whether :meth:`move` moves dropdowns with the arrow keys.
     """
 
-    def __init__(self, page, box, explorer: str = "", dropdowns_by_keyboard: bool = True):
+    def __init__(self, page, box, explorer: str = ""):
         self.page, self.box, self.explorer = page, box, explorer
-        self.dropdowns_by_keyboard = dropdowns_by_keyboard
         self.picture = box.locator("img.widget-image").last
         self.picture.scroll_into_view_if_needed()
 
@@ -184,23 +178,18 @@ class Shown:
         before, words, height = pixels(self.picture), self.words(), self.height()
         control = self.tab_to(kind, label)
         was = control.evaluate(VALUE)
-        if kind == "dropdown" and not self.dropdowns_by_keyboard:
-            select = control.locator("select")
-            select.select_option(index=(was + 1) % select.locator("option").count())
-        else:
-            # One of the arrows may be at the end of the control.
-            for key in ("Space",) if kind == "checkbox" else ("ArrowUp", "ArrowDown"):
-                self.page.keyboard.press(key)
-                self.page.wait_for_timeout(100)
-                if control.evaluate(VALUE) != was:
-                    break
+        # One of the arrows may be at the end of the control.
+        for key in ("Space",) if kind == "checkbox" else ("ArrowUp", "ArrowDown"):
+            self.page.keyboard.press(key)
+            self.page.wait_for_timeout(100)
+            if control.evaluate(VALUE) != was:
+                break
         assert control.evaluate(VALUE) != was, f"{what} does not follow"
         self.changes(before, what)
         if label not in WORDLESS.get(self.explorer, ()):
             self._until(lambda: self.words() != words, f"the words beside the picture stayed after {what}: {words}")
-        if HEIGHT_STAYS:
-            grown = self.height() - height  # less than a pixel is how a finer picture was rounded
-            assert abs(grown) < 1, f"the explorer grew by {grown} pixels after {what}"
+        grown = self.height() - height  # less than a pixel is how a finer picture was rounded
+        assert abs(grown) < 1, f"the explorer grew by {grown} pixels after {what}"
 
     def _until(self, holds, problem: str, seconds: float = 10) -> None:
         for _ in range(int(seconds / 0.05)):
