@@ -246,7 +246,7 @@ def measure(lab, case: Case, moves: int) -> dict[str, list[float]]:
     """Milliseconds of every move, by variant."""
     setup = SETUP.format(make=case.make)
     plain = {"interact": INTERACT.format(setup=setup, trait=case.trait), **case.plain}
-    unprepared = f"{setup}\nexplorer.ahead = ''\nexplorer"
+    unprepared = f"{setup}\nexplorer.most_ahead = 0\nexplorer"
     book = lab.write(f"bench_{case.name}_{case.trait}.ipynb", setup, "explorer", unprepared, *plain.values())
     took: dict[str, list[float]] = {variant: [] for variant in ("explorer", "again", "unprepared", *plain)}
     with lab.open(book) as notebook:

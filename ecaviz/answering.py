@@ -24,7 +24,8 @@ class AnsweringExplorer(Explorer):
     quick = 0.0
     """Seconds: where the last run took less, the next is waited for, so that nothing flickers."""
 
-    most_ahead = 0  # each would be a run of the network
+    short = 0.1
+    """Seconds: where the last run took less, frames are rendered ahead, each with a run."""
 
     _took = math.inf
     _waiting: asyncio.TimerHandle | None = None  # here, since a widget is closed even where its making failed
@@ -77,6 +78,9 @@ class AnsweringExplorer(Explorer):
 
     def _scene(self) -> Any:
         return self.state.scene(wait=False)
+
+    def _room_ahead(self) -> int:
+        return self.most_ahead if self._took < self.short else 0
 
     def _whole(self) -> bool:
         return self.state.answered()

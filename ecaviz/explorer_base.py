@@ -2,8 +2,9 @@
 
 How a move is answered: the controls set the traits of the state, and the picture follows. A frame that the browser has
 already (:mod:`ecaviz.screen`) is shown there at once. Any other is drawn at 1×, and only what the move changed. When
-nothing has moved for ``REST`` seconds it is drawn again at 2×, and then the frames that the control ``ahead`` can lead
-to are drawn and sent before they are asked for. A move that comes meanwhile goes first.
+nothing has moved for ``REST`` seconds it is drawn again at 2×, and then the frames that the next moves can lead to are
+drawn and sent before they are asked for: those of the control that was moved last, and of the control ``ahead``. A move
+that comes meanwhile goes first.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class Explorer(widgets.VBox):
     ahead: str = ""
     """Name of the control whose frames are rendered ahead, here and in reports; empty for none."""
 
-    most_ahead = 32
-    """The most of them that are rendered while nothing moves, the nearest."""
+    most_ahead = 16
+    """The most frames of one control that are rendered while nothing moves, the nearest."""
 
     undrawn: frozenset[str] = frozenset()
     """Traits that the picture does not show: what moves them alone draws nothing."""
@@ -88,6 +89,7 @@ class Explorer(widgets.VBox):
         self._canvases: dict[tuple[str, int], Canvas] = {}
         self._beside: dict[str, tuple[Any, int]] = {}
         self._syncing = False
+        self._last = self.ahead
         self._drawn = self._values()
         drawn = [one for name, one in self.controls.items() if name not in self.undrawn]
         self.picture = Screen(drawn, round(panels.size[0] * DPI))
@@ -188,6 +190,7 @@ class Explorer(widgets.VBox):
 
     def _moved(self, name: str, change: Any) -> None:
         if not self._syncing:
+            self._last = name
             self._guarded(setattr, self.state, name, change["new"])
 
     def _changed(self, _change: Any) -> None:
@@ -197,8 +200,8 @@ class Explorer(widgets.VBox):
             self._drawn = values
             self._guarded(self._draw)
 
-    def _values(self) -> dict[str, Any]:
-        return {name: value for name, value in self.state.trait_values().items() if name not in self.undrawn}
+    def _values(self, state: traitlets.HasTraits | None = None) -> dict[str, Any]:
+        return {name: value for name, value in (state or self.state).trait_values().items() if name not in self.undrawn}
 
     def _draw(self) -> None:
         self._leave_off()
@@ -304,23 +307,31 @@ class Explorer(widgets.VBox):
         self.picture.send_ahead(key, png, state.describe(scene))
 
     async def _others(self) -> AsyncIterator[tuple[str, Any]]:
-        """Key and state of each frame that ``ahead`` leads to and the browser has not, the nearest first."""
-        control = self.controls.get(self.ahead)
-        if control is None:
-            return
-        values = [value for _, value in choices(control)]
-        now = values.index(getattr(self.state, self.ahead))
-        for i in sorted(range(len(values)), key=lambda i: abs(i - now))[: self.most_ahead]:
-            said = worded(i if hasattr(control, "index") else values[i])
-            tokens = [said if one is control else token(one) for one in self.picture.controls]
-            key = "|".join([*tokens, self.picture.rest])
-            if self.picture.sent(key) is not None:
+        """Key and state of each frame that one move leads to and the browser has not, the likeliest first."""
+        for name in dict.fromkeys((self._last, self.ahead)):
+            control = self.controls.get(name)
+            values = [value for _, value in choices(control)] if control is not None and not control.disabled else []
+            now = getattr(self.state, name, None)
+            if now not in values:
                 continue
-            state = copy.copy(self.state)
-            setattr(state, self.ahead, values[i])
-            others = [name for name in self.controls if name != self.ahead and name not in self.undrawn]
-            if all(getattr(state, name) == getattr(self.state, name) for name in others):
-                yield key, state
+            near = sorted(range(len(values)), key=lambda i: abs(i - values.index(now)))
+            for i in near[1 : 1 + self._room_ahead()]:
+                said = worded(i if hasattr(control, "index") else values[i])
+                tokens = [said if one is control else token(one) for one in self.picture.controls]
+                key = "|".join([*tokens, self.picture.rest])
+                if self.picture.sent(key) is not None:
+                    continue
+                state = copy.copy(self.state)
+                try:
+                    setattr(state, name, values[i])
+                except traitlets.TraitError:
+                    continue
+                if self._values(state) == self._drawn | {name: values[i]}:  # else others follow, and the key is another
+                    yield key, state
+
+    def _room_ahead(self) -> int:
+        """How many frames of a control are rendered ahead now."""
+        return self.most_ahead
 
     def close(self) -> None:
         """Close the widget; what was to be drawn finely is not drawn any more."""

@@ -99,6 +99,8 @@ def bundled(explorer: Explorer) -> dict[str, Any]:
 
 def choices(control: widgets.Widget) -> list[tuple[str, Any]]:
     """Label and value of all that a slider or a dropdown can be set to."""
+    if not hasattr(control, "options") and not hasattr(control, "step"):
+        return []
     if hasattr(control, "options"):
         return [one if isinstance(one, tuple) else (str(one), one) for one in control.options]
     count = int((control.max - control.min) / control.step + 1e-9) + 1

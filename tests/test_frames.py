@@ -86,7 +86,7 @@ def test_an_error_leaves_everything_as_it_was(monkeypatch):
     assert dict(explorer.state.trait_values()) == before
     assert explorer.picture.value == picture
     explorer.state.channels = 128  # it still draws
-    assert explorer.picture.value == rendered_ahead(explorer).pictures[2]
+    assert on_paper(explorer) == rendered_ahead(explorer).pictures[2]
     explorer.ahead = "gamma"
     with pytest.raises(ValueError, match=r"ahead is 'gamma'; the name of a control was expected, one of left"):
         rendered_ahead(explorer)

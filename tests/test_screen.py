@@ -248,6 +248,56 @@ def test_values_ahead_of_a_slider_of_numbers_have_the_keys_that_moves_give(rule,
     assert len(sent.frames) == count, "a frame was drawn under another key"
 
 
+def test_the_frames_about_the_control_that_was_moved_are_drawn_too(layers, monkeypatch):
+    sent = Sent(layers.picture, monkeypatch)
+    rest(layers, monkeypatch, lambda: layers.controls["channel"].set_trait("value", 20))
+    monkeypatch.setattr(canvas.Canvas, "png", lambda self, scene: pytest.fail("it was drawn ahead"))
+    for channel in (21, 20, 19, 24):
+        layers.controls["channel"].value = channel
+        assert layers.picture.value == sent.frames.get(layers.picture.now(), layers.picture.value)
+        assert str(channel) in layers.caption.value
+    assert layers.error.value == ""
+
+
+def test_where_other_controls_follow_a_move_nothing_is_drawn_ahead(models, monkeypatch):
+    explorer = ecaviz.CoverageExplorer(models, Drawn())
+    sent = Sent(explorer.picture, monkeypatch)
+    rest(explorer, monkeypatch, lambda: explorer.controls["layer"].set_trait("value", 0))
+    frames = dict(sent.frames)
+    for layer in range(len(explorer.state.names)):  # C follows the layer
+        explorer.state.layer = layer
+        anew = canvas.Canvas(explorer._panels).png(explorer.state.scene())
+        if explorer.picture.now() in frames:
+            assert (pixels(frames[explorer.picture.now()]) == pixels(anew)).all()
+        if layer:
+            assert (pixels(explorer.picture.value) == pixels(anew)).all()
+    explorer.close()
+
+
+def test_a_network_that_takes_long_is_not_run_ahead(models, monkeypatch):
+    explorer = ecaviz.KernelExplorer(models[1:], Drawn())
+    asked = []
+    answer = type(explorer.state).answer
+    monkeypatch.setattr(
+        type(explorer.state), "answer", lambda state: asked.append(state.k) or answer(state), raising=True
+    )
+    for took, some in ((10.0, False), (0.0, True)):
+        del asked[:]
+        monkeypatch.setattr(explorer, "_took", took)
+        explorer.state._answers.clear()
+
+        async def moves(k):
+            explorer.controls["k"].value = k
+            await asyncio.sleep(3 * explorer.pause)
+            explorer._took = took
+            await asyncio.wait_for(explorer._refining, 20)
+
+        monkeypatch.setattr(explorer_base, "REST", 3 * explorer.pause)
+        asyncio.run(moves(9 if some else 7))
+        assert (len(set(asked)) > 1) == some
+    explorer.close()
+
+
 # ------------------------------------------------------------------------------------------------- files and the table
 
 
