@@ -25,7 +25,10 @@ class AnsweringExplorer(Explorer):
     """Seconds: where the last run took less, the next is waited for, so that nothing flickers."""
 
     short = 0.1
-    """Seconds: where the last run took less, frames are rendered ahead, each with a run."""
+    """Seconds: where the last run took less, frames of ``runs_ahead`` are rendered ahead, each with a run."""
+
+    runs_ahead: frozenset[str] = frozenset()
+    """Controls whose every value takes one run and no more."""
 
     _took = math.inf
     _waiting: asyncio.TimerHandle | None = None  # here, since a widget is closed even where its making failed
@@ -33,20 +36,23 @@ class AnsweringExplorer(Explorer):
     def _draw(self) -> None:
         """The picture at once; then, if the network has not answered, its run, as soon as no move comes before it."""
         self._forget()
+        super()._draw()
+        if self.picture.partial:
+            self._waiting = asyncio.get_running_loop().call_later(self.pause, self._complete)
+
+    def _prepare(self) -> None:
         first = not self.picture.value
         try:
-            loop = None if first else asyncio.get_running_loop()
+            asyncio.get_running_loop()
         except RuntimeError:
-            loop = None
-        if loop is None or self._took < self.quick:  # without a loop nothing shows pictures meanwhile
+            first = True  # without a loop nothing shows pictures meanwhile
+        if first or self._took < self.quick:
             self._answer()
-        super()._draw()
-        if loop is not None and not self.state.answered():
-            self._waiting = loop.call_later(self.pause, self._complete)
 
     def _complete(self) -> None:
         self._forget()
         self._guarded(self._answered)
+        self.picture.partial = False  # also where the network failed
 
     def _answered(self) -> None:
         error = self.error.value  # of a move that was refused meanwhile: it stays
@@ -79,8 +85,8 @@ class AnsweringExplorer(Explorer):
     def _scene(self) -> Any:
         return self.state.scene(wait=False)
 
-    def _room_ahead(self) -> int:
-        return self.most_ahead if self._took < self.short else 0
+    def _worth(self, name: str, state: Any) -> bool:
+        return state.answered() or (name in self.runs_ahead and self._took < self.short)
 
     def _whole(self) -> bool:
         return self.state.answered()

@@ -27,11 +27,13 @@ class Canvas:
     depends on, it is kept and found again when a move comes back to it.
     """
 
-    most = 256
-    """Backgrounds kept, some 400 kB each."""
+    most = 128
+    """Backgrounds kept, some 400 kB each at 1×; of finer ones few, since they are drawn when there is time."""
 
     def __init__(self, panels: type, *, scale: int = 1, theme: str = "light"):
         self.theme = theme
+        if scale > 1:
+            self.most = 12
         self.figure = Picture(figsize=panels.size, dpi=DPI * scale)
         self.canvas = FigureCanvasAgg(self.figure)
         self.canvas.get_renderer()  # makes the pixels, all of them transparent

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import copy
 import html
 import io
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from PIL import Image
 from . import themes
 from .canvas import DPI, Canvas, png_of
 from .frames import bundled, choices
-from .screen import Screen, plain, token, worded
+from .screen import Frame, Screen, plain, token, worded
 from .views import Picture
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ __all__ = ["WIDE", "Explorer", "dropdown", "layout_of", "number", "numbered", "s
 
 REST = 0.2
 """Seconds without a move until the picture is drawn finely."""
+BREATH = 0.005
+"""Seconds between two panels that are drawn at rest, for moves to come in."""
 FINE = 2
 """How finely, in pixels for each CSS pixel."""
 KINDS = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf", "csv": "text/csv"}
@@ -86,7 +89,7 @@ class Explorer(widgets.VBox):
         self.state, self._panels = state, panels
         shown = [(name, one) for group in controls.values() for name, one in group.items()]
         self.controls = {name: one for name, one in shown if state.has_trait(name)}
-        self._canvases: dict[tuple[str, int], Canvas] = {}
+        self._canvases: dict[tuple[str, int, bool], Canvas] = {}
         self._beside: dict[str, tuple[Any, int]] = {}
         self._syncing = False
         self._last = self.ahead
@@ -96,7 +99,9 @@ class Explorer(widgets.VBox):
         self.error, self.caption, self.numbers = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.tools = _tools()
         words = widgets.VBox(
-            [self.error, self.caption], layout=widgets.Layout(height=self.height, overflow="auto", flex="0 0 auto")
+            [self.error, self.caption],
+            layout=widgets.Layout(height=self.height, overflow="auto", flex="0 0 auto"),
+            tabbable=True,  # to be scrolled by keyboard
         )
         words.add_class("ecaviz-words")
         self.numbers.add_class("ecaviz-numbers")
@@ -116,6 +121,7 @@ class Explorer(widgets.VBox):
         self.tools["numbers"].observe(lambda _: self._guarded(self._tell_numbers), "value")
         self.tools["dark"].observe(lambda _: self._guarded(self._draw), "value")
         self.picture.observe(lambda change: self.tools["dark"].set_trait("value", change["new"]), "page_dark")
+        self.picture.observe(lambda _: self._refine(), "viewed")
 
     # ------------------------------------------------------------------------------------------------- what is seen
 
@@ -126,7 +132,7 @@ class Explorer(widgets.VBox):
 
     @property
     def panels(self) -> Any:
-        """What draws the picture that is shown."""
+        """What drew the last picture that was not shown before."""
         return self._canvas().panels
 
     def figure(self) -> Picture:
@@ -138,8 +144,11 @@ class Explorer(widgets.VBox):
 
     def drawn(self, state: traitlets.HasTraits) -> tuple[bytes, str]:
         """The picture of a state like this one's, PNG, on paper, and its words; the widget itself stays as it is."""
+        self._leave_off()  # it draws on the same canvas
         scene = state.scene()
-        return _on_paper(self._canvas().png(scene), self.theme), plain(state.describe(scene))
+        found = _on_paper(self._canvas(apart=True).png(scene), self.theme), plain(state.describe(scene))
+        self._refine()
+        return found
 
     def table(self) -> pd.DataFrame:
         """The numbers that are seen, tidy: one observation a row."""
@@ -184,14 +193,21 @@ class Explorer(widgets.VBox):
         table = self.table()
         shown = table.head(ROWS).to_html(index=False, float_format="{:.4g}".format, na_rep="–", border=0)
         more = f"<p>{ROWS} of {len(table):,} rows; “save CSV” has all.</p>" if len(table) > ROWS else ""
-        self.numbers.value = f'<div style="max-height: 20em; overflow: auto">{shown}</div>{more}'
+        self.numbers.value = f'<div role="region" aria-label="numbers" tabindex="0">{shown}</div>{more}'
 
     # ------------------------------------------------------------------------------------------------------- a move
 
     def _moved(self, name: str, change: Any) -> None:
         if not self._syncing:
             self._last = name
-            self._guarded(setattr, self.state, name, change["new"])
+            self._guarded(self._set, name, change["new"])
+
+    def _set(self, name: str, value: Any) -> None:
+        try:
+            setattr(self.state, name, value)
+        except Exception:
+            self._sync()  # a move that is refused: the control goes back
+            raise
 
     def _changed(self, _change: Any) -> None:
         """Draw once for a trait and those that follow it: when the first of them tells, all are set."""
@@ -205,25 +221,28 @@ class Explorer(widgets.VBox):
 
     def _draw(self) -> None:
         self._leave_off()
+        self._sync()
+        rest = self._rest()
+        frame, whole = self.picture.sent(self.picture.now(rest)), True
+        if frame is None:
+            self._prepare()
+            scene, whole = self._scene(), self._whole()
+            frame = Frame(self._canvas().png(scene), self.state.describe(scene))
+        self.picture.show(frame, rest, dark=self.theme == "dark", partial=not whole)
+        self.caption.value, self.error.value = frame.words, ""
+        if whole and not self._refine():
+            self._tell_numbers()
+
+    def _sync(self) -> None:
         self._syncing = True
         try:
             self.sync()
         finally:
             self._syncing = False
-        self.picture.rest = self._rest()
-        self.picture.dark = self.theme == "dark"
-        found, whole = self.picture.sent(self.picture.now()), self._whole()
-        if found is None:
-            scene = self._scene()
-            found = self._canvas().png(scene), self.state.describe(scene)
-        png, words = found
-        self.picture.show(png, words, partial=not whole)
-        self.caption.value, self.error.value = words, ""
-        if whole:
-            self._refine()
 
-    def _canvas(self, scale: int = 1) -> Canvas:
-        key = self.theme, scale
+    def _canvas(self, scale: int = 1, *, apart: bool = False) -> Canvas:
+        """What the picture is drawn on; what is not shown now is drawn apart."""
+        key = self.theme, scale, apart
         if key not in self._canvases:
             self._canvases[key] = Canvas(self._panels, scale=scale, theme=self.theme)
         return self._canvases[key]
@@ -240,6 +259,9 @@ class Explorer(widgets.VBox):
                 value = f"#{self._beside[name][1]}"
             said.append(f"{name}={value}")
         return ", ".join(said)
+
+    def _prepare(self) -> None:
+        """What has to be done before the picture is drawn."""
 
     def _scene(self) -> Any:
         """What is to be drawn now."""
@@ -268,45 +290,53 @@ class Explorer(widgets.VBox):
         for name, control in self.controls.items():
             value = getattr(self.state, name)
             if control.value != value:
+                if isinstance(value, int) and value > getattr(control, "max", value):
+                    control.max = value  # else it would say another number
                 control.value = value
 
     # --------------------------------------------------------------------------------------------- while nothing moves
 
-    def _refine(self) -> None:
-        """Draw finely, and ahead, as soon as nothing moves; where no loop runs nobody sees it."""
+    def _refine(self) -> bool:
+        """Draw finely, and ahead, as soon as nothing moves, where a browser shows it; whether that was begun."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            return
-        self._refining = loop.create_task(self._refined())
+            return False
+        if self.picture.viewed:
+            self._refining = loop.create_task(self._refined(self.picture.key))
+        return self.picture.viewed
 
     def _leave_off(self) -> None:
-        if self._refining is not None:
-            self._refining.cancel()
-            self._refining = None
+        task, self._refining = self._refining, None
+        if task is not None and not task.get_loop().is_closed():
+            task.cancel()
 
-    async def _refined(self) -> None:
+    async def _refined(self, key: str) -> None:
         try:
             await asyncio.sleep(REST)
             self._tell_numbers()
-            key = self.picture.now()
-            if not self.picture.is_fine(self.picture.value):
-                await self._send_ahead(key, self.state, FINE)
-            async for other, state in self._others():
-                await self._send_ahead(other, state, 1)
+            if not self.picture.shown.fine:
+                self.picture.send_fine(key, await self._drawn_slowly(self._canvas(FINE), self.state.scene()))
+            for other, state in self._others():
+                with contextlib.suppress(Exception):  # what cannot be drawn is told when it is asked for
+                    scene = state.scene()
+                    png = await self._drawn_slowly(self._canvas(apart=True), scene)
+                    self.picture.send_ahead(other, Frame(png, state.describe(scene)))
+                await asyncio.sleep(BREATH)
         except Exception as error:
             self._guarded(_raise, error)
 
-    async def _send_ahead(self, key: str, state: Any, scale: int) -> None:
-        """Draw a frame, panel by panel, and send it; a move stops it between two panels."""
-        canvas, scene = self._canvas(scale), state.scene()
+    async def _drawn_slowly(self, canvas: Canvas, scene: Any) -> bytes:
+        """Draw panel by panel; a move comes in between two of them, and stops it."""
         for _ in canvas.steps(scene):
-            await asyncio.sleep(0)
-        pixels = canvas.pixels().copy()
-        png = await asyncio.get_running_loop().run_in_executor(None, png_of, pixels)
-        self.picture.send_ahead(key, png, state.describe(scene))
+            await asyncio.sleep(BREATH)
+        return await asyncio.get_running_loop().run_in_executor(None, png_of, canvas.pixels().copy())
 
-    async def _others(self) -> AsyncIterator[tuple[str, Any]]:
+    def _worth(self, name: str, state: Any) -> bool:
+        """Whether a state that a move of this control leads to is drawn ahead."""
+        return True
+
+    def _others(self) -> Iterator[tuple[str, Any]]:
         """Key and state of each frame that one move leads to and the browser has not, the likeliest first."""
         for name in dict.fromkeys((self._last, self.ahead)):
             control = self.controls.get(name)
@@ -315,35 +345,40 @@ class Explorer(widgets.VBox):
             if now not in values:
                 continue
             near = sorted(range(len(values)), key=lambda i: abs(i - values.index(now)))
-            for i in near[1 : 1 + self._room_ahead()]:
+            for i in near[1 : 1 + self.most_ahead]:
                 said = worded(i if hasattr(control, "index") else values[i])
                 tokens = [said if one is control else token(one) for one in self.picture.controls]
                 key = "|".join([*tokens, self.picture.rest])
                 if self.picture.sent(key) is not None:
                     continue
                 state = copy.copy(self.state)
-                try:
+                with contextlib.suppress(Exception):  # a value that is refused
                     setattr(state, name, values[i])
-                except traitlets.TraitError:
-                    continue
-                if self._values(state) == self._drawn | {name: values[i]}:  # else others follow, and the key is another
+                # Where other traits follow, the key is another.
+                if self._values(state) == self._drawn | {name: values[i]} and self._worth(name, state):
                     yield key, state
 
-    def _room_ahead(self) -> int:
-        """How many frames of a control are rendered ahead now."""
-        return self.most_ahead
-
     def close(self) -> None:
-        """Close the widget; what was to be drawn finely is not drawn any more."""
+        """Close the widget and all that is in it; what was to be drawn finely is not drawn any more."""
         self._leave_off()
+        if self.comm is not None and hasattr(self, "picture"):
+            self.picture.clear()
+            self._canvases.clear()
+            _close_all(self.children)
         super().close()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The live widget, and the picture as it is now, on paper, for wherever there is no kernel."""
         bundle = super()._repr_mimebundle_(**kwargs)
         bundle["text/plain"] = f"{type(self).__name__}: {plain(self.caption.value)}"
-        bundle["image/png"] = base64.b64encode(_on_paper(self.picture.value, self.theme)).decode("ascii")
+        bundle["image/png"] = base64.b64encode(_on_paper(self.picture.shown.quick, self.theme)).decode("ascii")
         return bundle | bundled(self)
+
+
+def _close_all(members: Iterable[widgets.Widget]) -> None:
+    for one in members:
+        _close_all(getattr(one, "children", ()))
+        one.close()
 
 
 def _raise(error: Exception) -> None:

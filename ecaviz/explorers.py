@@ -52,6 +52,7 @@ class KernelExplorer(AnsweringExplorer):
     """
 
     ahead = "k"
+    runs_ahead = frozenset({"k", "mode", "draw"})
 
     def __init__(
         self,

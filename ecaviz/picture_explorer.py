@@ -42,6 +42,7 @@ class PictureExplorer(AnsweringExplorer):
 
     ahead = "site"
     quick = 0.1
+    runs_ahead = frozenset({"image"})
 
     def __init__(
         self, model: Any, profile: AttentionProfile | None = None, images: Any = None, *, at_most: int = 240

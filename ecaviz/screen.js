@@ -25,7 +25,9 @@ function save(content, bytes) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([bytes], { type: content.type }));
   link.download = content.save;
+  document.body.append(link); // some notebooks listen there for what is saved
   link.click();
+  link.remove();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
@@ -45,7 +47,10 @@ async function render({ model, el }) {
   const key = () => [...controls.map(token), model.get("rest")].join("|");
   const quick = new Map(); // key → address of the picture
   const fine = new Map(); // the same, of pictures of more pixels
+  const asks = new Set(); // keys that the kernel was asked for
   let last = null;
+  let answers = -1;
+  let loose = null; // the key of a frame that is not whole: the kernel does not keep it
   let shown = null;
   let timer = 0;
   let rest = 0;
@@ -100,19 +105,31 @@ async function render({ model, el }) {
     if (model.get("frame") !== last) {
       last = model.get("frame");
       keep(model.get("frame_key"), last, quick);
+      if (loose !== null && loose !== model.get("frame_key")) drop(loose);
+      loose = model.get("partial") ? model.get("frame_key") : null;
     }
     const name = has(key()) ? key() : model.get("key"); // the user may be further than the kernel
-    if (!has(name)) model.send({ want: name }); // sent before this page was opened
-    else if (name !== shown) put(name);
-    if (model.get("partial")) asked();
-    else answered();
+    if (has(name)) {
+      if (name !== shown) put(name);
+    } else if (!asks.has(name)) {
+      asks.add(name);
+      model.send({ want: name }); // sent before this page was opened
+    }
+    if (model.get("answers") !== answers) {
+      answers = model.get("answers");
+      if (model.get("partial")) asked();
+      else answered();
+    } else if (!model.get("partial") && key() === model.get("key")) answered();
     image.style.width = `${model.get("width")}px`;
     image.alt = model.get("alt");
     image.style.background = model.get("dark") === pageIsDark() ? "" : PAPER[model.get("dark") ? "dark" : "light"];
   }
 
   function message(content, buffers) {
-    if (content.ahead) keep(content.ahead, buffers[0], content.fine ? fine : quick);
+    if (content.ahead) {
+      keep(content.ahead, buffers[0], content.fine ? fine : quick);
+      if (asks.delete(content.ahead) && content.ahead === model.get("key") && !has(key())) put(content.ahead);
+    }
     if (content.drop) content.drop.forEach(drop);
     if (content.save) save(content, buffers[0]);
   }
@@ -123,15 +140,17 @@ async function render({ model, el }) {
     model.save_changes();
   }
 
-  // JupyterLab would take the arrow keys of a list for its cells.
+  // JupyterLab would take plain keys for its cells: arrows in a list, and letters, one of which cuts the cell.
   const leave = new AbortController();
-  function keepArrows(event) {
-    if (event.target.matches("select") && event.key.startsWith("Arrow")) event.stopPropagation();
+  function keepPlainKeys(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const arrow = event.key.startsWith("Arrow") && event.target.matches("select");
+    if (arrow || event.key.length === 1 || (event.key === "Enter" && !event.shiftKey)) event.stopPropagation();
   }
-  function attach() {
+  function attach(tries = 100) {
     const explorer = el.closest(".ecaviz-explorer");
-    if (explorer) explorer.addEventListener("keydown", keepArrows, { signal: leave.signal });
-    else if (!leave.signal.aborted) setTimeout(attach, 50);
+    if (explorer) explorer.addEventListener("keydown", keepPlainKeys, { signal: leave.signal });
+    else if (tries > 0 && !leave.signal.aborted) setTimeout(attach, 50, tries - 1);
   }
   attach();
 
@@ -142,6 +161,7 @@ async function render({ model, el }) {
   watch.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
   told();
   seen();
+  model.send({ open: true });
   return () => {
     clearTimeout(timer);
     clearTimeout(rest);

@@ -12,6 +12,7 @@ import itertools
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import anywidget
 import ipywidgets as widgets
 import traitlets
 
-__all__ = ["Screen", "plain", "token", "worded"]
+__all__ = ["Frame", "Screen", "plain", "token", "worded"]
 
 _numbers = itertools.count()
 
@@ -39,6 +40,24 @@ def worded(value: Any) -> str:
 def plain(text: str) -> str:
     """HTML without its tags."""
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", text))).strip()
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A picture.
+
+    Attributes:
+        quick: PNG, a pixel for each CSS pixel.
+        words: What is seen, as HTML.
+        fine: The same picture with more pixels; empty while there is none.
+    """
+
+    quick: bytes
+    words: str
+    fine: bytes = b""
+
+    def __len__(self) -> int:
+        return len(self.quick) + len(self.fine)
 
 
 class Screen(anywidget.AnyWidget):
@@ -78,47 +97,56 @@ class Screen(anywidget.AnyWidget):
     value = traitlets.Bytes()
     """The picture that is shown, PNG; not synchronised, since the browser may have it."""
 
+    viewed = traitlets.Bool()
+    """Whether a browser has opened it."""
+
     def __init__(self, controls: Iterable[widgets.Widget], width: int):
-        self._sent: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
-        self._bytes = 0
+        self._sent: OrderedDict[str, Frame] = OrderedDict()
+        self.shown = Frame(b"", "")
         super().__init__(controls=list(controls), width=width, layout=widgets.Layout(overflow="hidden"))
         self.on_msg(self._asked)
 
-    def now(self) -> str:
-        """The key of what the controls say now."""
-        return "|".join([*map(token, self.controls), self.rest])
+    def now(self, rest: str | None = None) -> str:
+        """The key of what the controls say now, with this ``rest`` or the present one."""
+        return "|".join([*map(token, self.controls), self.rest if rest is None else rest])
 
-    def sent(self, key: str) -> tuple[bytes, str] | None:
-        """The frame of that key that the browser was sent, and its words; None if it was not."""
+    def sent(self, key: str) -> Frame | None:
+        """The frame of that key, if the browser was sent it."""
         return self._sent.get(key)
 
-    def show(self, png: bytes, words: str, *, partial: bool = False) -> None:
+    def show(self, frame: Frame, rest: str, *, dark: bool = False, partial: bool = False) -> None:
         """Show the frame of what the controls say now; one that was sent is not sent again.
 
         Args:
-            png: The picture.
-            words: What is seen, as HTML.
+            frame: The picture.
+            rest: What it depends on beside the controls.
+            dark: Whether it is drawn for a dark page.
             partial: Whether a more complete one will follow: this one is not kept.
         """
-        key = self.now()
+        key = self.now(rest)
         with self.hold_sync():
-            if (png, words) != self._sent.get(key):
-                self.frame, self.frame_key = png, key
-            self.key, self.value, self.partial, self.alt = key, png, partial, plain(words)
+            if frame is not self._sent.get(key):
+                self.frame, self.frame_key = frame.quick, key
+            self.rest, self.dark, self.partial = rest, dark, partial
+            self.key, self.shown, self.value = key, frame, frame.fine or frame.quick
+            self.alt = plain(frame.words)
             self.answers += 1
         if not partial:
-            self._remember(key, png, words)
+            self._remember(key, frame)
 
-    def send_ahead(self, key: str, png: bytes, words: str) -> None:
-        """Send a frame that may be shown later, or a finer one of a key: it is shown when nothing moves."""
-        self.send({"ahead": key, "fine": self.is_fine(png)}, [png])
-        self._remember(key, png, words)
+    def send_ahead(self, key: str, frame: Frame) -> None:
+        """Send a frame that may be shown later."""
+        self.send({"ahead": key}, [frame.quick])
+        self._remember(key, frame)
+
+    def send_fine(self, key: str, png: bytes) -> None:
+        """Send a frame of more pixels than that of the same key: it is shown when nothing moves."""
+        if (before := self._sent.get(key)) is None:
+            return
+        self.send({"ahead": key, "fine": True}, [png])
+        self._remember(key, frame := Frame(before.quick, before.words, png))
         if key == self.key:
-            self.value = png
-
-    def is_fine(self, png: bytes) -> bool:
-        """Whether a picture has more pixels than the screen has CSS pixels for it, as its first chunk says."""
-        return int.from_bytes(png[16:20], "big") > 1.5 * self.width
+            self.shown, self.value = frame, png
 
     def save(self, name: str, kind: str, content: bytes) -> None:
         """Have the browser save a file where the user's files go.
@@ -130,18 +158,24 @@ class Screen(anywidget.AnyWidget):
         """
         self.send({"save": name, "type": kind, "id": f"{self.model_id} {next(_numbers)}"}, [content])
 
-    def _remember(self, key: str, png: bytes, words: str) -> None:
-        self._bytes += len(png) - len(self._sent.get(key, (b"",))[0])
-        self._sent[key] = png, words
+    def clear(self) -> None:
+        """Keep no frame any more."""
+        self._sent.clear()
+
+    def _remember(self, key: str, frame: Frame) -> None:
+        self._sent[key] = frame
         self._sent.move_to_end(key)
+        size = sum(map(len, self._sent.values()))
         dropped = []
-        while len(self._sent) > 1 and self._bytes > self.most:
-            dropped.append(next(iter(self._sent)))
-            self._bytes -= len(self._sent.pop(dropped[-1])[0])
+        while len(self._sent) > 1 and size > self.most:
+            name, old = self._sent.popitem(last=False)
+            dropped.append(name)
+            size -= len(old)
         if dropped:
             self.send({"drop": dropped})
 
     def _asked(self, _widget: Any, content: Mapping[str, Any], _buffers: Any) -> None:
-        """A page that was opened later lacks a frame."""
+        """A page was opened, and may lack frames that were sent before."""
+        self.viewed = self.viewed or "open" in content
         if found := self._sent.get(content.get("want")):
-            self.send({"ahead": content["want"], "fine": self.is_fine(found[0])}, [found[0]])
+            self.send({"ahead": content["want"]}, [found.quick])

@@ -111,7 +111,7 @@ class Shown:
 
     def words(self) -> str:
         """What is said beside the picture."""
-        return "\n".join(self.box.locator(".widget-html-content").all_inner_texts())
+        return "\n".join(self.box.locator(".ecaviz-words").all_inner_texts())
 
     def height(self) -> float:
         """Of the whole explorer, in pixels of the page."""
@@ -132,10 +132,17 @@ class Shown:
             before = pixels(self.picture)
             if self.choose(*choice):
                 self.changes(before, f"choosing {choice[1]!r} of {choice[0]!r}")
+        self.still()
+
+    def still(self) -> str:
+        """Wait until the picture is drawn finely, as it is when nothing moves any more; its fingerprint."""
+        fine = "image => image.complete && image.naturalWidth > 1.5 * image.width"
         now, before = pixels(self.picture), None
         while now != before:
-            self.page.wait_for_timeout(450)  # it is drawn more finely, or completed, a little later
+            self.page.wait_for_function(fine, arg=self.picture.element_handle(), timeout=30_000)
+            self.page.wait_for_timeout(200)
             now, before = pixels(self.picture), now
+        return now
 
     def choose(self, label: str, option: str) -> bool:
         """Choose what a dropdown offers, by its words; whether it was another before."""

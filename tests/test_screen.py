@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import copy
 import io
 
 import numpy as np
@@ -25,22 +26,23 @@ class Sent:
     """What a screen sends to its browser, in order; ``frames`` is what the browser has of it by now."""
 
     def __init__(self, screen, monkeypatch):
-        self.all, self.frames, self.fine = [], {}, {}
-        if screen.frame:
-            self.frames[screen.frame_key] = screen.frame
+        self.all, self.fine, self.screen = [], {}, screen
+        self.frames = {screen.frame_key: screen.frame}
         monkeypatch.setattr(screen, "send", self._message)
-        screen.observe(self._frame, "frame")
-        self.screen = screen
+        screen.observe(self._answer, "answers")  # the last trait of those that arrive together
 
-    def _frame(self, change):
-        self.all.append("frame")
-        # Traits are set one after the other and arrive together.
-        self.frames[self.screen.now()] = change["new"]
+    def _answer(self, _change):
+        screen = self.screen
+        if self.frames.get(screen.frame_key) != screen.frame:
+            self.all.append("frame")
+            self.frames[screen.frame_key] = screen.frame
+        assert screen.key in self.frames, "the browser is to show what it has not"
+        assert screen.key == screen.now()
 
     def _message(self, content, buffers=()):
         self.all.append(next(iter(content)))
         if "ahead" in content:
-            (self.fine if content["fine"] else self.frames)[content["ahead"]] = buffers[0]
+            (self.fine if content.get("fine") else self.frames)[content["ahead"]] = buffers[0]
         for key in content.get("drop", ()):
             self.frames.pop(key, None)
             self.fine.pop(key, None)
@@ -129,7 +131,7 @@ def test_of_more_frames_than_there_is_room_for_the_oldest_go(layers, monkeypatch
     for channel in range(12):
         layers.state.channel = channel
     assert 2 <= len(layers.picture._sent) <= 4
-    assert layers.picture._bytes == sum(len(png) for png, _ in layers.picture._sent.values()) <= layers.picture.most
+    assert sum(len(one.quick + one.fine) for one in layers.picture._sent.values()) <= layers.picture.most
     assert set(sent.frames) == set(layers.picture._sent), "kernel and browser keep different frames"
 
 
@@ -161,6 +163,8 @@ def test_a_move_that_is_refused_is_an_answer_too(models):
 def rest(explorer, monkeypatch, action=lambda: None, seconds=20.0):
     """Act in a loop and wait until nothing is left to be drawn."""
     monkeypatch.setattr(explorer_base, "REST", 0.01)
+    monkeypatch.setattr(explorer_base, "BREATH", 0)
+    explorer.picture.viewed = True
 
     async def wait():
         action()
@@ -204,14 +208,19 @@ def test_drawing_ahead_moves_nothing(layers, monkeypatch):
 
 def test_a_move_stops_what_is_drawn_ahead_and_the_picture_is_right(layers, monkeypatch):
     monkeypatch.setattr(explorer_base, "REST", 0.0)
+    monkeypatch.setattr(explorer_base, "BREATH", 0)
+    layers.picture.viewed = True
+    left = []
 
     async def moves():
         for channel in range(1, 8):
             layers.state.channel = channel
+            left.append(layers._refining)
             for _ in range(channel):  # stopped after another panel each time
                 await asyncio.sleep(0)
         layers.state.layer = 0
         await layers._refining
+        assert all(task.cancelled() for task in left)
 
     asyncio.run(moves())
     assert layers.error.value == ""
@@ -227,6 +236,8 @@ def test_an_error_of_what_is_drawn_at_rest_is_told(layers, monkeypatch):
 
 def test_a_closed_explorer_draws_nothing_more(models, monkeypatch):
     explorer = ecaviz.LayerExplorer(models, Drawn())
+
+    explorer.picture.viewed = True
 
     async def close():
         explorer.state.channel = 3
@@ -251,12 +262,114 @@ def test_values_ahead_of_a_slider_of_numbers_have_the_keys_that_moves_give(rule,
 def test_the_frames_about_the_control_that_was_moved_are_drawn_too(layers, monkeypatch):
     sent = Sent(layers.picture, monkeypatch)
     rest(layers, monkeypatch, lambda: layers.controls["channel"].set_trait("value", 20))
-    monkeypatch.setattr(canvas.Canvas, "png", lambda self, scene: pytest.fail("it was drawn ahead"))
+    png = canvas.Canvas.png
     for channel in (21, 20, 19, 24):
+        monkeypatch.setattr(canvas.Canvas, "png", lambda self, scene: pytest.fail("it was drawn ahead"))
         layers.controls["channel"].value = channel
-        assert layers.picture.value == sent.frames.get(layers.picture.now(), layers.picture.value)
-        assert str(channel) in layers.caption.value
+        monkeypatch.setattr(canvas.Canvas, "png", png)
+        anew = canvas.Canvas(layers._panels).png(layers.state.scene())
+        assert (pixels(sent.frames[layers.picture.key]) == pixels(anew)).all()
+        assert f"channel {channel}" in layers.caption.value
     assert layers.error.value == ""
+
+
+def test_a_channel_that_a_layer_lacks_gives_no_frame_under_a_wrong_key(layers, monkeypatch):
+    layers.state.layer = len(layers.state.names) - 1
+    layers.state.channel = layers.state.channels - 1  # earlier layers have fewer: the channel follows
+    sent = Sent(layers.picture, monkeypatch)
+    rest(layers, monkeypatch, lambda: layers.controls["layer"].set_trait("value", layers.state.layer - 1))
+    for layer in range(len(layers.state.names)):
+        layers.state.layer = layer
+        anew = canvas.Canvas(layers._panels).png(layers.state.scene())
+        assert (pixels(sent.frames[layers.picture.key]) == pixels(anew)).all(), layer
+
+
+def test_what_cannot_be_drawn_ahead_is_told_when_it_is_asked_for(monkeypatch):
+    explorer = ecaviz.CoverageExplorer((), channels=(16, 32), sizes=(1, 3), reductions=(4, 8, 64))
+    sent = Sent(explorer.picture, monkeypatch)
+    rest(explorer, monkeypatch, lambda: explorer.controls["r"].set_trait("value", 4 if explorer.state.r == 8 else 8))
+    assert explorer.error.value == "", "an error that nobody caused"
+    assert len(sent.frames) > 2, "one that failed stopped the others"
+    explorer.controls["r"].value = 64
+    assert "hidden" in explorer.error.value
+    explorer.close()
+
+
+def test_a_picture_from_elsewhere_does_not_mix_with_what_is_drawn_ahead(layers, monkeypatch):
+    monkeypatch.setattr(explorer_base, "REST", 0.0)
+    monkeypatch.setattr(explorer_base, "BREATH", 0)
+    layers.picture.viewed = True
+    sent = Sent(layers.picture, monkeypatch)
+
+    async def moves():
+        layers.controls["channel"].value = 3
+        other = copy.copy(layers.state)
+        other.shown = "image"
+        for _ in range(60):
+            await asyncio.sleep(0.002)
+            if len(sent.frames) > 2:
+                layers.drawn(other)
+        if layers._refining is not None:
+            await layers._refining
+
+    asyncio.run(moves())
+    for layer in range(len(layers.state.names)):
+        layers.state.layer = layer
+        anew = canvas.Canvas(layers._panels).png(layers.state.scene())
+        assert (pixels(sent.frames[layers.picture.key]) == pixels(anew)).all(), layer
+
+
+def test_without_a_browser_nothing_is_drawn_at_rest(layers):
+    async def move():
+        layers.state.channel = 4
+        assert layers._refining is None
+
+    asyncio.run(move())
+
+
+def test_a_number_beyond_its_slider_is_no_other_number(models):
+    explorer = ecaviz.KernelExplorer(models[1:], Drawn())
+    explorer.state.mode = "random"
+    pictures = {}
+    for draw in (25, 19):
+        explorer.state.draw = draw
+        pictures[draw] = explorer.picture.value
+        assert explorer.controls["draw"].value == draw
+    explorer.controls["draw"].value = 25
+    assert explorer.picture.value == pictures[25] != pictures[19]
+    explorer.close()
+
+
+def test_a_control_goes_back_where_a_move_is_refused(layers, monkeypatch):
+    monkeypatch.setattr(layers.controls["image"], "max", 99)
+    key = layers.picture.key
+    layers.controls["image"].value = 50
+    assert "image: 50 is not among 0 to 11" in layers.error.value
+    assert layers.controls["image"].value == layers.state.image == 0
+    assert layers.picture.now() == key
+
+
+def test_a_loop_that_is_gone_takes_no_move_with_it(layers):
+    layers.picture.viewed = True
+
+    async def move():
+        layers.state.channel = 5
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(move())
+    loop.close()
+    before = layers.picture.value
+    layers.state.channel = 6
+    assert layers.error.value == ""
+    assert layers.picture.value != before
+
+
+def test_closing_lets_go_of_pictures_and_widgets(models):
+    explorer = ecaviz.LayerExplorer(models, Drawn())
+    explorer.close()
+    assert not explorer._canvases
+    assert not explorer.picture._sent
+    assert all(one.comm is None for one in (*explorer.controls.values(), *explorer.tools.values(), explorer.picture))
 
 
 def test_where_other_controls_follow_a_move_nothing_is_drawn_ahead(models, monkeypatch):
@@ -286,14 +399,15 @@ def test_a_network_that_takes_long_is_not_run_ahead(models, monkeypatch):
         monkeypatch.setattr(explorer, "_took", took)
         explorer.state._answers.clear()
 
-        async def moves(k):
+        async def moves(k, took):
             explorer.controls["k"].value = k
             await asyncio.sleep(3 * explorer.pause)
             explorer._took = took
             await asyncio.wait_for(explorer._refining, 20)
 
+        explorer.picture.viewed = True
         monkeypatch.setattr(explorer_base, "REST", 3 * explorer.pause)
-        asyncio.run(moves(9 if some else 7))
+        asyncio.run(moves(9 if some else 7, took))
         assert (len(set(asked)) > 1) == some
     explorer.close()
 
