@@ -5,7 +5,7 @@
 
 An explorer is a state of traits (:mod:`ecaviz.states`; ``explorer.state``), controls that set the traits, and a picture
 that is drawn of them by the views of :mod:`ecaviz.panels`. All that a move needs was read when the explorer was made:
-no move waits for a network. (That of a :class:`KernelExplorer` is run after the picture is there, and completes it.)
+no move waits for a network. (Those of :mod:`ecaviz.answering` run one after the picture is there, which completes it.)
 """
 
 from __future__ import annotations

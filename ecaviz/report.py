@@ -25,6 +25,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from . import frames
 
@@ -73,7 +74,7 @@ math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math", "Liber
 {%- block body_header -%}{{ super() }}
 <nav><p>
 {%- for name, words in resources.links -%}
-{{ " · " if not loop.first }}<a href="{{ name }}.html">{{ words }}</a>
+{{ " · " if not loop.first }}<a href="{{ name | urlencode }}.html">{{ words | e }}</a>
 {%- endfor -%}
 </p></nav>
 {%- endblock -%}
@@ -425,8 +426,8 @@ def describe_pictures(book: Any) -> None:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 said = output["data"].get("text/plain", "")
-                words = said if said and not said.startswith("<") and "Figure" not in said else f"Picture: {above}"
-                output["metadata"]["alt"] = re.sub(r"[\[\]\s]+", " ", words).strip()
+                known = said and not said.startswith("<") and not said.startswith("Figure(")
+                output["metadata"]["alt"] = re.sub(r"\s+", " ", said if known else f"Picture: {above}").strip()
 
 
 def without_bare_widgets(book: Any) -> None:
@@ -446,7 +447,7 @@ def _index(pages: list[Page]) -> str:
     rows = []
     for page in pages:
         name = html.escape(page.notebook.stem)
-        link = f'<a href="{name}.html">{name}</a>' if page.path else name
+        link = f'<a href="{quote(page.notebook.stem)}.html">{name}</a>' if page.path else name
         # Its formulas are known to be good once its page is there.
         parts = page.title.split("$") if page.path else [page.title]
         title = "".join(formula(part) if i % 2 else html.escape(part) for i, part in enumerate(parts))

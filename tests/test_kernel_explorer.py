@@ -74,6 +74,7 @@ def test_what_is_shown_is_what_a_whole_run_gives(explorer, model, where, mode):
 def test_the_first_picture_has_the_gates_of_the_site_alone(explorer, model):
     state = explorer.state
     state._answers.clear()
+    explorer.picture.clear()
     with state.hold_trait_notifications():
         state.where, state.layer, state.k, state.image = "all", 4, 1, 3
         scene = state.scene(wait=False)
@@ -137,6 +138,7 @@ def test_kernel_and_response_are_those_of_the_surgery(explorer):
 def test_in_a_loop_the_picture_comes_first_and_is_completed(explorer, monkeypatch):
     state, told = explorer.state, []
     state._answers.clear()
+    explorer.picture.clear()
     run = state.run
 
     def watched():
@@ -173,6 +175,7 @@ def test_in_a_loop_the_picture_comes_first_and_is_completed(explorer, monkeypatc
 def test_an_error_of_the_network_is_told_in_the_widget(explorer, monkeypatch):
     state = explorer.state
     state._answers.clear()
+    explorer.picture.clear()
     monkeypatch.setattr(state, "run", lambda: (_ for _ in ()).throw(RuntimeError("out of memory")))
 
     async def move():
@@ -224,6 +227,7 @@ def test_the_stage_of_a_site(names, stages):
 
 def test_what_is_shown_without_a_kernel_is_complete(explorer):
     explorer.state._answers.clear()
+    explorer.picture.clear()
 
     async def cell():
         explorer.state.k = 1

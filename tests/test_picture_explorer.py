@@ -300,6 +300,7 @@ def test_bars_are_as_long_as_their_numbers():
 def test_in_a_loop_the_picture_comes_before_what_the_network_says_of_it(explorer):
     explorer._took = float("inf")  # as if nothing was known of how long the network takes
     explorer.state._looked.clear()
+    explorer.picture.clear()
     told = []
     explorer.picture.observe(lambda change: told.append(explorer.picture.partial), "value")
 
