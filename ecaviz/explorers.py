@@ -189,7 +189,7 @@ class ModuleExplorer(Explorer):
     """
 
     ahead = "channels"
-    height = "15em"
+    height = "11.5em"
 
     def __init__(self, channels: Sequence[int] = (32, 64, 128, 256, 512, 1024, 2048)):
         if not channels:

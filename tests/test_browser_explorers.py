@@ -25,6 +25,11 @@ EXPLORERS = [
     ("coverage_explorer.ipynb", ["import ecaviz", "ecaviz.CoverageExplorer()"], "CoverageExplorer"),
     ("module_explorer.ipynb", ["import ecaviz", "ecaviz.ModuleExplorer()"], "ModuleExplorer"),
     ("rule_explorer.ipynb", ["import ecaviz", 'ecaviz.RuleExplorer(["shapes-eca-k5"])'], "RuleExplorer"),
+    (
+        "picture_explorer.ipynb",
+        ["import ecaviz", 'ecaviz.PictureExplorer("shapes-se-r16", at_most=60)'],
+        "PictureExplorer",
+    ),
     ("01_weight_distributions.ipynb", None, "LayerExplorer"),
     ("02_kernel_size.ipynb", None, "KernelExplorer"),
     ("03_coverage.ipynb", None, "CoverageExplorer"),
@@ -33,7 +38,11 @@ EXPLORERS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "cells", "explorer"), EXPLORERS, ids=[one[0] for one in EXPLORERS])
+# The notebooks themselves are run in test_notebooks.py; here, in the browser too, only by `make test-long`.
+CASES = [pytest.param(*case, id=case[0], marks=[pytest.mark.long] if case[1] is None else []) for case in EXPLORERS]
+
+
+@pytest.mark.parametrize(("name", "cells", "explorer"), CASES)
 def test_every_slider_and_dropdown_moves_the_picture(lab, name, cells, explorer):
     if cells is not None:
         lab.write(name, *cells)
