@@ -427,7 +427,8 @@ def describe_pictures(book: Any) -> None:
             if "image/png" in output.get("data", {}):
                 said = output["data"].get("text/plain", "")
                 known = said and not said.startswith("<") and not said.startswith("Figure(")
-                output["metadata"]["alt"] = re.sub(r"\s+", " ", said if known else f"Picture: {above}").strip()
+                words = " ".join((said if known else f"Picture: {above}").split())
+                output["metadata"]["alt"] = words.translate(str.maketrans("[]", "()"))  # Markdown has its own brackets
 
 
 def without_bare_widgets(book: Any) -> None:

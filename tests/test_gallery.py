@@ -61,7 +61,7 @@ def test_a_page_has_tables_pictures_and_words(book, tmp_path):
     assert "```text\nsaid\n```" in text
     assert "[next](other.md#x)" in text
     pictures = re.findall(r"!\[(.*)\]\((.*)\)", text)
-    assert [alt for alt, _ in pictures] == ["Explorer: moved", "Picture: Two $k$"]
+    assert [alt for alt, _ in pictures] == ["Explorer: (moved)", "Picture: Two $k$"]
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("one/*")) == [p for _, p in pictures]
     assert size == sum((tmp_path / name).stat().st_size for name in ["one.md", *(p for _, p in pictures)])
     gallery.write_index(tmp_path, [notebook])
