@@ -37,7 +37,7 @@ def book():
     )
     outputs = [
         new.new_output("stream", name="stderr", text="a warning"),
-        new.new_output("stream", name="stdout", text="said\n"),
+        new.new_output("stream", name="stdout", text=f"said in {Path.home()}\n"),
         new.new_output("display_data", view | {"text/plain": "bar"}),
         new.new_output("display_data", {"text/html": table, "text/plain": "1"}),
         new.new_output("execute_result", view | {"image/png": picture, "text/plain": "Explorer: [moved]"}),
@@ -58,7 +58,7 @@ def test_a_page_has_tables_pictures_and_words(book, tmp_path):
     assert "a warning" not in text
     assert "style" not in text
     assert "bar" not in text
-    assert "```text\nsaid\n```" in text
+    assert "```text\nsaid in ~\n```" in text
     assert "[next](other.md#x)" in text
     pictures = re.findall(r"!\[(.*)\]\((.*)\)", text)
     assert [alt for alt, _ in pictures] == ["Explorer: (moved)", "Picture: Two $k$"]

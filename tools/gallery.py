@@ -118,6 +118,7 @@ def write_page(notebook: Path, book: Any, out: Path, names: set[str]) -> int:
     )
     text = re.sub(r"\]\((\w+)\.ipynb", lambda link: f"]({link[1]}.md" if link[1] in names else link[0], text)
     text = re.sub(r"\n{3,}", "\n\n", text).strip()
+    text = text.replace(str(Path.home()), "~")  # whose machine it was does not matter
     head = f"<!-- Made by `make gallery` from notebooks/{notebook.name}, cells {fingerprint(notebook)} -->"
     page = f"{head}\n[all notebooks](README.md) · [this one, to run](../../notebooks/{notebook.name})\n\n{text}\n"
     for colours, scale in STEPS:
