@@ -177,6 +177,7 @@ class Shown:
                 self.move(kind, label)
                 if screenshot:
                     screenshot(f"{label.split()[0]}-{kind}")
+        self.still()  # what the last move asked for is there: no picture that is not whole becomes fine
 
     def move(self, kind: str, label: str) -> None:
         """Move one control by one step, with the keyboard alone."""
