@@ -16,7 +16,7 @@ import copy
 import html
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from PIL import Image
 from . import themes
 from .canvas import DPI, Canvas, png_of
 from .frames import bundled, choices
+from .one_thread import OneThread
 from .screen import Frame, Screen, plain, token, worded
 from .views import Picture
 
@@ -63,6 +64,7 @@ class Explorer(widgets.VBox):
         state: Has ``scene()``, ``describe(scene)`` and ``table(scene)``.
         panels: What draws the scene.
         controls: The controls by trait, in groups by the name of the group. What is no trait is shown alone.
+        chooser: Shown between the controls and the picture.
     """
 
     ahead: str = ""
@@ -84,6 +86,7 @@ class Explorer(widgets.VBox):
         state: traitlets.HasTraits,
         panels: type,
         controls: Mapping[str, Mapping[str, widgets.Widget]],
+        chooser: widgets.Widget | None = None,
         **options: Any,
     ):
         self.state, self._panels = state, panels
@@ -110,8 +113,10 @@ class Explorer(widgets.VBox):
             layout=widgets.Layout(flex_flow="row wrap"),
         )
         row = widgets.Box(list(self.tools.values()), layout=widgets.Layout(flex_flow="row wrap"))
-        super().__init__([rows, self.picture, words, row, self.numbers], **options)
+        above = [rows] if chooser is None else [rows, chooser]
+        super().__init__([*above, self.picture, words, row, self.numbers], **options)
         self.add_class("ecaviz-explorer")
+        OneThread(_all_of(self))
         self._draw()
         for name, control in self.controls.items():
             control.observe(partial(self._moved, name), "value")
@@ -364,7 +369,8 @@ class Explorer(widgets.VBox):
         if self.comm is not None and hasattr(self, "picture"):
             self.picture.clear()
             self._canvases.clear()
-            _close_all(self.children)
+            for one in list(_all_of(self))[:-1]:
+                one.close()
         super().close()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
@@ -375,10 +381,11 @@ class Explorer(widgets.VBox):
         return bundle | bundled(self)
 
 
-def _close_all(members: Iterable[widgets.Widget]) -> None:
-    for one in members:
-        _close_all(getattr(one, "children", ()))
-        one.close()
+def _all_of(widget: widgets.Widget) -> Iterator[widgets.Widget]:
+    """The widget and all that is in it, what is in it first."""
+    for one in getattr(widget, "children", ()):
+        yield from _all_of(one)
+    yield widget
 
 
 def _raise(error: Exception) -> None:

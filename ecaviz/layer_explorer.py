@@ -79,9 +79,7 @@ class LayerExplorer(Explorer):
         }
         controls = {"models": models, "place": place, "images": of, "drawing": scale}
         self.thumbnails = Thumbnails(state, state.kinds, self._guarded)
-        super().__init__(state, LayerPanels, controls)
-        groups, *others = self.children
-        self.children = (groups, self.thumbnails, *others)
+        super().__init__(state, LayerPanels, controls, self.thumbnails)
 
     def sync(self) -> None:
         """Make the controls and the thumbnails say what the state says."""
