@@ -73,6 +73,9 @@ class Explorer(widgets.VBox):
     most_ahead = 16
     """The most frames of one control that are rendered while nothing moves, the nearest."""
 
+    leading: frozenset[str] = frozenset()
+    """Controls that others may follow to a picture that is there already: the kernel answers before one is shown."""
+
     undrawn: frozenset[str] = frozenset()
     """Traits that the picture does not show: what moves them alone draws nothing."""
 
@@ -227,7 +230,7 @@ class Explorer(widgets.VBox):
     def _draw(self) -> None:
         self._leave_off()
         self._sync()
-        rest = self._rest()
+        rest = self._rest(self._drawn)
         frame, whole = self.picture.sent(self.picture.now(rest)), True
         if frame is None:
             self._prepare()
@@ -252,11 +255,14 @@ class Explorer(widgets.VBox):
             self._canvases[key] = Canvas(self._panels, scale=scale, theme=self.theme)
         return self._canvases[key]
 
-    def _rest(self) -> str:
-        """What the picture depends on beside the controls; what is no number or word is told apart by a number."""
+    def _rest(self, values: Mapping[str, Any]) -> str:
+        """What the picture depends on beside the controls; what is no number or word is told apart by a number.
+
+        What the leading controls say is in it too: the browser hears of it with the kernel's answer, not before.
+        """
         said = [self.theme]
-        for name, value in self._drawn.items():
-            if name in self.controls:
+        for name, value in values.items():
+            if name in self.controls and name not in self.leading:
                 continue
             if not isinstance(value, str | int | float | None):
                 before, stamp = self._beside.get(name, (None, 0))
@@ -353,14 +359,15 @@ class Explorer(widgets.VBox):
             for i in near[1 : 1 + self.most_ahead]:
                 said = worded(i if hasattr(control, "index") else values[i])
                 tokens = [said if one is control else token(one) for one in self.picture.controls]
-                key = "|".join([*tokens, self.picture.rest])
+                then = self._drawn | {name: values[i]}
+                key = "|".join([*tokens, self._rest(then)])
                 if self.picture.sent(key) is not None:
                     continue
                 state = copy.copy(self.state)
                 with contextlib.suppress(Exception):  # a value that is refused
                     setattr(state, name, values[i])
                 # Where other traits follow, the key is another.
-                if self._values(state) == self._drawn | {name: values[i]} and self._worth(name, state):
+                if self._values(state) == then and self._worth(name, state):
                     yield key, state
 
     def close(self) -> None:

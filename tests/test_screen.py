@@ -4,6 +4,7 @@ import asyncio
 import base64
 import copy
 import io
+import random
 
 import numpy as np
 import pandas as pd
@@ -156,6 +157,39 @@ def test_a_move_that_is_refused_is_an_answer_too(models):
     explorer.close()
 
 
+@pytest.mark.parametrize(
+    ("name", "moved"),
+    [
+        ("layers", ("left", "right", "layer")),
+        ("layers", ("layer", "channel")),
+        ("kernel", ("model", "layer", "mode")),
+        ("coverage", ("model", "layer", "channels")),
+        ("coverage", ("layer", "r", "channel")),
+        ("theory", ("channels", "channel", "r")),
+        ("picture", ("image", "site")),
+    ],
+)
+def test_a_frame_that_the_browser_shows_at_once_is_what_the_kernel_means(models, monkeypatch, name, moved):
+    """Also where other controls follow the one that was moved: the browser learns of them later."""
+    explorer = MAKE[name]([*models, make("eca", "short", blocks=(1, 1, 1, 1), kernel_size=3, seed=2)])
+    monkeypatch.setattr(canvas.Canvas, "png", lambda self, scene: b"a picture")
+    screen, kept, hits = explorer.picture, set(), 0
+    draw = random.Random(0)
+    for _ in range(300):
+        kept.add(screen.key)
+        control = explorer.controls[draw.choice(moved)]
+        values = [value for _, value in explorer_base.choices(control)]
+        i = draw.choice([*range(min(3, len(values))), len(values) - 1])
+        said = worded(i if hasattr(control, "index") else values[i])
+        at_once = "|".join([*(said if one is control else token(one) for one in screen.controls), screen.rest])
+        control.value = values[i]
+        if at_once in kept:
+            hits += 1
+            assert screen.key == at_once, f"{control.description!r} was moved to {values[i]!r}: another picture flashed"
+    assert hits > 20
+    explorer.close()
+
+
 # -------------------------------------------------------------------------------------------------------------- at rest
 
 
@@ -256,6 +290,18 @@ def test_values_ahead_of_a_slider_of_numbers_have_the_keys_that_moves_give(rule,
         rule.controls["gamma"].value = gamma
         assert rule.picture.now() in sent.frames
     assert len(sent.frames) == count, "a frame was drawn under another key"
+
+
+def test_frames_of_a_control_that_others_may_follow_are_drawn_ahead_and_sent_once(layers, monkeypatch):
+    sent = Sent(layers.picture, monkeypatch)
+    rest(layers, monkeypatch, lambda: layers.controls["right"].set_trait("value", "se-4"))
+    count = len(sent.all)
+    monkeypatch.setattr(canvas.Canvas, "png", lambda self, scene: pytest.fail("drawn again"))
+    for name in ("eca-5", "se-4"):
+        layers.controls["right"].value = name
+        assert layers.picture.key in sent.frames
+    assert layers.error.value == ""
+    assert len(sent.all) == count
 
 
 def test_the_frames_about_the_control_that_was_moved_are_drawn_too(layers, monkeypatch):
