@@ -294,7 +294,8 @@ def test_values_ahead_of_a_slider_of_numbers_have_the_keys_that_moves_give(rule,
 
 def test_frames_of_a_control_that_others_may_follow_are_drawn_ahead_and_sent_once(layers, monkeypatch):
     sent = Sent(layers.picture, monkeypatch)
-    rest(layers, monkeypatch, lambda: layers.controls["right"].set_trait("value", "se-4"))
+    layers.controls["right"].value = "se-4"
+    rest(layers, monkeypatch, lambda: setattr(layers.state, "channel", 3))
     count = len(sent.all)
     monkeypatch.setattr(canvas.Canvas, "png", lambda self, scene: pytest.fail("drawn again"))
     for name in ("eca-5", "se-4"):
