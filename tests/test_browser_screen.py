@@ -71,9 +71,7 @@ class Played:
 
     def send(self, content: dict, png: str = "") -> None:
         """The kernel sends a message."""
-        self.page.evaluate(
-            "([content, png]) => screen_.emit(['msg:custom'], content, [bytes(png)])", [content, png]
-        )
+        self.page.evaluate("([content, png]) => screen_.emit(['msg:custom'], content, [bytes(png)])", [content, png])
 
     def shown(self) -> str:
         """The picture that is shown."""
@@ -195,9 +193,9 @@ def test_picture_and_paper_change_together_with_the_theme(played):
     assert (played.shown(), played.paper()) == ("light 1", white)
     played.show(1, rest="dark")  # sent before this page was opened
     assert (played.shown(), played.paper()) == ("light 1", white)
-    played.send({"ahead": "1|dark"}, "dark 1")
-    assert (played.shown(), played.paper()) == ("dark 1", none)
     played.send({"ahead": "1|light", "fine": True}, "light and fine")
+    assert played.paper() == white
+    played.send({"ahead": "1|dark"}, "dark 1")
     assert (played.shown(), played.paper()) == ("dark 1", none)
     played.show(1)  # the button “dark”: a light picture on a dark page
     assert (played.shown(), played.paper()) == ("light 1", white)

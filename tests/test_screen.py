@@ -147,6 +147,17 @@ def test_a_page_that_is_opened_later_asks_for_what_it_lacks(layers, monkeypatch)
     assert sent.all == ["ahead"]
 
 
+def test_a_page_that_is_opened_later_gets_fine_pictures_too(layers, monkeypatch):
+    layers.picture._asked(None, {"open": True}, [])
+    rest(layers, monkeypatch, lambda: setattr(layers.state, "layer", 0))
+    key, png = layers.picture.key, layers.picture.value
+    for said in ({"open": True}, {"want": key}):
+        sent = Sent(layers.picture, monkeypatch)
+        layers.picture._asked(None, said, [])
+        assert sent.fine == {key: png}
+        assert sent.all == ["ahead"] * (1 + ("want" in said))
+
+
 def test_a_move_that_is_refused_is_an_answer_too(models):
     explorer = ecaviz.CoverageExplorer((), channels=(16, 32), reductions=(4, 64))
     answers, key = explorer.picture.answers, explorer.picture.key
@@ -395,6 +406,30 @@ def test_a_control_goes_back_where_a_move_is_refused(layers, monkeypatch):
     assert layers.picture.now() == key
 
 
+def test_a_run_of_the_network_that_failed_is_an_answer_too(models, monkeypatch):
+    """ "computing …" goes away, and the error is shown."""
+    explorer = MAKE["kernel"](models)
+    said = []
+    explorer.picture.observe(lambda change: said.append((change["name"], change["new"])), ["answers", "partial"])
+
+    async def move():
+        explorer.controls["image"].value = 5
+        assert explorer.picture.partial
+        monkeypatch.setattr(type(explorer.state), "answer", lambda state: _raise(RuntimeError("no memory left")))
+        del said[:]
+        await asyncio.sleep(4 * explorer.pause)
+
+    asyncio.run(move())
+    assert said == [("answers", explorer.picture.answers), ("partial", False)]
+    assert "no memory left" in explorer.error.value
+    assert 'role="alert"' in explorer.error.value
+    explorer.close()
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
 def test_a_loop_that_is_gone_takes_no_move_with_it(layers):
     layers.picture.viewed = True
 
@@ -589,6 +624,20 @@ def test_the_look_follows_the_page_and_the_button(layers):
     assert (pixels(layers.picture.value) != pixels(dark)).any()
     layers.tools["dark"].value = True
     assert layers.picture.value == dark
+
+
+def test_the_mark_of_a_dark_picture_comes_with_the_picture(layers, monkeypatch):
+    messages = []
+    monkeypatch.setattr(layers.picture, "_send", lambda message, buffers=None: messages.append(message))
+    for dark in (True, False):
+        del messages[:]
+        layers.picture.set_state({"page_dark": dark})  # what the browser says
+        (one,) = [message for message in messages if "dark" in message.get("state", ())]
+        state, sent = one["state"], ["frame"] in one["buffer_paths"]
+        assert state["dark"] == dark
+        assert state["key"] == layers.picture.now(), "the picture does not change with the mark"
+        assert state["rest"].startswith("dark" if dark else "light")
+        assert sent == dark, "the light one is in the browser"
 
 
 def test_dark_pictures_say_the_same_as_light_ones(layers):
