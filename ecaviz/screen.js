@@ -78,7 +78,8 @@ async function render({ model, el }) {
   function keep(name, bytes, where) {
     const before = where.get(name);
     where.set(name, URL.createObjectURL(new Blob([bytes], { type: "image/png" })));
-    if (name === shown) put(name);
+    if (image.src === before) image.src = where.get(name);
+    else if (name === shown) put(name);
     if (before !== undefined) URL.revokeObjectURL(before);
   }
 

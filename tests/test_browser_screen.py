@@ -142,6 +142,18 @@ def test_a_frame_that_was_asked_for_and_is_late_takes_no_other_ones_place(played
     assert played.shown() == "whole 2"
 
 
+def test_a_frame_that_comes_again_takes_the_place_of_the_one_that_is_shown(played):
+    """As where a second view of the explorer is opened."""
+    for fine in (False, True):
+        for _ in range(2):
+            played.send({"ahead": "0|light", "fine": fine}, f"fine: {fine}")
+            played.page.wait_for_timeout(400)  # longer than it takes until it is shown
+            assert played.shown() == f"fine: {fine}"
+            played.send({"ahead": "0|light", "fine": fine}, f"fine, again: {fine}")
+            assert played.shown() == f"fine, again: {fine}", "what is shown was let go of"
+            assert played.kept() == 1 + fine
+
+
 def test_of_pictures_that_are_not_whole_one_is_kept(played):
     for value in range(1, 6):
         played.move(value)
