@@ -65,7 +65,7 @@ class Screen(anywidget.AnyWidget):
 
     Attributes:
         controls: What the key is made of.
-        rest: What the picture depends on beside them.
+        rest: What the picture depends on beside them; also what the browser is not to know before the kernel does.
         key: Of the picture that is shown.
         frame: The picture that was sent last, PNG.
         frame_key: Its key.
