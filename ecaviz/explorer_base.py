@@ -2,10 +2,10 @@
 
 How a move is answered: the controls set the traits of the state, and the picture follows. A frame that the browser has
 already (:mod:`ecaviz.screen`) is shown there at once, but where other controls may follow the one that was moved: then
-when the kernel has answered. Any other is drawn at 1×, and only what the move changed. When
-nothing has moved for ``REST`` seconds it is drawn again at 2×, and then the frames that the next moves can lead to are
-drawn and sent before they are asked for: those of the control that was moved last, and of the control ``ahead``. A move
-that comes meanwhile goes first.
+when the kernel has answered. Any other is drawn at 1×, and only what the move changed. When nothing has moved for
+``REST`` seconds it is drawn again at 2×, and then the frames that the next moves can lead to are drawn and sent before
+they are asked for: those of the control that was moved last, and of the control ``ahead``. A move that comes meanwhile
+goes first.
 """
 
 from __future__ import annotations

@@ -238,9 +238,11 @@ def test_two_views_of_one_explorer_and_a_page_that_is_opened_again(lab):
 
         def press(label: str, *keys: str, view: int = 0) -> str:
             """Move a slider of one view; the fingerprint that both views then have."""
+            before = views[0].still()
             for key in keys:
                 views[view].control("slider", label).locator(".noUi-handle").press(key)
-            page.wait_for_timeout(100)
+                for one in views:
+                    one.changes(before, f"{key} on {label!r}")
             after = views[0].still()
             assert views[1].still() == after
             return after
