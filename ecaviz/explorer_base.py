@@ -1,10 +1,11 @@
 """What all explorers share: controls in groups, the picture, what is seen in words and numbers; and makers of controls.
 
 How a move is answered: the controls set the traits of the state, and the picture follows. A frame that the browser has
-already (:mod:`ecaviz.screen`) is shown there at once. Any other is drawn at 1×, and only what the move changed. When
-nothing has moved for ``REST`` seconds it is drawn again at 2×, and then the frames that the next moves can lead to are
-drawn and sent before they are asked for: those of the control that was moved last, and of the control ``ahead``, in
-turn. A move that comes meanwhile goes first.
+already (:mod:`ecaviz.screen`) is shown there at once, but where other controls may follow the one that was moved: then
+when the kernel has answered. Any other is drawn at 1×, and only what the move changed. When nothing has moved for
+``REST`` seconds it is drawn again at 2×, and then the frames that the next moves can lead to are drawn and sent before
+they are asked for: those of the control that was moved last, and of the control ``ahead``, in turn. A move that comes
+meanwhile goes first.
 """
 
 from __future__ import annotations
@@ -73,6 +74,9 @@ class Explorer(widgets.VBox):
 
     most_ahead = 16
     """The most frames of one control that are rendered while nothing moves, the nearest."""
+
+    leading: frozenset[str] = frozenset()
+    """Controls that others may follow to a picture that is there already: the kernel answers before one is shown."""
 
     undrawn: frozenset[str] = frozenset()
     """Traits that the picture does not show: what moves them alone draws nothing."""
@@ -228,7 +232,7 @@ class Explorer(widgets.VBox):
     def _draw(self) -> None:
         self._leave_off()
         self._sync()
-        rest = self._rest()
+        rest = self._rest(self._drawn)
         frame, whole = self.picture.sent(self.picture.now(rest)), True
         if frame is None:
             self._prepare()
@@ -253,11 +257,14 @@ class Explorer(widgets.VBox):
             self._canvases[key] = Canvas(self._panels, scale=scale, theme=self.theme)
         return self._canvases[key]
 
-    def _rest(self) -> str:
-        """What the picture depends on beside the controls; what is no number or word is told apart by a number."""
+    def _rest(self, values: Mapping[str, Any]) -> str:
+        """What the picture depends on beside the controls; what is no number or word is told apart by a number.
+
+        What the leading controls say is in it too: the browser hears of it with the kernel's answer, not before.
+        """
         said = [self.theme]
-        for name, value in self._drawn.items():
-            if name in self.controls:
+        for name, value in values.items():
+            if name in self.controls and name not in self.leading:
                 continue
             if not isinstance(value, str | int | float | None):
                 before, stamp = self._beside.get(name, (None, 0))
@@ -349,14 +356,15 @@ class Explorer(widgets.VBox):
             control = self.controls[name]
             said = worded(i if hasattr(control, "index") else value)
             tokens = [said if one is control else token(one) for one in self.picture.controls]
-            key = "|".join([*tokens, self.picture.rest])
+            then = self._drawn | {name: value}
+            key = "|".join([*tokens, self._rest(then)])
             if self.picture.sent(key) is not None:
                 continue
             state = copy.copy(self.state)
             with contextlib.suppress(Exception):  # a value that is refused
                 setattr(state, name, value)
             # Where other traits follow, the key is another.
-            if self._values(state) == self._drawn | {name: value} and self._worth(name, state):
+            if self._values(state) == then and self._worth(name, state):
                 yield key, state
 
     def _nearest(self, name: str) -> list[tuple[str, int, Any]]:

@@ -52,6 +52,7 @@ class KernelExplorer(AnsweringExplorer):
     """
 
     ahead = "k"
+    leading = frozenset({"model"})
     runs_ahead = frozenset({"k", "mode", "draw"})
 
     def __init__(
@@ -119,6 +120,8 @@ class CoverageExplorer(Explorer):
         ValueError: An even kernel size, a list that is empty, an unknown model, a model without an interaction matrix,
             or images that cannot be used.
     """
+
+    leading = frozenset({"model", "layer"})
 
     def __init__(
         self,

@@ -39,6 +39,7 @@ class LayerExplorer(Explorer):
     """
 
     ahead = "layer"
+    leading = frozenset({"left", "right"})
     height = "10.6em"
     undrawn = frozenset({"page", "thumbnails"})
 

@@ -50,8 +50,9 @@ async function render({ model, el }) {
   const asks = new Set(); // keys that the kernel was asked for
   let last = null;
   let answers = -1;
-  let loose = null; // the key of a frame that is not whole: the kernel does not keep it
+  const loose = new Set(); // keys of frames that are not whole: the kernel does not keep them
   let shown = null;
+  let dark = false; // whether what is shown is drawn for a dark page
   let timer = 0;
   let rest = 0;
 
@@ -59,10 +60,17 @@ async function render({ model, el }) {
   function put(name) {
     clearTimeout(rest);
     if (name !== shown || !fine.has(name)) image.src = quick.get(name) ?? fine.get(name);
+    if (name !== shown) dark = model.get("dark");
     shown = name;
+    setPaper();
     rest = setTimeout(() => {
       if (fine.has(name)) image.src = fine.get(name);
     }, REST);
+  }
+
+  // The margins are transparent.
+  function setPaper() {
+    image.style.background = dark === pageIsDark() ? "" : PAPER[dark ? "dark" : "light"];
   }
 
   const has = (name) => quick.has(name) || fine.has(name);
@@ -70,7 +78,8 @@ async function render({ model, el }) {
   function keep(name, bytes, where) {
     const before = where.get(name);
     where.set(name, URL.createObjectURL(new Blob([bytes], { type: "image/png" })));
-    if (name === shown) put(name);
+    if (image.src === before) image.src = where.get(name);
+    else if (name === shown) put(name);
     if (before !== undefined) URL.revokeObjectURL(before);
   }
 
@@ -101,19 +110,29 @@ async function render({ model, el }) {
     else asked();
   }
 
-  function told() {
-    if (model.get("frame") !== last) {
-      last = model.get("frame");
-      keep(model.get("frame_key"), last, quick);
-      if (loose !== null && loose !== model.get("frame_key")) drop(loose);
-      loose = model.get("partial") ? model.get("frame_key") : null;
-    }
+  function follow() {
     const name = has(key()) ? key() : model.get("key"); // the user may be further than the kernel
     if (has(name)) {
       if (name !== shown) put(name);
     } else if (!asks.has(name)) {
       asks.add(name);
       model.send({ want: name }); // sent before this page was opened
+    }
+  }
+
+  function told() {
+    const sent = model.get("frame_key");
+    if (model.get("frame") !== last) {
+      last = model.get("frame");
+      keep(sent, last, quick);
+      if (model.get("partial")) loose.add(sent);
+      else loose.delete(sent);
+    }
+    follow();
+    for (const name of loose) {
+      if (name === sent || name === shown) continue;
+      drop(name);
+      loose.delete(name);
     }
     if (model.get("answers") !== answers) {
       answers = model.get("answers");
@@ -122,13 +141,13 @@ async function render({ model, el }) {
     } else if (!model.get("partial") && key() === model.get("key")) answered();
     image.style.width = `${model.get("width")}px`;
     image.alt = model.get("alt");
-    image.style.background = model.get("dark") === pageIsDark() ? "" : PAPER[model.get("dark") ? "dark" : "light"];
+    setPaper();
   }
 
   function message(content, buffers) {
     if (content.ahead) {
       keep(content.ahead, buffers[0], content.fine ? fine : quick);
-      if (asks.delete(content.ahead) && content.ahead === model.get("key") && !has(key())) put(content.ahead);
+      if (asks.delete(content.ahead)) follow();
     }
     if (content.drop) content.drop.forEach(drop);
     if (content.save) save(content, buffers[0]);

@@ -65,7 +65,7 @@ class Screen(anywidget.AnyWidget):
 
     Attributes:
         controls: What the key is made of.
-        rest: What the picture depends on beside them.
+        rest: What the picture depends on beside them; also what the browser is not to know before the kernel does.
         key: Of the picture that is shown.
         frame: The picture that was sent last, PNG.
         frame_key: Its key.
@@ -175,7 +175,11 @@ class Screen(anywidget.AnyWidget):
             self.send({"drop": dropped})
 
     def _asked(self, _widget: Any, content: Mapping[str, Any], _buffers: Any) -> None:
-        """A page was opened, and may lack frames that were sent before."""
-        self.viewed = self.viewed or "open" in content
-        if found := self._sent.get(content.get("want")):
-            self.send({"ahead": content["want"]}, [found.quick])
+        """A page was opened, and may lack frames that were sent before: fine ones, and those that it asks for."""
+        opened, wanted = "open" in content, content.get("want")
+        self.viewed = self.viewed or opened
+        if found := self._sent.get(wanted):
+            self.send({"ahead": wanted}, [found.quick])
+        key = self.key if opened else wanted
+        if (found := self._sent.get(key)) and found.fine:
+            self.send({"ahead": key, "fine": True}, [found.fine])

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from explorer_page import pixels, shown_in
+from explorer_page import Shown, boxes, pixels, shown_in
 
 pytestmark = pytest.mark.browser
 
@@ -225,6 +225,79 @@ def test_the_browser_shows_what_the_kernel_means(lab):
             assert Path(download.value.path()).stat().st_size > 300
         assert notebook.complaints == []
         assert notebook.errors() == []
+
+
+def test_two_views_of_one_explorer_and_a_page_that_is_opened_again(lab):
+    """Both views follow a move and save one file; no picture flashes; after a reload the kernel has what they lack."""
+    made = 'import ecaviz\nexplorer = ecaviz.CoverageExplorer("shapes-se-r16", at_most=12)'
+    lab.write("views.ipynb", made, "display(explorer)\ndisplay(explorer)")
+    with lab.open("views.ipynb", height=2400) as notebook:
+        notebook.run_all()
+        page, asked = notebook.page, []
+        views = [Shown(page, boxes(page).nth(i)) for i in range(2)]
+
+        def press(label: str, *keys: str, view: int = 0) -> str:
+            """Move a slider of one view; the fingerprint that both views then have."""
+            before = views[0].still()
+            for key in keys:
+                views[view].control("slider", label).locator(".noUi-handle").press(key)
+                for one in views:
+                    one.changes(before, f"{key} on {label!r}")
+            after = views[0].still()
+            assert views[1].still() == after
+            return after
+
+        first = press("kernel size k")
+        wider = press("kernel size k", "ArrowRight", view=1)
+        assert wider != first
+        assert press("kernel size k", "ArrowLeft") == first
+
+        page.evaluate(
+            """() => {
+                window.saved = [];
+                document.addEventListener('click', ({target}) => {
+                    if (target.matches('a[download]')) saved.push([target.download, target.parentElement.tagName]);
+                });
+            }"""
+        )
+        with page.expect_download() as download:
+            views[0].box.get_by_role("button", name="save CSV").click()
+        assert Path(download.value.path()).stat().st_size > 300
+        page.wait_for_timeout(300)  # for the other view
+        assert page.evaluate("() => saved") == [["coverage-explorer.csv", "BODY"]]
+        assert page.locator("body > a[download]").count() == 0
+
+        views[0].picture.evaluate(
+            """image => {
+                window.seen = [];
+                new MutationObserver(() => seen.push(image.src)).observe(image, {attributeFilter: ['src']});
+            }"""
+        )
+        press("channels C", "ArrowLeft")  # other than the site's
+        by_hand = page.evaluate("() => seen.splice(0)")
+        press("layer", "ArrowRight")
+        press("channels C", "ArrowLeft")
+        page.evaluate("() => seen.splice(0)")
+        assert press("layer", "ArrowLeft") == first, "C is that of the site again"
+        assert not set(by_hand) & set(page.evaluate("() => seen")), "a picture flashed that the kernel did not mean"
+        notebook.screenshot("coverage_explorer-views")
+
+        page.on("websocket", lambda socket: socket.on("framesent", lambda said: asked.append(said)))
+        page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+        page.reload()
+        notebook.wait_idle(90)
+        boxes(page).nth(1).wait_for(timeout=60_000)
+        views = [Shown(page, boxes(page).nth(i)) for i in range(2)]
+        assert press("kernel size k") == first
+        assert press("kernel size k", "ArrowRight") == wider
+        wants = [said for said in asked if b'"want"' in (said if isinstance(said, bytes) else said.encode())]
+        assert wants, "the frames came without being asked for"
+        press("reduction r", "ArrowRight")  # a picture that never was
+        assert page.locator('[role="alert"]').count() == 0
+        notebook.screenshot("coverage_explorer-reloaded")
+        assert notebook.errors() == []
+        assert notebook.complaints == []
+        assert notebook.outside == []
 
 
 def test_a_picture_is_uploaded_and_a_corrupt_one_leaves_it(lab, tmp_path):

@@ -254,6 +254,23 @@ def test_pictures_drawn_over_a_background_equal_those_drawn_anew(request, name):
         assert difference.max() == 0, f"after {move}: {(difference > 0).sum()} pixels differ"
 
 
+def test_fine_pictures_are_right_though_few_of_their_backgrounds_are_kept(coverage, monkeypatch):
+    """There and back, over more backgrounds than are kept: those that went are drawn again."""
+    fine, seen = canvas.Canvas(coverage._panels, scale=2), set()
+    draw = fine._draw
+    monkeypatch.setattr(fine, "_draw", lambda *panel: draw(*panel) or seen.update(fine._backgrounds))
+    moves = [(first | move) for n, first, move in MOVES if n == "coverage"]
+    for i, move in enumerate([*moves, *reversed(moves)]):
+        for trait, value in move.items():
+            setattr(coverage.state, trait, value)
+        png = fine.png(coverage.state.scene())
+        assert max(len(fine._backgrounds), len(fine._titles)) <= fine.most == 12
+        if i > len(moves):
+            anew = canvas.Canvas(coverage._panels, scale=2).png(coverage.state.scene())
+            assert (pixels(png) == pixels(anew)).all(), f"after {move}"
+    assert len(seen) > fine.most
+
+
 @pytest.mark.parametrize("name", ["layers", "kernel", "coverage", "rule"])
 def test_static_figure_is_the_same_picture(request, name):
     explorer = every(request, name)

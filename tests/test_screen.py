@@ -4,6 +4,7 @@ import asyncio
 import base64
 import copy
 import io
+import random
 
 import numpy as np
 import pandas as pd
@@ -146,6 +147,17 @@ def test_a_page_that_is_opened_later_asks_for_what_it_lacks(layers, monkeypatch)
     assert sent.all == ["ahead"]
 
 
+def test_a_page_that_is_opened_later_gets_fine_pictures_too(layers, monkeypatch):
+    layers.picture._asked(None, {"open": True}, [])
+    rest(layers, monkeypatch, lambda: setattr(layers.state, "layer", 0))
+    key, png = layers.picture.key, layers.picture.value
+    for said in ({"open": True}, {"want": key}):
+        sent = Sent(layers.picture, monkeypatch)
+        layers.picture._asked(None, said, [])
+        assert sent.fine == {key: png}
+        assert sent.all == ["ahead"] * (1 + ("want" in said))
+
+
 def test_a_move_that_is_refused_is_an_answer_too(models):
     explorer = ecaviz.CoverageExplorer((), channels=(16, 32), reductions=(4, 64))
     answers, key = explorer.picture.answers, explorer.picture.key
@@ -153,6 +165,39 @@ def test_a_move_that_is_refused_is_an_answer_too(models):
     assert explorer.error.value
     assert explorer.picture.answers > answers, "the browser would wait for ever"
     assert explorer.picture.key == key
+    explorer.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "moved"),
+    [
+        ("layers", ("left", "right", "layer")),
+        ("layers", ("layer", "channel")),
+        ("kernel", ("model", "layer", "mode")),
+        ("coverage", ("model", "layer", "channels")),
+        ("coverage", ("layer", "r", "channel")),
+        ("theory", ("channels", "channel", "r")),
+        ("picture", ("image", "site")),
+    ],
+)
+def test_a_frame_that_the_browser_shows_at_once_is_what_the_kernel_means(models, monkeypatch, name, moved):
+    """Also where other controls follow the one that was moved: the browser learns of them later."""
+    explorer = MAKE[name]([*models, make("eca", "short", blocks=(1, 1, 1, 1), kernel_size=3, seed=2)])
+    monkeypatch.setattr(canvas.Canvas, "png", lambda self, scene: b"a picture")
+    screen, kept, hits = explorer.picture, set(), 0
+    draw = random.Random(0)
+    for _ in range(300):
+        kept.add(screen.key)
+        control = explorer.controls[draw.choice(moved)]
+        values = [value for _, value in explorer_base.choices(control)]
+        i = draw.choice([*range(min(3, len(values))), len(values) - 1])
+        said = worded(i if hasattr(control, "index") else values[i])
+        at_once = "|".join([*(said if one is control else token(one) for one in screen.controls), screen.rest])
+        control.value = values[i]
+        if at_once in kept:
+            hits += 1
+            assert screen.key == at_once, f"{control.description!r} was moved to {values[i]!r}: another picture flashed"
+    assert hits > 20
     explorer.close()
 
 
@@ -272,6 +317,19 @@ def test_values_ahead_of_a_slider_of_numbers_have_the_keys_that_moves_give(rule,
     assert len(sent.frames) == count, "a frame was drawn under another key"
 
 
+def test_frames_of_a_control_that_others_may_follow_are_drawn_ahead_and_sent_once(layers, monkeypatch):
+    sent = Sent(layers.picture, monkeypatch)
+    layers.controls["right"].value = "se-4"
+    rest(layers, monkeypatch, lambda: setattr(layers.state, "channel", 3))
+    count = len(sent.all)
+    monkeypatch.setattr(canvas.Canvas, "png", lambda self, scene: pytest.fail("drawn again"))
+    for name in ("eca-5", "se-4"):
+        layers.controls["right"].value = name
+        assert layers.picture.key in sent.frames
+    assert layers.error.value == ""
+    assert len(sent.all) == count
+
+
 def test_the_frames_about_the_control_that_was_moved_are_drawn_too(layers, monkeypatch):
     sent = Sent(layers.picture, monkeypatch)
     rest(layers, monkeypatch, lambda: layers.controls["channel"].set_trait("value", 20))
@@ -360,6 +418,30 @@ def test_a_control_goes_back_where_a_move_is_refused(layers, monkeypatch):
     assert "image: 50 is not among 0 to 11" in layers.error.value
     assert layers.controls["image"].value == layers.state.image == 0
     assert layers.picture.now() == key
+
+
+def test_a_run_of_the_network_that_failed_is_an_answer_too(models, monkeypatch):
+    """ "computing …" goes away, and the error is shown."""
+    explorer = MAKE["kernel"](models)
+    said = []
+    explorer.picture.observe(lambda change: said.append((change["name"], change["new"])), ["answers", "partial"])
+
+    async def move():
+        explorer.controls["image"].value = 5
+        assert explorer.picture.partial
+        monkeypatch.setattr(type(explorer.state), "answer", lambda state: _raise(RuntimeError("no memory left")))
+        del said[:]
+        await asyncio.sleep(4 * explorer.pause)
+
+    asyncio.run(move())
+    assert said == [("answers", explorer.picture.answers), ("partial", False)]
+    assert "no memory left" in explorer.error.value
+    assert 'role="alert"' in explorer.error.value
+    explorer.close()
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def test_a_loop_that_is_gone_takes_no_move_with_it(layers):
@@ -556,6 +638,20 @@ def test_the_look_follows_the_page_and_the_button(layers):
     assert (pixels(layers.picture.value) != pixels(dark)).any()
     layers.tools["dark"].value = True
     assert layers.picture.value == dark
+
+
+def test_the_mark_of_a_dark_picture_comes_with_the_picture(layers, monkeypatch):
+    messages = []
+    monkeypatch.setattr(layers.picture, "_send", lambda message, buffers=None: messages.append(message))
+    for dark in (True, False):
+        del messages[:]
+        layers.picture.set_state({"page_dark": dark})  # what the browser says
+        (one,) = [message for message in messages if "dark" in message.get("state", ())]
+        state, sent = one["state"], ["frame"] in one["buffer_paths"]
+        assert state["dark"] == dark
+        assert state["key"] == layers.picture.now(), "the picture does not change with the mark"
+        assert state["rest"].startswith("dark" if dark else "light")
+        assert sent == dark, "the light one is in the browser"
 
 
 def test_dark_pictures_say_the_same_as_light_ones(layers):
