@@ -33,11 +33,13 @@ def book():
     new, picture = nbformat.v4, base64.b64encode(png(np.zeros((20, 30, 3), np.uint8))).decode()
     view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
     table = (
-        '<div>\n<style scoped>td { color: red }</style>\n<table border="1" class="dataframe"><td>1</td></table></div>'
+        '<div>\n<style scoped>td { color: red }</style>\n<table border="1" class="dataframe" id="T_7c"><td id="T_7c_0">1</td></table></div>'
     )
     outputs = [
         new.new_output("stream", name="stderr", text="a warning"),
         new.new_output("stream", name="stdout", text=f"said in {Path.home()}\n"),
+        new.new_output("stream", name="stderr", text="another"),
+        new.new_output("stream", name="stdout", text="and the rest\n"),
         new.new_output("display_data", view | {"text/plain": "bar"}),
         new.new_output("display_data", {"text/html": table, "text/plain": "1"}),
         new.new_output("execute_result", view | {"image/png": picture, "text/plain": "Explorer: [moved]"}),
@@ -58,7 +60,7 @@ def test_a_page_has_tables_pictures_and_words(book, tmp_path):
     assert "a warning" not in text
     assert "style" not in text
     assert "bar" not in text
-    assert "```text\nsaid in ~\n```" in text
+    assert "```text\nsaid in ~\nand the rest\n```\n" in text
     assert "[next](other.md#x)" in text
     pictures = re.findall(r"!\[(.*)\]\((.*)\)", text)
     assert [alt for alt, _ in pictures] == ["Explorer: (moved)", "Picture: Two $k$"]

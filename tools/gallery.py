@@ -64,7 +64,7 @@ def made_from(page: Path) -> str:
 def plain_table(html: str) -> str:
     """A table without the style sheet, which code hosts show as text, and without what only it needs."""
     html = re.sub(r"<style[^>]*>.*?</style>\s*", "", html, flags=re.S)
-    html = re.sub(r' (border|class|style)="[^"]*"', "", html)
+    html = re.sub(r' (border|class|id|style)="[^"]*"', "", html)
     html = re.sub(r"</?div>\s*", "", html)
     return re.sub(r">\s+<", "><", html).strip()
 
@@ -96,6 +96,7 @@ def write_page(notebook: Path, book: Any, out: Path, names: set[str]) -> int:
         ValueError: More than :data:`MOST`.
     """
     from nbconvert.exporters import MarkdownExporter
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
     from traitlets.config import Config
 
     from ecaviz.report import MIME_TYPES, describe_pictures, without_bare_widgets
@@ -105,6 +106,7 @@ def write_page(notebook: Path, book: Any, out: Path, names: set[str]) -> int:
     for cell in book.cells:
         if cell.cell_type == "code":
             cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+            CoalesceStreamsPreprocessor().preprocess_cell(cell, {}, 0)  # what a busy machine printed in pieces
     quiet = logging.getLogger("ecaviz.gallery")
     quiet.setLevel(logging.ERROR)
     # A widget's picture before its words; a table before its text.
