@@ -33,7 +33,8 @@ def book():
     new, picture = nbformat.v4, base64.b64encode(png(np.zeros((20, 30, 3), np.uint8))).decode()
     view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
     table = (
-        '<div>\n<style scoped>td { color: red }</style>\n<table border="1" class="dataframe" id="T_7c"><td id="T_7c_0">1</td></table></div>'
+        '<div>\n<style scoped>td { color: red }</style>\n<table border="1" class="dataframe" id="T_7c">'
+        '<td id="T_7c_0">1</td></table></div>'
     )
     outputs = [
         new.new_output("stream", name="stderr", text="a warning"),
