@@ -20,6 +20,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from . import checks
 from .networks import Architecture
 
 __all__ = ["BUNDLE", "SURVEY", "ManifestRow", "alone", "data_folder", "manifest", "read", "replace_file", "write"]
@@ -134,11 +135,13 @@ def manifest(folder: Path | None = None) -> dict[str, ManifestRow]:
         folder: Where the checkpoints lie; None for the bundled ones.
 
     Raises:
+        PermissionError: The file may not be read.
         ValueError: The file was truncated or changed.
     """
     path = _checkpoints(folder) / "manifest.csv"
     if not path.is_file():
         return {}
+    checks.readable(path, "ecaviz")
     kinds = {"int": int, "float": float, "str": str}
     rows = {}
     with path.open(newline="", encoding="utf-8") as file:
@@ -281,6 +284,7 @@ def read(name: str, folder: Path | None = None) -> tuple[Architecture, dict[str,
 
     Raises:
         FileNotFoundError: The manifest or the file lacks it.
+        PermissionError: The file may not be read.
         ValueError: The file is not the one the manifest vouches for, or has another format version.
     """
     from safetensors import safe_open
@@ -295,6 +299,7 @@ def read(name: str, folder: Path | None = None) -> tuple[Architecture, dict[str,
             f"manifest.csv). "
             f"Restore the folder with `git checkout -- data/checkpoints`, or train it: `python -m ecaviz train {name}`."
         )
+    checks.readable(path, "ecaviz")
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != row.sha256:
