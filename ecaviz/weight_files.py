@@ -8,7 +8,6 @@ pickle format (the ``.pth.tar`` of many training scripts is the latter; it is no
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pickle
 import pickletools
@@ -25,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checks
+from . import checks, tensor_files
 
 __all__ = ["WeightFile", "check_finite", "convert", "read"]
 
@@ -158,14 +157,11 @@ def _kind(path: Path) -> str:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, OSError, TypeError, KeyError) as error:
+        return tensor_files.read(path)
+    except ValueError as error:
         raise ValueError(
-            f"load: {path} is damaged or was truncated: safetensors says: {_first_line(error)}. Fetch it again."
+            f"load: {path} is damaged or was truncated: safetensors says: {error}. Fetch it again."
         ) from error
 
 
