@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from pathlib import Path
 
 __all__ = [
@@ -140,13 +141,13 @@ def file(path: Path, what: str, expected: str, advice: str) -> None:
 
 
 def readable(path: Path, what: str) -> None:
-    """Say in words that a file that is there may not be read.
+    """Say in words that a file or a folder that is there may not be read.
 
     Raises:
         PermissionError: It may not.
     """
     try:
-        path.open("rb").close()
+        os.scandir(path).close() if path.is_dir() else path.open("rb").close()
     except PermissionError as error:
         raise PermissionError(
             f"{what}: {path} may not be read: permission denied. Allow it (chmod u+r {path.name}), or ask its owner."
