@@ -22,8 +22,8 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", 
 
 
 MOST_LENGTHY = 1000
-"""An image with a side that is longer, by this factor, than the other is left out: models have the shorter side enlarged
-to hundreds of pixels, and the image would take gigabytes."""
+"""An image one side of which is longer than the other by more than this factor is left out: transforms enlarge the
+shorter side to hundreds of pixels, and the image would take gigabytes."""
 
 
 class ImageReadError(ValueError):

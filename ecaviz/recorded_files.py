@@ -45,8 +45,8 @@ def read(path: Path, who: str, advice: str) -> bytes:
     raise _changed(
         path,
         who,
-        f"its sha256 is {_sum(content)[:12]}… ({len(content)} bytes), not the one in {SUMS} beside it. {advice} If it was "
-        f"changed on purpose, take its line out of {SUMS}.",
+        f"its sha256 is {_sum(content)[:12]}… ({len(content)} bytes), not the one in {SUMS} beside it. {advice} If it "
+        f"was changed on purpose, take its line out of {SUMS}.",
     )
 
 

@@ -1,6 +1,6 @@
 """Make docs/reliability.md of what the fault suite told: a row a case.
 
-    python tools/reliability.py                                     # of build/faults; `make reliability` runs the suite first
+    python tools/reliability.py                                     # of build/faults; `make reliability` fills it first
     python tools/reliability.py --coverage build/coverage.json      # what `coverage json` wrote: lines and branches
     python tools/reliability.py build/faults from-the-gpu-machine   # of several folders
 
@@ -23,13 +23,13 @@ NOT_MEASURED = "Lines and branches that the tests run: not measured yet."
 TOP = """\
 # Reliability
 
-Nothing breaks, nothing is lost: what was done to ecaviz on purpose, how often, what happened and what was lost. The rows
-are written by the tests in `tests/faults` (`make test` runs a few seeds of each, `make test-long` the rest), and this page
-by `make reliability`.
+Nothing breaks, nothing is lost: what was done to ecaviz on purpose, how often, what happened and what was lost. The
+rows are written by the tests in `tests/faults` (`make test` runs a few seeds of each, `make test-long` the rest), and
+this page by `make reliability`.
 
-"A clear error" is one exception of the documented type, raised by ecaviz itself, whose message names the file and says what
-was expected or what to do. With every row it was also checked that no file was left behind or changed in the folder, and no
-hook on a network.
+"A clear error" is one exception of the documented type, raised by ecaviz itself, whose message names the file and says
+what was expected or what to do. With every row it was also checked that no file was left behind or changed in the
+folder, and no hook on a network.
 """
 
 
