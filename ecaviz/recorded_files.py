@@ -9,16 +9,20 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import bundle, checks
+from . import checks
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SUMS", "read", "rows", "table", "write"]
+__all__ = ["SUMS", "alone", "read", "replace_file", "rows", "table", "write"]
 
 SUMS = "SHA256SUMS"
 
@@ -116,14 +120,14 @@ def _changed(path: Path, who: str, why: str) -> ValueError:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, and its sum; only where nobody else writes there (:func:`bundle.alone`).
+    """Write a file whole or not at all, and its sum; only where nobody else writes there (:func:`alone`).
 
     Whenever it is stopped, the file is one that its sums let through: meanwhile both are.
     """
     sums = _sums(path.parent, "ecaviz", "Delete it: the next recording writes it anew.")
     new = _sum(content)
     _write_sums(path.parent, sums | {path.name: [*sums.get(path.name, _present(path)), new]})
-    bundle.replace_file(path, content)
+    replace_file(path, content)
     _write_sums(path.parent, sums | {path.name: [new]})
 
 
@@ -151,4 +155,53 @@ def _sums(folder: Path, who: str, advice: str) -> dict[str, list[str]]:
 
 def _write_sums(folder: Path, sums: Mapping[str, Sequence[str]]) -> None:
     lines = [f"{digits}  {name}\n" for name, several in sorted(sums.items()) for digits in several]
-    bundle.replace_file(folder / SUMS, "".join(lines).encode())
+    replace_file(folder / SUMS, "".join(lines).encode())
+
+
+@contextmanager
+def alone(folder: Path, stale: float = 60.0) -> Iterator[None]:
+    """Nobody else writes a table there meanwhile; a lock that its process left behind is broken after a while.
+
+    Args:
+        folder: Where the table lies.
+        stale: Seconds after which a lock was left behind: writing takes a fraction of one.
+    """
+    lock = folder / ".writing"
+    token = f"{os.getpid()} {threading.get_ident()} {time.time_ns()}"
+    while True:
+        try:
+            handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            break
+        except FileExistsError:
+            _break_if_stale(lock, stale)
+            time.sleep(0.02)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(token)
+        yield
+    finally:
+        if _content(lock) == token:
+            lock.unlink(missing_ok=True)
+
+
+def _break_if_stale(lock: Path, stale: float) -> None:
+    try:
+        before, age = _content(lock), time.time() - lock.stat().st_mtime
+    except FileNotFoundError:
+        return
+    if age > stale and _content(lock) == before:
+        lock.unlink(missing_ok=True)
+
+
+def _content(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except OSError:
+        return None
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)

@@ -160,9 +160,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         return tensor_files.read(path)
     except ValueError as error:
-        raise ValueError(
-            f"load: {path} is damaged or was truncated: safetensors says: {error}. Fetch it again."
-        ) from error
+        raise ValueError(f"load: {path} is damaged or was truncated: {error}. Fetch it again.") from error
 
 
 def _read_torch(path: Path, kind: str) -> Any:

@@ -75,9 +75,10 @@ def on_the_page(text: str) -> dict[tuple[str, str], tuple[str, ...]]:
 def written(rows: dict[tuple[str, str], tuple[str, ...]], covered: str) -> str:
     """The page."""
     parts = [TOP, covered, ""]
+    ordered = sorted(rows.items(), key=lambda row: row[0][1].casefold())
     for group in sorted({group for group, _ in rows}):
         parts += [f"## {group}", "", _line(COLUMNS), f"|{'---|' * len(COLUMNS)}"]
-        parts += [_line((done, *rest)) for (own, done), rest in sorted(rows.items()) if own == group]
+        parts += [_line((done, *rest)) for (own, done), rest in ordered if own == group]
         parts.append("")
     return "\n".join(parts)
 

@@ -139,6 +139,7 @@ class Outcomes:
         *says: str,
         same: Callable[[Any], bool],
         otherwise: str | None = None,
+        unnoticed: str | None = None,
         writes: bool = False,
     ) -> None:
         """Run something that is either one clear error or harmless.
@@ -151,6 +152,7 @@ class Outcomes:
             same: Whether a result is what it would have been without the fault; counted as :data:`SAME`.
             otherwise: What a result that is not the same is counted as, where nothing can tell it from a good one;
                 None where that must not be.
+            unnoticed: What is lost then, if nothing tells it later either.
             writes: Whether what is run may write files where it raises no error.
         """
         before = self._state()
@@ -167,6 +169,8 @@ class Outcomes:
             self.happened(SAME)
         elif otherwise is not None:
             self.happened(otherwise)
+            if unnoticed is not None:
+                self.lost(unnoticed)
         else:
             pytest.fail(f"a wrong result without an error: {result!r}"[:500])
 

@@ -15,7 +15,7 @@ import torch
 from damage import flipped, open_folder, seeds, sixteenths, someone_else
 from recorder import CLEAR, RECOVERED, SAME, case
 
-from ecaviz import bundle, coverage_records, intervention_records, recipes, results, training
+from ecaviz import bundle, coverage_records, intervention_records, recipes, recorded_files, results, training
 from ecaviz.networks import Architecture
 
 GROUP = "Recorded results"
@@ -166,7 +166,7 @@ def test_recording_into_broken_files(outcomes, tmp_path):
 def test_stopped_while_recording(outcomes, tmp_path, monkeypatch):
     right = np.arange(50) % 2 == 0
     results.record(RUN, right, tmp_path)
-    replace_file, left = bundle.replace_file, 0
+    replace_file, left = recorded_files.replace_file, 0
 
     def stopping(path, content):
         nonlocal left
@@ -176,7 +176,7 @@ def test_stopped_while_recording(outcomes, tmp_path, monkeypatch):
         replace_file(path, content)
 
     for seed in range(1, 10):
-        monkeypatch.setattr(bundle, "replace_file", stopping)
+        monkeypatch.setattr(recorded_files, "replace_file", stopping)
         left = writes = seed - 1
         with contextlib.suppress(KeyboardInterrupt):
             results.record(replace(RUN, seed=seed), right, tmp_path)
@@ -404,6 +404,15 @@ def test_other_states(outcomes, pictures, trained, tmp_path):
         with outcomes.clear_error(ValueError, path, "damaged", AFRESH):
             run(pictures, path)
     assert not witness.exists()
+
+
+@case(TRAINING, "the list of what is trained anew, cut off or no list", expected=CLEAR)
+def test_redone(outcomes, tmp_path):
+    path = tmp_path / "redone.json"
+    for content in ("", "[", '[["shapes-none", 0, "d90', "3", "[3]", '[["a", 1]]', "null", "{"):
+        path.write_text(content)
+        with outcomes.clear_error(ValueError, path, "damaged", "Delete it"):
+            training.train_bundled(["shapes-none"], redo=True, folder=tmp_path / "out", scratch=tmp_path)
 
 
 @case(TRAINING, "a state that is a folder, or may not be read", expected=CLEAR)

@@ -14,12 +14,12 @@ from recorder import CLEAR, SAME, case
 from safetensors.torch import save_file
 
 import ecaviz
-from ecaviz import bundle, weight_files
+from ecaviz import bundle, networks, weight_files
 
 GROUP = "Files of weights"
 KINDS = pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
 WHOLE = "it is whole or refused; where the format has no checksum, changed numbers can pass"
-UNNOTICED = "other numbers under the same names and shapes: the format has no checksum"
+OTHERWISE = "other numbers under the same names and shapes: the format has no checksum"
 
 
 @pytest.fixture
@@ -57,8 +57,9 @@ def test_cut_off(outcomes, tmp_path, state, kind):
 
 DONE = {
     "zip": "bits, bytes or runs of 16 bytes changed, in PyTorch's zip format (it has checksums)",
-    "old": "the same, in PyTorch's old format, which the official .pth.tar files have (no checksum)",
-    "safetensors": "the same, in safetensors from elsewhere (no checksum)",
+    "old": "bits, bytes or runs of 16 bytes changed, in PyTorch's old format, that of the official .pth.tar files "
+    "(no checksum)",
+    "safetensors": "bits, bytes or runs of 16 bytes changed, in safetensors from elsewhere (no checksum)",
 }
 
 
@@ -72,7 +73,8 @@ def check_flipped(outcomes, folder, state, kind, seeds):
             ValueError,
             path,
             same=lambda found: alike(found, state),
-            otherwise=UNNOTICED if kind != "zip" and sound(path) else None,
+            otherwise=OTHERWISE if kind != "zip" and sound(path) else None,
+            unnoticed="the numbers that were changed",
         )
 
 
@@ -101,6 +103,32 @@ def test_changed_old(outcomes, tmp_path, state, seeds):
 @case(GROUP, DONE["safetensors"], expected=WHOLE)
 def test_changed_safetensors(outcomes, tmp_path, state, seeds):
     check_flipped(outcomes, tmp_path, state, "safetensors", seeds)
+
+
+@pytest.mark.parametrize("seeds", seeds(20, 1000))
+@case(
+    GROUP,
+    "bits, bytes or runs of 16 bytes changed, in a checkpoint that this project wrote (a digest in its header)",
+    expected=f"{CLEAR}, or {SAME} (the name of the digest changed, and nothing else)",
+)
+def test_changed_own(outcomes, tmp_path, seeds):
+    made = bundle.read(BASE)
+    net = networks.build(made[0])
+    net.load_state_dict(made[1])
+    about = {name: getattr(made[3], name) for name in ("data", "seed", "epochs", "train_images", "seconds", "hardware")}
+    bundle.write("mine", net, made[0], made[2], about | {"test_images": 10, "accuracy": 0.5}, tmp_path)
+    (tmp_path / "manifest.csv").unlink()
+    path = tmp_path / "mine.safetensors"
+    assert alike(ecaviz.load(path, device="cpu").net.state_dict(), made[1])
+    content = path.read_bytes()
+    for seed in seeds:
+        path.write_bytes(flipped(content, seed))
+        outcomes.attempt(
+            lambda: ecaviz.load(path, device="cpu").net.state_dict(),
+            ValueError,
+            path,
+            same=lambda found: alike(found, made[1]),
+        )
 
 
 @case(GROUP, "an empty file, and a folder where the file is expected", expected=CLEAR)
@@ -303,7 +331,7 @@ def data(tmp_path, monkeypatch):
     """A data folder with two bundled models; the checkpoints in it."""
     folder = tmp_path / "data" / "checkpoints"
     folder.mkdir(parents=True)
-    for name in ("manifest.csv", f"{BASE}.safetensors", "shapes-none.safetensors"):
+    for name in ("manifest.csv", "SHA256SUMS", f"{BASE}.safetensors", "shapes-none.safetensors"):
         shutil.copy(bundle.data_folder() / "checkpoints" / name, folder / name)
     monkeypatch.setenv("ECAVIZ_DATA", str(folder.parent))
     return folder
@@ -357,11 +385,28 @@ def test_bundled_no_permission(outcomes, data):
             (folder / name).chmod(0o644)
 
 
-@case(BUNDLED, "the manifest cut off at every sixteenth of its length", expected=f"{CLEAR}, or {SAME}")
-def test_manifest_cut_off(outcomes, data):
+@pytest.mark.parametrize("seeds", seeds(20, 1000))
+@case(BUNDLED, "the manifest cut off at every sixteenth of its length, or changed", expected=CLEAR)
+def test_manifest(outcomes, data, seeds):
     path = data / "manifest.csv"
+    content = path.read_bytes()
+    first = (b"", *sixteenths(content)) if 0 in seeds else ()
+    for broken in (*first, *(flipped(content, seed) for seed in seeds)):
+        path.write_bytes(broken)
+        with outcomes.clear_error(ValueError, path, "truncated or changed", "git checkout"):
+            bundle.read(BASE)
+
+
+@case(
+    BUNDLED,
+    "a manifest without sums, as of before there were any, cut off at every sixteenth of its length",
+    expected=f"{CLEAR}, or {SAME}",
+)
+def test_manifest_without_sums(outcomes, data):
+    path = data / "manifest.csv"
+    (data / "SHA256SUMS").unlink()
     state = ecaviz.load(BASE, device="cpu").net.state_dict()
-    for part in sixteenths(path.read_bytes()):
+    for part in (path.read_bytes()[: path.read_bytes().index(b"\n", 3000) + 1], *sixteenths(path.read_bytes())):
         path.write_bytes(part)
         outcomes.attempt(
             lambda: ecaviz.load(BASE, device="cpu").net.state_dict(),

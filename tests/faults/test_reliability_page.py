@@ -9,7 +9,10 @@ import json
 from pathlib import Path
 
 import pytest
-from recorder import CASES, Case, case
+import torch
+from recorder import CASES, CLEAR, SAME, Case, Outcomes, case
+
+import ecaviz
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -82,3 +85,51 @@ def test_the_share_that_is_covered(tmp_path):
     assert said.endswith("90.0% of the lines, 75.0% of the branches.")
     assert reliability.coverage(None, f"# Page\n\n{said}\n\n## A\n") == said
     assert reliability.coverage(None, "") == reliability.NOT_MEASURED
+
+
+# -------------------------------------------------------------------------------------------- whether the recorder sees
+
+
+def fails(outcomes, run, *, path="there.txt", kind=ValueError, says="expected"):
+    with pytest.raises((AssertionError, pytest.fail.Exception)), outcomes.clear_error(kind, path, says):
+        run()
+    assert not outcomes.counts
+
+
+def ours(text, kind=ValueError, before=None):
+    """Raises an error as ecaviz does, out of its own code."""
+    scope = {"error": kind(text), "before": before or (lambda: None)}
+    return lambda: exec(compile("before()\nraise error", str(Path(ecaviz.__file__)), "exec"), scope)
+
+
+def test_what_is_no_clear_error(tmp_path):
+    outcomes = Outcomes(Case("a", "b", "c"), tmp_path)
+    (tmp_path / "kept.txt").write_text("kept")
+    net = torch.nn.Linear(1, 1)
+    outcomes.watch(net)
+    clear = "there.txt is a folder; expected a file"
+    fails(outcomes, lambda: None)
+    fails(outcomes, ours("a file was expected"))  # it does not say which
+    fails(outcomes, ours("there.txt is broken"))  # nor what to do
+    fails(outcomes, ours(clear, KeyError))
+    fails(outcomes, ours(clear, type("JSONDecodeError", (ValueError,), {})))
+    fails(outcomes, ours(f"{clear} {'x' * 3000}"))
+    fails(outcomes, lambda: int(clear))  # Python's own words, raised here
+    fails(outcomes, ours(clear, before=lambda: (tmp_path / "half").touch()))
+    fails(outcomes, ours(clear, before=lambda: (tmp_path / "kept.txt").write_text("lost")))
+    fails(outcomes, ours(clear, before=lambda: net.register_forward_hook(print)))
+    with outcomes.clear_error(ValueError, "there.txt", "expected"):
+        ours(clear)()
+    assert outcomes.counts == {CLEAR: 1}
+
+
+def test_what_is_no_harmless_result(tmp_path):
+    outcomes = Outcomes(Case("a", "b", "c"), tmp_path)
+    with pytest.raises(pytest.fail.Exception, match="a wrong result without an error: 3"):
+        outcomes.attempt(lambda: 3, ValueError, "x", same=lambda found: found == 4)
+    with pytest.raises(AssertionError, match="told of no outcome"):
+        outcomes.write("nothing")
+    outcomes.attempt(lambda: 3, ValueError, "x", same=lambda found: False, otherwise="other", unnoticed="a number")
+    outcomes.attempt(lambda: 4, ValueError, "x", same=lambda found: found == 4)
+    assert outcomes.counts == {"other": 1, SAME: 1}
+    assert outcomes.losses == {"a number": 1}
