@@ -110,6 +110,23 @@ def test_other_tables(outcomes, tmp_path):
                 read(tmp_path)
 
 
+@pytest.mark.parametrize("seeds", seeds(20, 500))
+@case(
+    GROUP,
+    "the sums of the tables cut off at every sixteenth of their length, or changed",
+    expected=f"{CLEAR}, or {SAME}",
+)
+def test_sums(outcomes, folder, seeds):
+    path, whole = folder / recorded_files.SUMS, results.runs(folder)
+    content = path.read_bytes()
+    first = (b"", *sixteenths(content)) if 0 in seeds else ()
+    for broken in (*first, *(flipped(content, seed) for seed in seeds)):
+        path.write_bytes(broken)
+        outcomes.attempt(
+            lambda: results.runs(folder), ValueError, path.name, "truncated or changed", RESTORE, same=whole.equals
+        )
+
+
 ANSWERS = "cifar10-correct.safetensors"
 
 
