@@ -136,6 +136,7 @@ def manifest(folder: Path | None = None) -> dict[str, ManifestRow]:
         ValueError: The file was truncated or changed.
     """
     path = _checkpoints(folder) / "manifest.csv"
+    checks.readable(path, "ecaviz")
     if not path.exists():
         return {}
     restore = "Restore it with `git checkout -- data/checkpoints`."

@@ -133,21 +133,24 @@ def file(path: Path, what: str, expected: str, advice: str) -> None:
         ValueError: It is a folder.
         PermissionError: It may not be read.
     """
+    readable(path, what)
     if path.is_dir():
         raise ValueError(f"{what}: {path} is a folder; expected {expected}.")
     if not path.is_file():
         raise FileNotFoundError(f"{what}: there is no file {path}. {advice}")
-    readable(path, what)
 
 
 def readable(path: Path, what: str) -> None:
-    """Say in words that a file or a folder that is there may not be read.
+    """Say in words that a file or a folder may not be read; nothing where there is none.
 
     Raises:
-        PermissionError: It may not.
+        PermissionError: It may not, or the folder that it lies in.
     """
     try:
-        os.scandir(path).close() if path.is_dir() else path.open("rb").close()
+        if path.is_dir():
+            os.scandir(path).close()
+        elif path.is_file():
+            path.open("rb").close()
     except PermissionError as error:
         raise PermissionError(
             f"{what}: {path} may not be read: permission denied. Allow it (chmod u+r {path.name}), or ask its owner."

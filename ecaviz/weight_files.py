@@ -74,11 +74,11 @@ def read(path: str | os.PathLike) -> WeightFile:
             says which and what to do.
     """
     path = Path(path).expanduser()
+    checks.readable(path, "load")
     if path.is_dir():
         raise ValueError(f"load: {path} is a folder; expected a file of weights. {_listing(path)}")
     if not path.is_file():
         raise FileNotFoundError(f"load: there is no file {path}. {_listing(path.parent)}")
-    checks.readable(path, "load")
     kind = _kind(path)
     if kind == "safetensors":
         state, metadata = _read_safetensors(path)

@@ -115,12 +115,17 @@ def test_no_profiles(outcomes, tmp_path):
         AttentionProfile.load(tmp_path / "none")
 
 
-@case(GROUP, "a file that may not be read", expected=CLEAR)
+@case(GROUP, "a file that may not be read, and one in a folder that may not be entered", expected=CLEAR)
 def test_profiles_no_permission(outcomes, made):
     with open_folder() as folder:
         path = made.save(folder / "p.profile")
         path.chmod(0)
         outcomes.watch(folder)
+        with someone_else(), outcomes.clear_error(PermissionError, path, "may not be read", "chmod"):
+            AttentionProfile.load(path)
+        (folder / "closed").mkdir()
+        path = made.save(folder / "closed" / "p.profile")
+        (folder / "closed").chmod(0)
         with someone_else(), outcomes.clear_error(PermissionError, path, "may not be read", "chmod"):
             AttentionProfile.load(path)
 

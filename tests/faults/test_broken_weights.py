@@ -142,12 +142,16 @@ def test_empty_file_and_folder(outcomes, tmp_path):
 
 
 @KINDS
-@case(GROUP, "a file that may not be read", expected=CLEAR)
+@case(GROUP, "a file that may not be read, and one in a folder that may not be entered", expected=CLEAR)
 def test_no_permission(outcomes, state, kind):
     with open_folder() as folder:
         path = written(folder, state, kind)
         path.chmod(0)
         outcomes.watch(folder)
+        with someone_else(), outcomes.clear_error(PermissionError, path, "may not be read", "chmod"):
+            ecaviz.load(path, device="cpu")
+        (folder / "closed").mkdir(mode=0)
+        path = folder / "closed" / "x.pt"
         with someone_else(), outcomes.clear_error(PermissionError, path, "may not be read", "chmod"):
             ecaviz.load(path, device="cpu")
 
