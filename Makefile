@@ -80,5 +80,5 @@ lock:  ## write requirements.lock anew from pyproject.toml (newer versions too: 
 	$(PY) tools/lock.py $(UPGRADE)
 
 clean:  ## remove .venv, the caches, the report and the screenshots (not what is being trained in build/)
-	rm -rf .venv build/report build/screens .pytest_cache .ruff_cache ecaviz.egg-info
+	rm -rf .venv build/report build/screens build/faults .pytest_cache .ruff_cache ecaviz.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
