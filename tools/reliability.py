@@ -4,8 +4,8 @@
     python tools/reliability.py --coverage build/coverage.json      # what `coverage json` wrote: lines and branches
     python tools/reliability.py build/faults from-the-gpu-machine   # of several folders
 
-A case that was not run this time (it needs a GPU, say) keeps the row that the page has of it. The row of a case that is no
-more is taken out by hand; a test names it.
+A case that was not run this time (it needs a GPU, say) keeps the row that the page has of it. The row of a case that
+is no more is taken out by hand; a test names it.
 """
 
 from __future__ import annotations
