@@ -14,9 +14,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from . import checks
+from . import checks, tensor_files
 from .site_profile import (
     BINS,
     DETAILED,
@@ -375,7 +376,7 @@ class AttentionProfile:
         try:
             half.mkdir(exist_ok=True)
             metadata = {"format": FORMAT, "version": version, "profile": json.dumps(about)}
-            save_file(tensors, half / path.name, metadata=metadata)
+            save_file(tensors, half / path.name, metadata=metadata | tensor_files.digest(tensors, metadata))
             (half / "usual").touch()  # safetensors writes for the owner alone; others may read what else is written
             (half / path.name).chmod((half / "usual").stat().st_mode & 0o777)
             (half / path.name).replace(path)
@@ -392,23 +393,18 @@ class AttentionProfile:
 
         Raises:
             FileNotFoundError: There is no such file.
+            PermissionError: It may not be read.
             ValueError: It is no profile, has another format version, or is damaged.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"AttentionProfile.load: there is no file {path}. Write one with profile.save(path)."
-            )
+        expected = "a file written by profile.save(path)"
+        checks.file(path, "AttentionProfile.load", expected, "Write one with profile.save(path).")
         try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
-        except SafetensorError as error:
+            tensors, header = tensor_files.read(path)
+        except ValueError as error:
             raise ValueError(
-                f"AttentionProfile.load: {path} is no safetensors file, or was truncated ({error}). Expected a file "
-                f"written by profile.save(path)."
+                f"AttentionProfile.load: {path} is no safetensors file, or was truncated or changed ({error}). "
+                f"Expected {expected}."
             ) from error
         if header.get("format") != FORMAT:
             raise ValueError(
@@ -422,20 +418,23 @@ class AttentionProfile:
             )
         try:
             return cls._from_parts(json.loads(header["profile"]), tensors, header["version"] == WITH_DETAILS)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"AttentionProfile.load: {path} is damaged: {error}. Profile the model again.") from error
 
     @classmethod
     def _from_parts(cls, about: dict[str, Any], tensors: dict[str, Tensor], details: bool) -> AttentionProfile:
+        _check_about(about, tensors)
         classes = tuple(about["classes"])
         sites = {}
         for i, one in enumerate(about["sites"]):
             settings = {what: one.pop(what) for what in STATISTICS}
+            _check_sizes(tensors, i, one["channels"], len(classes), settings)
             statistics = accumulators(one["channels"], len(classes), settings, "cpu", details)
             for what, statistic in statistics.items():
                 start = f"{i}.{what}."
                 state = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
                 statistic.load_state_dict(state)
+            _check_counts(statistics, about["positions"])
             sites[one["name"]] = SiteProfile._of(one, statistics, details)
         skipped = tuple((name, reason) for name, reason in about["skipped"])
         rest = {k: v for k, v in about.items() if k not in ("classes", "sites", "skipped")}
@@ -447,3 +446,73 @@ class AttentionProfile:
             skipped=skipped,
             sites=sites,
         )
+
+
+# ------------------------------------------------------------------------------------------- whether a file makes sense
+
+
+def _check_about(about: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """What the header says of the profile as a whole is of the right kinds, and goes with the counts.
+
+    Raises:
+        ValueError: It is not, or does not.
+    """
+    texts = [about[name] for name in ("model", "source", "fingerprint", "images", "by") if about[name] is not None]
+    numbers = [about["n"], about["positions"]]
+    names = about["classes"]
+    if not all(isinstance(one, str) for one in texts) or not all(isinstance(one, int) for one in numbers):
+        raise ValueError("its header has values of other kinds than expected")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("its header has no list of class names")
+    if not isinstance(about.get("asked", {}), dict) or not about["sites"]:
+        raise ValueError("its header does not say what was asked for, or has no sites")
+    if len({site["name"] for site in about["sites"]}) < len(about["sites"]):
+        raise ValueError("its header has a site twice")
+    counts = tensors["counts"]
+    for one in (counts, tensors.get("correct", counts)):
+        if one.shape != (len(names),) or one.dtype != torch.int64 or bool(((one < 0) | (one > counts)).any()):
+            raise ValueError(f"its counts do not go with its {len(names)} classes")
+    if int(counts.sum()) != about["n"] or about["n"] > about["positions"]:
+        raise ValueError(
+            f"it counts {int(counts.sum())} images, and should {about['n']} of {about['positions']} positions"
+        )
+
+
+def _check_sizes(
+    tensors: Mapping[str, Tensor], site: int, channels: int, classes: int, settings: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """A header cannot ask for more memory than the file has tensors for.
+
+    Raises:
+        ValueError: It does.
+    """
+    for what, size in (("moments.mean", channels), ("moments.n", classes)):
+        if tensors[f"{site}.{what}"].shape[-1] != size:
+            raise ValueError(f"site {site} is said to have {channels} channels and {classes} classes, and has others")
+    for what, key, size in (
+        ("histogram", "counts", settings["histogram"]["bins"]),
+        ("largest", "values", settings["largest"]["k"]),
+        ("smallest", "values", settings["smallest"]["k"]),
+    ):
+        if tensors[f"{site}.{what}.{key}"].shape[-1] != size:
+            raise ValueError(f"{what} of site {site} is said to have {size!r} places, and has others")
+
+
+def _check_counts(statistics: Mapping[str, Any], positions: int) -> None:
+    """The statistics of a site have seen the same images, all of them at positions that there are.
+
+    Raises:
+        ValueError: They have not.
+    """
+    moments, tails, histogram = (statistics[what] for what in ("moments", "tails", "histogram"))
+    n, kept = moments.n, tails.state_dict()
+    low, high, bins, outside = kept["low_count"], kept["high_count"], histogram.counts, histogram.outside
+    rows = n[:, None] if len(bins) == len(n) else n.sum()
+    fits = torch.equal(n, kept["n"]) and all(bool((one >= 0).all()) for one in (n, low, high, bins, outside))
+    fits = fits and bool((low + high <= n[:, None]).all()) and bool((bins.sum(-1) + outside == rows).all())
+    for what in ("largest", "smallest"):
+        index = statistics[what].index
+        fits = fits and int(statistics[what].state_dict()["rows"]) == int(n.sum())
+        fits = fits and bool(((index >= -1) & (index < positions)).all())
+    if not fits:
+        raise ValueError("the counts of a site do not go together")

@@ -113,7 +113,8 @@ class Batches:
             stop: Position after the last image to take; None for all.
 
         Raises:
-            ValueError: An item is none of what :func:`batches` takes, or no image could be read.
+            ValueError: An item is none of what :func:`batches` takes, an image has values that are NaN or infinite, or
+                no image could be read.
 
         Warns:
             UserWarning: Once, at the end of the pass: how many files were skipped, which, and why.
@@ -123,8 +124,13 @@ class Batches:
         go = {"loader": self._from_loader, "dataset": self._from_dataset}.get(self._kind, self._from_tensor)
         if self._workers and self._kind == "dataset" and not isinstance(self._images, torch.utils.data.IterableDataset):
             go = self._from_workers
+        ahead = self._kind == "float tensor" and self._images.device.type != "cpu"
+        if ahead:  # once, and not batch by batch: to look would be to wait
+            self._check_finite(self._images, torch.arange(len(self._images)))
         seen = 0
         for x, labels, positions in go(start, sys.maxsize if stop is None else stop):
+            if not ahead:
+                self._check_finite(x, positions)
             seen += len(x)
             self.passed = max(self.passed, int(positions[-1]) + 1)
             yield self._moved(x, self._dtype), None if labels is None else labels.cpu(), positions
@@ -139,6 +145,19 @@ class Batches:
             warnings.warn(message, stacklevel=3)
         if not seen and start == 0:
             raise ValueError(f"images: {items.what(self._images)} gave no image. {items.EXPECTED}")
+
+    def _check_finite(self, x: Tensor, positions: Tensor) -> None:
+        """Raise a ValueError that names the first image with values that are no finite numbers."""
+        if x.detach().sum().isfinite():  # a NaN or an infinite value would show
+            return
+        bad = ~x.flatten(1).isfinite().all(1).cpu()
+        if not bad.any():
+            return  # finite numbers whose sum is too large
+        made = "The model's transform made them. " if self._transforms else ""
+        raise ValueError(
+            f"images: image {int(positions[bad][0])} of {self.description} has values that are NaN or infinite; "
+            f"expected finite numbers. {made}Leave the image out, or mend how it is prepared."
+        )
 
     def _from_tensor(self, first: int, stop: int):
         stop = min(stop, len(self._images))
@@ -351,7 +370,7 @@ def _length_of_loader(loader) -> int | None:
 
 
 def _is_batch(x) -> bool:
-    return isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] == 3
+    return isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] == 3 and 0 not in x.shape[2:]
 
 
 def _words(transform) -> str:

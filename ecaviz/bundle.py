@@ -11,16 +11,14 @@ import hashlib
 import io
 import json
 import os
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from . import checks, recorded_files, tensor_files
 from .networks import Architecture
+from .recorded_files import alone, replace_file
 
 __all__ = ["BUNDLE", "SURVEY", "ManifestRow", "alone", "data_folder", "manifest", "read", "replace_file", "write"]
 
@@ -134,24 +132,25 @@ def manifest(folder: Path | None = None) -> dict[str, ManifestRow]:
         folder: Where the checkpoints lie; None for the bundled ones.
 
     Raises:
+        PermissionError: The file may not be read.
         ValueError: The file was truncated or changed.
     """
     path = _checkpoints(folder) / "manifest.csv"
-    if not path.is_file():
+    checks.readable(path, "ecaviz")
+    if not path.exists():
         return {}
+    restore = "Restore it with `git checkout -- data/checkpoints`."
     kinds = {"int": int, "float": float, "str": str}
     rows = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        for entry in reader:
-            try:
-                row = ManifestRow(**{f.name: kinds[str(f.type)](entry[f.name]) for f in fields(ManifestRow)})
-            except (KeyError, TypeError, ValueError):
-                raise ValueError(
-                    f"ecaviz: {path} was truncated or changed: line {reader.line_num} is no row of the manifest. "
-                    f"Restore it with `git checkout -- data/checkpoints`."
-                ) from None
-            rows[row.name] = row
+    columns = [f.name for f in fields(ManifestRow)]
+    for number, entry in enumerate(recorded_files.rows(path, "ecaviz", restore, columns), 2):
+        try:
+            row = ManifestRow(**{f.name: kinds[str(f.type)](entry[f.name]) for f in fields(ManifestRow)})
+        except ValueError:
+            raise ValueError(
+                f"ecaviz: {path} was truncated or changed: line {number} is no row of the manifest. {restore}"
+            ) from None
+        rows[row.name] = row
     return rows
 
 
@@ -194,7 +193,7 @@ def write(
         "data": row["data"],
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
-    content = save(tensors, metadata=about)
+    content = save(tensors, metadata=about | tensor_files.digest(tensors, about))
     replace_file(folder / f"{name}.safetensors", content)
     entry = ManifestRow(
         name=name,
@@ -217,56 +216,7 @@ def _add_row(folder: Path, entry: ManifestRow) -> None:
     text = [header, *([str(v) for v in asdict(r).values()] for r in lines)]
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(text)
-    replace_file(folder / "manifest.csv", buffer.getvalue().encode())
-
-
-@contextmanager
-def alone(folder: Path, stale: float = 60.0) -> Iterator[None]:
-    """Nobody else writes a table there meanwhile; a lock that its process left behind is broken after a while.
-
-    Args:
-        folder: Where the table lies.
-        stale: Seconds after which a lock was left behind: writing takes a fraction of one.
-    """
-    lock = folder / ".writing"
-    token = f"{os.getpid()} {threading.get_ident()} {time.time_ns()}"
-    while True:
-        try:
-            handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            break
-        except FileExistsError:
-            _break_if_stale(lock, stale)
-            time.sleep(0.02)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(token)
-        yield
-    finally:
-        if _content(lock) == token:
-            lock.unlink(missing_ok=True)
-
-
-def _break_if_stale(lock: Path, stale: float) -> None:
-    try:
-        before, age = _content(lock), time.time() - lock.stat().st_mtime
-    except FileNotFoundError:
-        return
-    if age > stale and _content(lock) == before:
-        lock.unlink(missing_ok=True)
-
-
-def _content(path: Path) -> str | None:
-    try:
-        return path.read_text()
-    except OSError:
-        return None
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    recorded_files.write(folder / "manifest.csv", buffer.getvalue().encode())
 
 
 def read(name: str, folder: Path | None = None) -> tuple[Architecture, dict[str, Tensor], tuple[str, ...], ManifestRow]:
@@ -281,6 +231,7 @@ def read(name: str, folder: Path | None = None) -> tuple[Architecture, dict[str,
 
     Raises:
         FileNotFoundError: The manifest or the file lacks it.
+        PermissionError: The file may not be read.
         ValueError: The file is not the one the manifest vouches for, or has another format version.
     """
     from safetensors import safe_open
@@ -295,6 +246,7 @@ def read(name: str, folder: Path | None = None) -> tuple[Architecture, dict[str,
             f"manifest.csv). "
             f"Restore the folder with `git checkout -- data/checkpoints`, or train it: `python -m ecaviz train {name}`."
         )
+    checks.readable(path, "ecaviz")
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != row.sha256:

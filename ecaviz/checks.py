@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
+from pathlib import Path
 
-__all__ = ["at_least_one", "at_least_zero", "hidden_units", "kernel_size", "padding", "rule", "share"]
+__all__ = [
+    "at_least_one",
+    "at_least_zero",
+    "file",
+    "hidden_units",
+    "kernel_size",
+    "padding",
+    "readable",
+    "rule",
+    "share",
+]
 
 
 def _whole(number: object) -> bool:
@@ -105,3 +117,41 @@ def share(value: object, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < 1:
         raise ValueError(f"{what} must lie between 0 and 1, such as 0.95; got {value!r}.")
     return float(value)
+
+
+def file(path: Path, what: str, expected: str, advice: str) -> None:
+    """Say in words why a path is no file that can be read.
+
+    Args:
+        path: The file.
+        what: Who reads it; the message begins with that.
+        expected: What it should be: "a file written by profile.save(path)".
+        advice: What to do where there is none.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is a folder.
+        PermissionError: It may not be read.
+    """
+    readable(path, what)
+    if path.is_dir():
+        raise ValueError(f"{what}: {path} is a folder; expected {expected}.")
+    if not path.is_file():
+        raise FileNotFoundError(f"{what}: there is no file {path}. {advice}")
+
+
+def readable(path: Path, what: str) -> None:
+    """Say in words that a file or a folder may not be read; nothing where there is none.
+
+    Raises:
+        PermissionError: It may not, or the folder that it lies in.
+    """
+    try:
+        if path.is_dir():
+            os.scandir(path).close()
+        elif path.is_file():
+            path.open("rb").close()
+    except PermissionError as error:
+        raise PermissionError(
+            f"{what}: {path} may not be read: permission denied. Allow it (chmod u+r {path.name}), or ask its owner."
+        ) from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from . import bundle, gates, networks, training_sets
+from . import bundle, gates, networks, recorded_files, training_sets
 from .coverage_tables import BANDS, coverage_row, has_j, influence_row, influenced, locality_rows, nullable
 from .interaction import interaction_matrices
 from .shapes import Shapes, normalise
@@ -100,10 +100,8 @@ def record(rows: Sequence[Mapping], local: Sequence[Mapping], folder: Path | Non
 
 def _merge(path: Path, new: Sequence[Mapping]) -> None:
     replaced = {(row["model"], str(row["seed"])) for row in new}
-    kept = []
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            kept = [row for row in csv.DictReader(file) if (row["model"], row["seed"]) not in replaced]
+    there = recorded_files.rows(path, "coverages", _ADVICE, ("model", "seed")) if path.exists() else []
+    kept = [row for row in there if (row["model"], row["seed"]) not in replaced]
     order = {known: i for i, known in enumerate(bundle.BUNDLE)}
     lines = kept + [{key: _written(value) for key, value in row.items()} for row in new]
     lines.sort(key=lambda row: (order.get(row["model"], len(order)), row["model"], int(row["seed"])))
@@ -111,7 +109,7 @@ def _merge(path: Path, new: Sequence[Mapping]) -> None:
     writer = csv.DictWriter(buffer, list(new[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    bundle.replace_file(path, buffer.getvalue().encode())
+    recorded_files.write(path, buffer.getvalue().encode())
 
 
 def _written(value: Any) -> str:
@@ -132,8 +130,10 @@ def recorded(folder: Path | None = None) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: There is no table.
+        ValueError: It was truncated or changed.
     """
-    return nullable(_read(_folder(folder) / TABLE))
+    numbers = ("seed", "channels", "pairs", "structural", "rank", "effective_rank", "partners", "directness")
+    return nullable(_read(_folder(folder) / TABLE, numbers))
 
 
 def recorded_locality(folder: Path | None = None) -> pd.DataFrame:
@@ -144,19 +144,17 @@ def recorded_locality(folder: Path | None = None) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: There is no table.
+        ValueError: It was truncated or changed.
     """
-    return _read(_folder(folder) / LOCALITY)
+    return _read(_folder(folder) / LOCALITY, ("seed", "channels", "k", "energy", "expected", "low", "high", "p"))
 
 
-def _read(path: Path) -> pd.DataFrame:
-    import pandas as pd
+_ADVICE = "Restore it with `git checkout -- data/results`, or measure it anew: `python -m ecaviz coverage --record`."
 
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"coverages: there is no {path}. Restore it with `git checkout -- data/results`, or measure it anew: "
-            f"`python -m ecaviz coverage --record`."
-        )
-    frame = pd.read_csv(path)
+
+def _read(path: Path, numbers: Sequence[str]) -> pd.DataFrame:
+    words = ("model", "family", "setting", "site", "squeeze")
+    frame = recorded_files.table(path, "coverages", _ADVICE, numbers, words)
     for name in ("setting", "squeeze"):
         frame[name] = frame[name].astype(object).where(frame[name].notna(), "")  # empty, not missing
     return frame

@@ -13,10 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import checks
+
 __all__ = ["SUFFIXES", "ImageFiles", "ImageReadError", "decoded", "folder", "to_pil", "to_rgb"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """What a file's name ends in for :func:`folder` to take it for an image; capitals do not matter."""
+
+
+MOST_LENGTHY = 1000
+"""An image one side of which is longer than the other by more than this factor is left out: transforms enlarge the
+shorter side to hundreds of pixels, and the image would take gigabytes."""
 
 
 class ImageReadError(ValueError):
@@ -99,7 +106,8 @@ def folder(path: str | os.PathLike) -> ImageFiles:
     3. Otherwise all images are one class, named after the folder.
 
     Files are taken by the ending of their name (:data:`SUFFIXES`); hidden ones are passed over. The order is
-    alphabetical. Nothing is decoded here: a file that turns out to be no image is skipped later, counted and named.
+    alphabetical. Links to folders are followed, to each folder once in a class. Nothing is decoded here: a file that
+    turns out to be no image is skipped later, counted and named, as is a folder that cannot be read.
 
     Args:
         path: The folder; ``~`` is understood.
@@ -110,6 +118,7 @@ def folder(path: str | os.PathLike) -> ImageFiles:
     Raises:
         FileNotFoundError: There is no such folder.
         NotADirectoryError: It is a file.
+        PermissionError: It may not be read.
         ValueError: No image is in it.
     """
     root = Path(path).expanduser()
@@ -121,24 +130,30 @@ def folder(path: str | os.PathLike) -> ImageFiles:
         raise NotADirectoryError(
             f"images.folder: {root} is a file; a folder of images was expected. Name the folder it lies in."
         )
+    checks.readable(root, "images.folder")
     name = root.resolve().name or str(root)
     entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
     top = [entry for entry in entries if _is_image(entry)]
-    below = {entry.name: _images_below(entry) for entry in entries if entry.is_dir() and not _leads_back(entry)}
+    closed: list[tuple[Path, str]] = []
+    folders = [entry for entry in entries if entry.is_dir() and not _leads_back(entry)]
+    below = {entry.name: _images_below(entry, closed) for entry in folders}
     below = {subfolder: files for subfolder, files in below.items() if files}
     if below:
         classes = tuple(below)
         paths = [file for files in below.values() for file in files]
         labels = [label for label, files in enumerate(below.values()) for _ in files]
-        return ImageFiles(paths, labels, classes, name, [(file, "lies beside the class folders") for file in top])
+        return ImageFiles(
+            paths, labels, classes, name, [*((file, "lies beside the class folders") for file in top), *closed]
+        )
     if not top:
         other = [entry.name for entry in entries][:5]
         raise ValueError(
             f"images.folder: no image is in {root}. It holds {', '.join(other) + ' …' if other else 'nothing'}; files "
             f"ending in {', '.join(sorted(SUFFIXES))} were expected, in it or in one subfolder a class."
+            + "".join(f" {folder}: {reason}." for folder, reason in closed[:5])
         )
     labels, classes = _synset_classes(top) or ([0] * len(top), (name,))
-    return ImageFiles(top, labels, classes, name)
+    return ImageFiles(top, labels, classes, name, closed)
 
 
 def _is_image(path: Path) -> bool:
@@ -152,10 +167,22 @@ def _leads_back(folder: Path) -> bool:
     return folder.parent.resolve().is_relative_to(folder.resolve())
 
 
-def _images_below(root: Path) -> list[Path]:
-    found = []
-    for place, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and not _leads_back(Path(place, n)))
+def _images_below(root: Path, closed: list[tuple[Path, str]]) -> list[Path]:
+    """The images of a class, at any depth; folders that cannot be read are added to ``closed``."""
+    found, walked = [], {root.resolve(), root.parent.resolve()}
+
+    def is_new(folder: Path) -> bool:
+        """Links may lead from one folder to the other and back: each is walked once."""
+        real = folder.resolve()
+        new = real not in walked and not folder.name.startswith(".") and not _leads_back(folder)
+        walked.add(real)
+        return new
+
+    def keep(error: OSError) -> None:
+        closed.append((Path(error.filename), f"the folder cannot be read: {error.strerror}"))
+
+    for place, subfolders, files in os.walk(root, followlinks=True, onerror=keep):
+        subfolders[:] = [name for name in sorted(subfolders) if is_new(Path(place, name))]
         found += [Path(place, name) for name in sorted(files) if _is_image(Path(place, name))]
     return found
 
@@ -208,6 +235,11 @@ def decoded(file: Path | BinaryIO, path: Path, *, at_most: int | None = None) ->
             if at_most is not None and image.width * image.height > at_most:
                 raise ImageReadError(
                     path, f"it has {image.width:,} × {image.height:,} pixels; at most {at_most:,} are taken"
+                )
+            short, long = sorted(image.size)
+            if long > MOST_LENGTHY * max(short, 1):
+                raise ImageReadError(
+                    path, f"its sides are as 1 to {long // max(short, 1):,}; at most 1 to {MOST_LENGTHY:,} are taken"
                 )
             frames = getattr(image, "n_frames", 1)
             done = [f"first of {frames} frames"] if frames > 1 else []

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import bundle, cifar10, training_sets
+from . import bundle, cifar10, recorded_files, training_sets
 from .gate_effects import static_dynamic
 from .images import cifar10 as cifar10_images
 from .images import shapes
@@ -105,11 +105,11 @@ def record(names: Sequence[str] = MODELS, folder: Path | None = None, *, progres
         folder.mkdir(parents=True, exist_ok=True)
         with bundle.alone(folder):
             path = folder / TABLE
-            kept = [recorded(folder)] if path.is_file() else []
+            kept = [recorded(folder)] if path.exists() else []
             whole = pd.concat([*(one[one["model"] != name] for one in kept), new])
             order = {known: at for at, known in enumerate(bundle.BUNDLE)}
             whole = whole.sort_values("model", key=lambda column: column.map(order), kind="stable")
-            bundle.replace_file(path, whole.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode())
+            recorded_files.write(path, whole.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode())
     return here
 
 
@@ -124,13 +124,9 @@ def recorded(folder: Path | None = None) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: There is no table.
+        ValueError: It was truncated or changed.
     """
-    import pandas as pd
-
     path = (bundle.data_folder() / "results" if folder is None else Path(folder)) / TABLE
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"interventions: there is no {path}. Restore it with `git checkout -- data/results`, or measure it anew: "
-            f"`python -m ecaviz interventions`."
-        )
-    return pd.read_csv(path)
+    advice = "Restore it with `git checkout -- data/results`, or measure it anew: `python -m ecaviz interventions`."
+    words = ("data", "model", "site", "mode", "measure")
+    return recorded_files.table(path, "interventions", advice, ("n", "mean", "low", "high"), words)

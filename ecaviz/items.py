@@ -123,9 +123,11 @@ def checked(item: Any, position: int) -> tuple[Any, int | None]:
     image, label = (item[0], item[1]) if isinstance(item, tuple | list) and len(item) > 1 else (item, None)
     if isinstance(image, tuple | list) and len(image) == 1:
         image = image[0]
-    if is_pil(image):
+    if is_pil(image) and 0 not in image.size:
         image = to_rgb(image)
-    elif not (isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and len(image) == 3):
+    elif not (isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and len(image) == 3) or (
+        0 in image.shape
+    ):
         raise ValueError(f"images: a dataset whose item {position} is {what(image)}. {EXPECTED}{hint(image)}")
     return image, _whole_number(label)
 

@@ -396,12 +396,15 @@ def _load_file(path: Path, architecture: str | None, num_classes: int | None, op
     file = weight_files.read(path)
     _announce("timm", "torchvision")
     own = bundle.described(file.metadata, file.path) if architecture is None else None
-    if own is None:
-        match = architectures.recognise(file.state, architecture=architecture, options=options, hint=path.name)
-        classes: tuple[str, ...] | None = None
-    else:
-        made, classes, data = own
-        match = architectures.as_described(file.state, made, data)
+    try:
+        if own is None:
+            match = architectures.recognise(file.state, architecture=architecture, options=options, hint=path.name)
+            classes: tuple[str, ...] | None = None
+        else:
+            made, classes, data = own
+            match = architectures.as_described(file.state, made, data)
+    except ValueError as error:
+        raise ValueError(f"{error} The file is {path}.") from error
     net = match.network()
     if num_classes not in (None, architectures.outputs(net.state_dict())):
         networks.replace_head(net, num_classes)

@@ -233,7 +233,8 @@ class _Pass:
         What a pass that was killed while it wrote has left is removed.
 
         Raises:
-            ValueError: It is of another run, or the images come in another order each time.
+            PermissionError: It may not be read.
+            ValueError: It is of another run or damaged, or the images come in another order each time.
         """
         if self.stream.shuffled:
             raise ValueError(
@@ -244,7 +245,12 @@ class _Pass:
             shutil.rmtree(half, ignore_errors=True)
         if not path.exists():
             return
-        found = AttentionProfile.load(path)
+        try:
+            found = AttentionProfile.load(path)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} A pass cannot go on from it. Delete it to start afresh, or name another file."
+            ) from error
         wanted = {
             "weights": self.fingerprint,
             "images": self.description,

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from . import bundle, training_sets
+from . import bundle, checks, training_sets
 
 __all__ = ["Recipe", "Study", "read"]
 
@@ -113,9 +113,11 @@ def read(path: str | os.PathLike) -> Study:
 
     Raises:
         FileNotFoundError: There is no such file.
+        PermissionError: It may not be read.
         ValueError: It is no TOML, has an unknown field, or names a model that the bundle, or the recipe's set, lacks.
     """
     path = Path(path)
+    checks.file(path, "train", "a recipe, a TOML file", "The recipes of the recorded results lie in data/recipes.")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -127,9 +129,12 @@ def read(path: str | os.PathLike) -> Study:
     if not isinstance(models, list) or not isinstance(seeds, list) or not isinstance(network, dict):
         raise ValueError(f"train: {path}: models and seeds must be lists, and network a table.")
     network = {key: tuple(v) if isinstance(v, list) else v for key, v in network.items()}
-    recipe = Recipe(name=path.stem, **values, network=network)
+    try:
+        recipe = Recipe(name=path.stem, **values, network=network)
+    except ValueError as error:
+        raise ValueError(f"{error} So says {path}.") from error
     for name in models:
-        if name not in bundle.BUNDLE or training_sets.of(name).name != recipe.data:
+        if not isinstance(name, str) or name not in bundle.BUNDLE or training_sets.of(name).name != recipe.data:
             fitting = ", ".join(one for one in bundle.BUNDLE if training_sets.of(one).name == recipe.data)
             raise ValueError(f"train: {path} names {name!r}. Models of {recipe.data}: {fitting}.")
     if not seeds or not all(_whole(seed) and seed >= 0 for seed in seeds):

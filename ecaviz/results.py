@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import bundle, checks, training_sets
+from . import bundle, checks, recorded_files, training_sets
 from .intervals import t_half_width
 
 if TYPE_CHECKING:
@@ -126,22 +126,24 @@ def runs(folder: Path | None = None, *, data: str = "shapes") -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: There is no table.
-        ValueError: An unknown set.
+        ValueError: An unknown set, or the table was truncated or changed.
     """
-    import pandas as pd
-
     if data not in training_sets.SETS:
         raise ValueError(f"results: data must be one of {', '.join(training_sets.SETS)}, got {data!r}.")
-    path = _table(_folder(folder), data)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"results: there is no {path}. Restore it with `git checkout -- data/results`, or train: "
-            f"`python -m ecaviz train --recipe data/recipes/{data}.toml`."
-        )
-    words = dict.fromkeys(
-        ("name", "data", "variant", "family", "setting", "k", "r", "recipe", "digest", "hardware"), str
+    words = dict.fromkeys(_WORDS, str)
+    frame = recorded_files.table(_table(_folder(folder), data), "results", _advice(data), _NUMBERS, _WORDS, words)
+    return frame.fillna(dict.fromkeys(words, ""))
+
+
+_WORDS = ("name", "data", "variant", "family", "setting", "k", "r", "recipe", "digest", "hardware")
+_NUMBERS = ("seed", "epochs", "train_images", "seconds", "test_images", "accuracy", "loss", "parameters")
+
+
+def _advice(data: str) -> str:
+    return (
+        f"Restore it with `git checkout -- data/results`, or train: "
+        f"`python -m ecaviz train --recipe data/recipes/{data}.toml`."
     )
-    return pd.read_csv(path, dtype=words).fillna(dict.fromkeys(words, ""))
 
 
 def correct(name: str, folder: Path | None = None) -> dict[int, np.ndarray]:
@@ -152,7 +154,7 @@ def correct(name: str, folder: Path | None = None) -> dict[int, np.ndarray]:
         folder: Where the results lie; None for ``data/results``.
 
     Raises:
-        ValueError: No run of that name was recorded.
+        ValueError: No run of that name was recorded, or a file was truncated or changed.
     """
     table = runs(folder, data=_set(name))
     counts = {int(row.seed): int(row.test_images) for row in table[table["name"] == name].itertuples()}
@@ -160,9 +162,9 @@ def correct(name: str, folder: Path | None = None) -> dict[int, np.ndarray]:
         known = ", ".join(dict.fromkeys(table["name"]))
         raise ValueError(f"results: no run of {name!r} was recorded. Recorded: {known}.")
     path = _right(_folder(folder), _set(name))
-    answers = _answers(path)
-    for seed in counts:
-        if f"{name}/{seed}" not in answers:
+    answers = _answers(path, _set(name))
+    for seed, count in counts.items():
+        if f"{name}/{seed}" not in answers or len(answers[f"{name}/{seed}"]) != -(-count // 8):
             raise ValueError(
                 f"results: {path} lacks the answers of {name}, seed {seed}. Restore it with "
                 f"`git checkout -- data/results`, or train that run anew with --redo."
@@ -170,10 +172,17 @@ def correct(name: str, folder: Path | None = None) -> dict[int, np.ndarray]:
     return {seed: np.unpackbits(answers[f"{name}/{seed}"], count=count).astype(bool) for seed, count in counts.items()}
 
 
-def _answers(path: Path) -> dict[str, np.ndarray]:
+def _answers(path: Path, data: str) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    return load(path.read_bytes()) if path.is_file() else {}
+    if not path.exists():
+        return {}
+    content = recorded_files.read(path, "results", _advice(data))
+    try:
+        return load(content)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"results: {path} was truncated or changed: {error}. {_advice(data)}") from error
 
 
 def record(
@@ -189,7 +198,7 @@ def record(
 
     Raises:
         ValueError: The other runs there are of another recipe, length or test set, or ``right`` is of another number of
-            images: runs of different recipes cannot be compared.
+            images: runs of different recipes cannot be compared. Or a file there was truncated or changed.
     """
     from safetensors.numpy import save
 
@@ -214,10 +223,10 @@ def record(
         writer.writeheader()
         writer.writerows(lines)
         path = _right(folder, data)
-        answers = {key: one for key, one in _answers(path).items() if key not in {f"{n}/{s}" for n, s in gone}}
+        answers = {key: one for key, one in _answers(path, data).items() if key not in {f"{n}/{s}" for n, s in gone}}
         answers[f"{run.name}/{run.seed}"] = np.packbits(np.asarray(right, dtype=bool))
-        bundle.replace_file(path, save(dict(sorted(answers.items()))))
-        bundle.replace_file(_table(folder, data), buffer.getvalue().encode())
+        recorded_files.write(path, save(dict(sorted(answers.items()))))
+        recorded_files.write(_table(folder, data), buffer.getvalue().encode())
 
 
 def check_recipe(
@@ -267,10 +276,7 @@ def _differs(row: dict[str, str], followed: tuple) -> bool:
 
 def _rows(folder: Path, data: str) -> list[dict[str, str]]:
     path = _table(folder, data)
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return recorded_files.rows(path, "results", _advice(data), ("name", "seed")) if path.exists() else []
 
 
 # ------------------------------------------------------------------------------------------------------ what they say

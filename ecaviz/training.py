@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import time
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import bundle, coverage_records, networks, results, training_sets
+from . import bundle, checks, coverage_records, networks, results, training_sets
 from .gates import evaluating
 from .networks import Architecture
 from .recipes import Recipe
@@ -95,7 +96,8 @@ def train(
         The trained network and what it reached.
 
     Raises:
-        ValueError: ``state`` belongs to another architecture, recipe or seed.
+        PermissionError: ``state`` may not be read.
+        ValueError: ``state`` belongs to another architecture, recipe or seed, or is damaged.
         OutOfTime: The moment came before the last epoch; with ``state``, the same call goes on from there.
     """
     from tqdm.auto import tqdm
@@ -124,19 +126,20 @@ def train(
         "images": _fingerprint(images, labels),
     }
     done, seconds, history = 0, 0.0, []
-    if state is not None and Path(state).is_file():
-        try:
-            saved = torch.load(state, map_location=device, weights_only=True)
-        except Exception as error:  # of a damaged file torch raises nearly anything
-            raise ValueError(f"train: {state} is damaged ({error}). Delete it to start afresh.") from error
+    if state is not None and Path(state).exists():
+        saved = _read_state(Path(state), device)
         if saved["identity"] != identity:
             raise ValueError(
                 f"train: {state} belongs to another run: it holds {saved['identity']}, this run is {identity}. "
                 f"Delete it to start afresh, or name another file."
             )
-        net.load_state_dict(saved["net"])
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
+        try:
+            _check_state(saved, net, recipe)
+            net.load_state_dict(saved["net"])
+            optimizer.load_state_dict(saved["optimizer"])
+            schedule.load_state_dict(saved["schedule"])
+        except Exception as error:  # of other states torch raises nearly anything
+            raise _damaged(state, error) from error
         done, seconds, history = saved["epoch"], saved["seconds"], saved["history"]
 
     images, labels = images.to(device), labels.to(device)
@@ -168,6 +171,45 @@ def train(
     net.eval()
     reached = accuracy(net, *held_out, data=recipe.data, device=device)
     return TrainingResult(net, reached, seconds, recipe.epochs, history)
+
+
+def _read_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """What :func:`_save` wrote.
+
+    Raises:
+        PermissionError: It may not be read.
+        ValueError: It is a folder, or damaged.
+    """
+    checks.file(path, "train", "the state of a run", "")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()  # torch itself does not look at the checksums
+        if broken is not None:
+            raise ValueError(f"the checksum of {broken} inside it is wrong")
+        saved = torch.load(path, map_location=device, weights_only=True)
+        if not isinstance(saved, dict) or "identity" not in saved:
+            raise ValueError("it does not say what was trained")
+    except Exception as error:  # of a damaged file torch and zipfile raise nearly anything
+        raise _damaged(path, error) from error
+    return saved
+
+
+def _check_state(saved: dict[str, Any], net: nn.Module, recipe: Recipe) -> None:
+    """Raise a ValueError if a state cannot be gone on from; of one that lacks something, a KeyError."""
+    own, there = net.state_dict(), saved["net"]
+    if {k: (v.shape, v.dtype) for k, v in own.items()} != {k: (v.shape, v.dtype) for k, v in there.items()}:
+        raise ValueError("its weights are of another network")
+    if not all(bool(value.isfinite().all()) for value in there.values()):
+        raise ValueError("it has weights that are NaN or infinite: the training diverged, or something changed it")
+    epoch, history = saved["epoch"], saved["history"]
+    if not isinstance(epoch, int) or not 0 < epoch <= recipe.epochs or len(history) != epoch:
+        raise ValueError(f"it says epoch {epoch!r} of {recipe.epochs}, and does not have the history of as many")
+    if not isinstance(saved["seconds"], float):
+        raise ValueError("it does not say how long it was trained")
+
+
+def _damaged(state: Path, error: Exception) -> ValueError:
+    return ValueError(f"train: {state} is damaged ({str(error)[:300]}). Delete it to start afresh.")
 
 
 def _read(recipe: Recipe, split: str, root: Path | None = None, progress: bool = True) -> tuple[Tensor, Tensor]:
@@ -324,7 +366,7 @@ def train_bundled(
         raise ValueError("train: at least one model and one seed were expected, got none.")
     images = training_sets.SETS[recipe.data]
     redone = scratch / "redone.json"  # so that training anew, too, goes on where it was stopped
-    done = set(map(tuple, json.loads(redone.read_text()))) if redo and redone.is_file() else set()
+    done = _read_redone(redone) if redo and redone.is_file() else set()
     source = images.source(root)
     if redo:
         todo = [(name, seed) for name, seed in wanted if (name, seed, recipe.digest) not in done]
@@ -366,6 +408,15 @@ def train_bundled(
             raise OutOfTime(f"train: stopped after {name}, seed {seed}.")
     if redo:
         redone.unlink(missing_ok=True)
+
+
+def _read_redone(path: Path) -> set[tuple[str, int, str]]:
+    try:
+        return {(name, seed, digest) for name, seed, digest in json.loads(path.read_text("utf-8"))}
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"train: {path} is damaged ({error}); it says what --redo has trained already. Delete it to train all anew."
+        ) from error
 
 
 def keep(

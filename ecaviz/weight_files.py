@@ -8,9 +8,9 @@ pickle format (the ``.pth.tar`` of many training scripts is the latter; it is no
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pickle
+import pickletools
 import re
 import struct
 import threading
@@ -23,6 +23,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from . import checks, tensor_files
 
 __all__ = ["WeightFile", "check_finite", "convert", "read"]
 
@@ -67,10 +69,12 @@ def read(path: str | os.PathLike) -> WeightFile:
 
     Raises:
         FileNotFoundError: There is no such file.
+        PermissionError: It may not be read.
         ValueError: It holds no weights, is damaged, has NaN or infinite weights, or would execute code; the message
             says which and what to do.
     """
     path = Path(path).expanduser()
+    checks.readable(path, "load")
     if path.is_dir():
         raise ValueError(f"load: {path} is a folder; expected a file of weights. {_listing(path)}")
     if not path.is_file():
@@ -153,15 +157,10 @@ def _kind(path: Path) -> str:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, OSError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"load: {path} is damaged or was truncated: safetensors says: {_first_line(error)}. Fetch it again."
-        ) from error
+        return tensor_files.read(path)
+    except ValueError as error:
+        raise ValueError(f"load: {path} is damaged or was truncated: {error}. Fetch it again.") from error
 
 
 def _read_torch(path: Path, kind: str) -> Any:
@@ -174,7 +173,8 @@ def _read_torch(path: Path, kind: str) -> Any:
         raise
     except pickle.UnpicklingError as error:
         wanted = _wanted(error)
-        if wanted is None and kind == "pickle" and _protocol(path) <= 2:  # a zip's checksums have shown it to be whole
+        # a zip's checksums have shown it to be whole
+        if kind == "pickle" and (_is_cut_off(path) or (wanted is None and _protocol(path) <= 2)):
             raise _damaged(path, error) from error
         raise ValueError(_refused(path, wanted or "instructions that tensors do not need")) from error
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to spell
@@ -185,6 +185,19 @@ def _protocol(path: Path) -> int:
     """Version of the pickle format; torch.save writes 2 unless told otherwise."""
     with path.open("rb") as file:
         return file.read(2)[1]
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether a pickle, or one of those that torch.save's old format begins with, ends too early. Nothing is run."""
+    with path.open("rb") as file:
+        try:
+            for number in range(4):  # a magic number, the format's version, the system, the content
+                first = [argument for _, argument, _ in pickletools.genops(file)]
+                if number == 0 and torch.serialization.MAGIC_NUMBER not in first:
+                    break
+        except Exception:  # of a damaged pickle, whatever its bytes happen to spell
+            return True
+    return False
 
 
 def _harmless() -> list:
@@ -350,7 +363,7 @@ def _check_kind(state: dict[str, Tensor], path: Path) -> None:
             raise ValueError(f"load: {path} is damaged: {key} claims {value.numel()} numbers, and holds fewer.")
         if not value.is_floating_point() and not key.endswith("num_batches_tracked"):
             raise ValueError(f"load: {path} has weights of {value.dtype} ({key}); expected floating point numbers.")
-        if key.endswith("running_var") and bool((value < 0).any()):
+        if key.endswith("running_var") and bool(((value < 0) & value.isfinite()).any()):
             raise ValueError(f"load: {path} is damaged: {key} has negative variances.")
 
 

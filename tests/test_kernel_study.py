@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ecaviz import bundle, kernel_study, plots, results, training_sets
+from ecaviz import bundle, kernel_study, plots, recorded_files, results, training_sets
 
 
 @pytest.fixture
@@ -171,6 +171,7 @@ def test_too_few_runs_are_told(tmp_path, monkeypatch):
     shutil.copytree(bundle.data_folder() / "results", tmp_path / "results")
     table = pd.read_csv(tmp_path / "results" / "cifar10.csv")
     table[table["seed"] == 0].to_csv(tmp_path / "results" / "cifar10.csv", index=False)
+    (tmp_path / "results" / recorded_files.SUMS).unlink()
     monkeypatch.setenv("ECAVIZ_DATA", str(tmp_path))
     with pytest.raises(ValueError, match="no variant has 3 runs on cifar10"):
         kernel_study.table("cifar10")

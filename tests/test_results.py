@@ -15,7 +15,7 @@ import pytest
 import torch
 from scipy import stats
 
-from ecaviz import bundle, cifar10, networks, results, training, training_sets
+from ecaviz import bundle, cifar10, networks, recorded_files, results, training, training_sets
 from ecaviz.matches import NoWeights
 from ecaviz.shapes import CLASSES, NEEDS
 
@@ -68,7 +68,11 @@ def test_what_is_recorded_is_read_back(tmp_path):
     fill(tmp_path, {("a", 1): ~answers["a", 1]})  # replaced, not added
     assert len(results.runs(tmp_path)) == 6
     assert np.array_equal(results.correct("a", tmp_path)[1], ~answers["a", 1])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["shapes-correct.safetensors", "shapes.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        recorded_files.SUMS,
+        "shapes-correct.safetensors",
+        "shapes.csv",
+    ]
 
 
 def _record(folder, seed):

@@ -130,6 +130,7 @@ def test_every_seed_is_recorded_and_seed_0_is_bundled(tmp_path, monkeypatch):
     recipe = replace(RECIPE, epochs=1)
     train_bundled(["tiny"], seeds=(2, 0), recipe=recipe, **options)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "SHA256SUMS",
         "manifest.csv",
         "results",
         "tiny.safetensors",

@@ -1,0 +1,51 @@
+"""Safetensors files, read whole: their tensors and the strings of their header, checked where there is a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, uint8
+
+__all__ = ["digest", "read"]
+
+_DIGEST = "ecaviz_digest"
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors in a file, on the CPU, and the strings of its header.
+
+    Args:
+        path: A file that is there and may be read.
+
+    Raises:
+        ValueError: It is no safetensors file, or damaged; the message says what is wrong.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+            about = dict(file.metadata() or {})
+    except (SafetensorError, json.JSONDecodeError, OSError, TypeError, KeyError, RuntimeError) as error:
+        raise ValueError(f"safetensors says: {str(error).splitlines()[0][:200]}") from error
+    kept = about.pop(_DIGEST, None)  # files of others, and of before, have none
+    if kept is not None and kept != digest(tensors, about)[_DIGEST]:
+        raise ValueError("its content is not what was written: the digest in its header is of another")
+    return tensors, about
+
+
+def digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> dict[str, str]:
+    """What :func:`read` checks: the strings to add to a header, since safetensors itself has no checksum.
+
+    Args:
+        tensors: What is saved, on the CPU.
+        about: The other strings of the header.
+    """
+    found = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16)
+    for name, value in sorted(tensors.items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.contiguous().reshape(-1).view(uint8).numpy())
+    return {_DIGEST: found.hexdigest()}

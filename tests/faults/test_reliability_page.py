@@ -1,0 +1,135 @@
+"""docs/reliability.md lists the cases that the tests beside this one declare, those and no others."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from recorder import CASES, CLEAR, SAME, Case, Outcomes, case
+
+import ecaviz
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+_spec = importlib.util.spec_from_file_location("tool_reliability", ROOT / "tools" / "reliability.py")
+reliability = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(reliability)
+FILES = sorted(set(HERE.glob("test_*.py")) - {Path(__file__)})
+
+
+def declared() -> dict[tuple[str, str], Case]:
+    for file in FILES:
+        importlib.import_module(file.stem)
+    names = {file.stem for file in FILES}
+    return {(one.group, one.done): one for key, one in CASES.items() if key.split(".")[0] in names}
+
+
+def test_the_page_lists_the_declared_cases():
+    page, cases = reliability.on_the_page(reliability.PAGE.read_text("utf-8")), declared()
+    assert sorted(page.keys() - cases.keys()) == [], "no test declares these: take their lines out of the page"
+    assert sorted(cases.keys() - page.keys()) == [], "not on the page: make reliability"
+    for key, row in page.items():
+        cells = dict(zip(reliability.COLUMNS[1:], row, strict=True))
+        assert cells["Expected"] == cases[key].expected, f"{key}: make reliability"
+        assert int(cells["Times"].replace(",", "")) > 0
+        assert cells["What happened"]
+        assert cells["Lost"]
+
+
+def test_cases_of_one_name_are_one_case():
+    told = {}
+    for name, one in CASES.items():
+        assert told.setdefault((one.group, one.done), one) == one, name
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_test_declares_its_case_and_takes_outcomes(file):
+    importlib.import_module(file.stem)
+    tests = [one for one in ast.parse(file.read_text("utf-8")).body if isinstance(one, ast.FunctionDef)]
+    for test in (one for one in tests if one.name.startswith("test_")):
+        assert f"{file.stem}.{test.name}" in CASES, f"{file.name}: {test.name} declares no case"
+    assert any(one.name.startswith("test_") for one in tests)
+
+
+@pytest.mark.parametrize("missing", [("", "b", "c"), ("a", " ", "c"), ("a", "b", "")])
+def test_a_case_says_what_is_expected(missing):
+    with pytest.raises(ValueError, match="a case says its group"):
+        case(*missing[:2], expected=missing[2])
+
+
+def test_rows_of_several_tests_are_added_up(tmp_path):
+    row = {"group": "A", "done": "cut | off", "expected": "a clear error", "lost": {}, "day": "2026-01-02"}
+    for number, happened in enumerate(({"a clear error": 3}, {"a clear error": 1200, "the same result": 1})):
+        (tmp_path / f"{number}.json").write_text(json.dumps(row | {"happened": happened}))
+    (tmp_path / "2.json").write_text(
+        json.dumps(row | {"done": "killed", "happened": {"recovered": 2}, "lost": {"b": 1}})
+    )
+    rows = {key: reliability.cells(one) for key, one in reliability.gathered([tmp_path]).items()}
+    assert rows["A", "cut | off"] == (
+        "1,204", "a clear error", "1,203 × a clear error; 1 × the same result", "nothing", "2026-01-02",
+    )  # fmt: skip
+    assert rows["A", "killed"][2:4] == ("recovered", "1 × b")
+    page = reliability.written(rows, reliability.NOT_MEASURED)
+    assert reliability.on_the_page(page) == rows  # so that rows of cases that are not run are kept
+
+
+def test_the_share_that_is_covered(tmp_path):
+    totals = {"covered_lines": 90, "num_statements": 100, "covered_branches": 3, "num_branches": 4}
+    (tmp_path / "coverage.json").write_text(json.dumps({"totals": totals}))
+    said = reliability.coverage(tmp_path / "coverage.json", "")
+    assert said.endswith("90.0% of the lines, 75.0% of the branches.")
+    assert reliability.coverage(None, f"# Page\n\n{said}\n\n## A\n") == said
+    assert reliability.coverage(None, "") == reliability.NOT_MEASURED
+
+
+# -------------------------------------------------------------------------------------------- whether the recorder sees
+
+
+def fails(outcomes, run, *, path="there.txt", kind=ValueError, says="expected"):
+    with pytest.raises((AssertionError, pytest.fail.Exception)), outcomes.clear_error(kind, path, says):
+        run()
+    assert not outcomes.counts
+
+
+def ours(text, kind=ValueError, before=None):
+    """Raises an error as ecaviz does, out of its own code."""
+    scope = {"error": kind(text), "before": before or (lambda: None)}
+    return lambda: exec(compile("before()\nraise error", str(Path(ecaviz.__file__)), "exec"), scope)
+
+
+def test_what_is_no_clear_error(tmp_path):
+    outcomes = Outcomes(Case("a", "b", "c"), tmp_path)
+    (tmp_path / "kept.txt").write_text("kept")
+    net = torch.nn.Linear(1, 1)
+    outcomes.watch(net)
+    clear = "there.txt is a folder; expected a file"
+    fails(outcomes, lambda: None)
+    fails(outcomes, ours("a file was expected"))  # it does not say which
+    fails(outcomes, ours("there.txt is broken"))  # nor what to do
+    fails(outcomes, ours(clear, KeyError))
+    fails(outcomes, ours(clear, type("JSONDecodeError", (ValueError,), {})))
+    fails(outcomes, ours(f"{clear} {'x' * 3000}"))
+    fails(outcomes, lambda: int(clear))  # Python's own words, raised here
+    fails(outcomes, ours(clear, before=lambda: (tmp_path / "half").touch()))
+    fails(outcomes, ours(clear, before=lambda: (tmp_path / "kept.txt").write_text("lost")))
+    fails(outcomes, ours(clear, before=lambda: net.register_forward_hook(print)))
+    with outcomes.clear_error(ValueError, "there.txt", "expected"):
+        ours(clear)()
+    assert outcomes.counts == {CLEAR: 1}
+
+
+def test_what_is_no_harmless_result(tmp_path):
+    outcomes = Outcomes(Case("a", "b", "c"), tmp_path)
+    with pytest.raises(pytest.fail.Exception, match="a wrong result without an error: 3"):
+        outcomes.attempt(lambda: 3, ValueError, "x", same=lambda found: found == 4)
+    with pytest.raises(AssertionError, match="told of no outcome"):
+        outcomes.write("nothing")
+    outcomes.attempt(lambda: 3, ValueError, "x", same=lambda found: False, otherwise="other", unnoticed="a number")
+    outcomes.attempt(lambda: 4, ValueError, "x", same=lambda found: found == 4)
+    assert outcomes.counts == {"other": 1, SAME: 1}
+    assert outcomes.losses == {"a number": 1}

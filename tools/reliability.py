@@ -1,0 +1,119 @@
+"""Make docs/reliability.md of what the fault suite told: a row a case.
+
+    python tools/reliability.py                                     # of build/faults; `make reliability` fills it first
+    python tools/reliability.py --coverage build/coverage.json      # what `coverage json` wrote: lines and branches
+    python tools/reliability.py build/faults from-the-gpu-machine   # of several folders
+
+A case that was not run this time (it needs a GPU, say) keeps the row that the page has of it. The row of a case that
+is no more is taken out by hand; a test names it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE, ROWS = ROOT / "docs" / "reliability.md", ROOT / "build" / "faults"
+COLUMNS = ("What was done", "Times", "Expected", "What happened", "Lost", "Day")
+NOT_MEASURED = "Lines and branches that the tests run: not measured yet."
+
+TOP = """\
+# Reliability
+
+Nothing breaks, nothing is lost: what was done to ecaviz on purpose, how often, what happened and what was lost. The
+rows are written by the tests in `tests/faults` (`make test` runs a few seeds of each, `make test-long` the rest), and
+this page by `make reliability`.
+
+"A clear error" is one exception of the documented type, raised by ecaviz itself, whose message names the file and says
+what was expected or what to do. With every row it was also checked that no file was left behind or changed in the
+folder, and no hook on a network.
+"""
+
+
+def gathered(folders: list[Path]) -> dict[tuple[str, str], dict]:
+    """The rows by (group, what was done), the counts of one case added up."""
+    rows: dict[tuple[str, str], dict] = {}
+    for file in sorted(file for folder in folders for file in folder.glob("*.json")):
+        one = json.loads(file.read_text("utf-8"))
+        row = rows.setdefault(
+            (one["group"], one["done"]),
+            {"expected": one["expected"], "happened": Counter(), "lost": Counter(), "day": ""},
+        )
+        row["happened"].update(one["happened"])
+        row["lost"].update(one["lost"])
+        row["day"] = max(row["day"], one["day"])
+    return rows
+
+
+def cells(row: dict) -> tuple[str, ...]:
+    """What the page says of a case, after what was done."""
+    happened, lost = ("; ".join(_counted(*one) for one in row[what].most_common()) for what in ("happened", "lost"))
+    if len(row["happened"]) == 1:
+        happened = next(iter(row["happened"]))
+    return f"{sum(row['happened'].values()):,}", row["expected"], happened, lost or "nothing", row["day"]
+
+
+def _counted(what: str, times: int) -> str:
+    return f"{times:,} × {what}"
+
+
+def on_the_page(text: str) -> dict[tuple[str, str], tuple[str, ...]]:
+    """The rows of a page: the cells after what was done, by (group, what was done)."""
+    rows, group = {}, ""
+    for line in text.splitlines():
+        if line.startswith("## "):
+            group = line[3:]
+        elif line.startswith("| ") and not line.startswith(f"| {COLUMNS[0]} "):
+            done, *rest = (one.strip().replace("\\|", "|") for one in re.split(r"(?<!\\)\|", line)[1:-1])
+            rows[group, done] = tuple(rest)
+    return rows
+
+
+def written(rows: dict[tuple[str, str], tuple[str, ...]], covered: str) -> str:
+    """The page."""
+    parts = [TOP, covered, ""]
+    ordered = sorted(rows.items(), key=lambda row: row[0][1].casefold())
+    for group in sorted({group for group, _ in rows}):
+        parts += [f"## {group}", "", _line(COLUMNS), f"|{'---|' * len(COLUMNS)}"]
+        parts += [_line((done, *rest)) for (own, done), rest in ordered if own == group]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _line(texts: tuple[str, ...]) -> str:
+    return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in texts)} |"
+
+
+def coverage(report: Path | None, page: str) -> str:
+    """One sentence on lines and branches; what the page says where no report is given."""
+    if report is None:
+        found = re.search(r"^Lines and branches that the tests run: .*$", page, re.MULTILINE)
+        return found[0] if found else NOT_MEASURED
+    totals = json.loads(report.read_text("utf-8"))["totals"]
+    lines = totals["covered_lines"] / totals["num_statements"]
+    branches = totals["covered_branches"] / totals["num_branches"]
+    return f"Lines and branches that the tests run: {lines:.1%} of the lines, {branches:.1%} of the branches."
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", type=Path, default=[ROWS], help="folders of rows (build/faults)")
+    parser.add_argument("--coverage", type=Path, help="a report by `coverage json`")
+    given = parser.parse_args()
+    before = PAGE.read_text("utf-8") if PAGE.is_file() else ""
+    rows = {key: cells(row) for key, row in gathered(given.rows).items()}
+    if not rows:
+        raise SystemExit(f"reliability: no rows in {', '.join(map(str, given.rows))}; run `make reliability`.")
+    PAGE.write_text(written(on_the_page(before) | rows, coverage(given.coverage, before)), "utf-8")
+    print(f"{PAGE.relative_to(ROOT)}: {len(rows)} cases")
+    for group, done in sorted(on_the_page(before).keys() - rows.keys()):
+        print(f"not run this time, and kept as it was: {group}: {done}")
+
+
+if __name__ == "__main__":
+    main()
