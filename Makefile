@@ -13,7 +13,7 @@ JOBS ?= 2
 ANY_PYTHON = $$(for p in python3 python python3.13 python3.12 python3.11 "$$PYTHON"; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1 && { command -v "$$p"; break; }; done)
 
-.PHONY: help setup lab dashboard test test-long reliability verify-hub report gallery benchmark pictures checkpoints seeds study lock clean
+.PHONY: help setup lab dashboard test test-long reliability verify-hub report gallery benchmark pictures checkpoints seeds study lock audit clean
 
 help:  ## list the commands
 	@echo "ecaviz: how SE and ECA networks weigh their channels"
@@ -78,6 +78,9 @@ study: setup  ## train what is missing of the study of k on CIFAR-10 (three hour
 lock:  ## write requirements.lock anew from pyproject.toml (newer versions too: make lock UPGRADE=--upgrade)
 	@test -x "$(PY)" || $(MAKE) --no-print-directory setup
 	$(PY) tools/lock.py $(UPGRADE)
+
+audit: setup  ## with a network: look every package of the lock up in a database of known vulnerabilities
+	$(PY) tools/audit.py
 
 clean:  ## remove .venv, the caches, the report and the screenshots (not what is being trained in build/)
 	rm -rf .venv build/report build/screens .pytest_cache .ruff_cache ecaviz.egg-info

@@ -55,33 +55,40 @@ gates = ecaviz.sample_gates(ecaviz.load("shapes-eca-k3"), ecaviz.images.shapes("
 names, grid = list(gates), np.linspace(0, 1, 512)
 rows = np.stack([np.interp(grid, np.linspace(0, 1, one.shape[1]), one.mean(axis=0)) for one in gates.values()])
 """
-MATPLOTLIB = (
-    GATES
-    + """
+
+
+def plain(*draws: str, needs: str = "") -> str:
+    """A cell with `interact` and a plain figure: the gates of all layers beside a histogram of one layer.
+
+    Args:
+        draws: Lines that draw the first into `left` and the second into `right`.
+        needs: A line before the function.
+    """
+    lines = "\n    ".join(draws)
+    return f"""{GATES}{needs}
 @ipywidgets.interact(layer=ipywidgets.SelectionSlider(options=names))
 def show(layer):
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), dpi=96, layout="constrained")
-    figure.colorbar(left.imshow(rows, aspect="auto", vmin=0, vmax=1), label="gate ω")
-    left.set(yticks=range(len(names)), yticklabels=names, xlabel="channel index / C", title=layer)
-    right.hist(gates[layer].ravel(), bins=50, range=(0, 1))
-    right.set(xlabel="gate ω", title=layer)
-    plt.show()
-"""
-)
-SEABORN = (
-    GATES
-    + """
-import seaborn
-@ipywidgets.interact(layer=ipywidgets.SelectionSlider(options=names))
-def show(layer):
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), dpi=96, layout="constrained")
-    seaborn.heatmap(rows, ax=left, vmin=0, vmax=1, yticklabels=names, xticklabels=64, cbar_kws={"label": "gate ω"})
+    {lines}
     left.set(xlabel="channel index / C", title=layer)
-    seaborn.histplot(x=gates[layer].ravel(), bins=50, binrange=(0, 1), ax=right)
     right.set(xlabel="gate ω", title=layer)
     plt.show()
 """
-)
+
+
+PLAIN = {
+    "matplotlib": plain(
+        'figure.colorbar(left.imshow(rows, aspect="auto", vmin=0, vmax=1), label="gate ω")',
+        "left.set(yticks=range(len(names)), yticklabels=names)",
+        "right.hist(gates[layer].ravel(), bins=50, range=(0, 1))",
+    ),
+    "seaborn": plain(
+        "marks = {'yticklabels': names, 'xticklabels': 64, 'cbar_kws': {'label': 'gate ω'}}",
+        "seaborn.heatmap(rows, ax=left, vmin=0, vmax=1, **marks)",
+        "seaborn.histplot(x=gates[layer].ravel(), bins=50, binrange=(0, 1), ax=right)",
+        needs="import seaborn",
+    ),
+}
 # C = 2048, of what is allowed and of the trained site; its weights are random, for there is no download here.
 WIDE = (
     'ecaviz.CoverageExplorer(ecaviz.load("legacy_seresnet50", pretrained=False, device="cpu"), '
@@ -115,14 +122,7 @@ class Case:
 
 
 CASES = [
-    Case(
-        "LayerExplorer",
-        "ecaviz.LayerExplorer()",
-        "layer",
-        "layer",
-        "channel",
-        {"matplotlib": MATPLOTLIB, "seaborn": SEABORN},
-    ),
+    Case("LayerExplorer", "ecaviz.LayerExplorer()", "layer", "layer", "channel", PLAIN),
     Case("KernelExplorer", "ecaviz.KernelExplorer()\nexplorer.state.mode = 'resize'", "k", "kernel size k", "image"),
     Case("CoverageExplorer", WIDE, "k", "kernel size k", "channel i"),
     Case("CoverageExplorer", WIDE, "channel", "channel i"),

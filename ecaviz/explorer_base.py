@@ -3,8 +3,8 @@
 How a move is answered: the controls set the traits of the state, and the picture follows. A frame that the browser has
 already (:mod:`ecaviz.screen`) is shown there at once. Any other is drawn at 1×, and only what the move changed. When
 nothing has moved for ``REST`` seconds it is drawn again at 2×, and then the frames that the next moves can lead to are
-drawn and sent before they are asked for: those of the control that was moved last, and of the control ``ahead``. A move
-that comes meanwhile goes first.
+drawn and sent before they are asked for: those of the control that was moved last, and of the control ``ahead``, in
+turn. A move that comes meanwhile goes first.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import copy
 import html
 import io
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -343,25 +344,30 @@ class Explorer(widgets.VBox):
 
     def _others(self) -> Iterator[tuple[str, Any]]:
         """Key and state of each frame that one move leads to and the browser has not, the likeliest first."""
-        for name in dict.fromkeys((self._last, self.ahead)):
-            control = self.controls.get(name)
-            values = [value for _, value in choices(control)] if control is not None and not control.disabled else []
-            now = getattr(self.state, name, None)
-            if now not in values:
+        moves = [self._nearest(name) for name in dict.fromkeys((self._last, self.ahead))]
+        for name, i, value in filter(None, itertools.chain(*itertools.zip_longest(*moves))):
+            control = self.controls[name]
+            said = worded(i if hasattr(control, "index") else value)
+            tokens = [said if one is control else token(one) for one in self.picture.controls]
+            key = "|".join([*tokens, self.picture.rest])
+            if self.picture.sent(key) is not None:
                 continue
-            near = sorted(range(len(values)), key=lambda i: abs(i - values.index(now)))
-            for i in near[1 : 1 + self.most_ahead]:
-                said = worded(i if hasattr(control, "index") else values[i])
-                tokens = [said if one is control else token(one) for one in self.picture.controls]
-                key = "|".join([*tokens, self.picture.rest])
-                if self.picture.sent(key) is not None:
-                    continue
-                state = copy.copy(self.state)
-                with contextlib.suppress(Exception):  # a value that is refused
-                    setattr(state, name, values[i])
-                # Where other traits follow, the key is another.
-                if self._values(state) == self._drawn | {name: values[i]} and self._worth(name, state):
-                    yield key, state
+            state = copy.copy(self.state)
+            with contextlib.suppress(Exception):  # a value that is refused
+                setattr(state, name, value)
+            # Where other traits follow, the key is another.
+            if self._values(state) == self._drawn | {name: value} and self._worth(name, state):
+                yield key, state
+
+    def _nearest(self, name: str) -> list[tuple[str, int, Any]]:
+        """The moves of a control whose frames are drawn ahead: its name, number and value, the nearest first."""
+        control = self.controls.get(name)
+        values = [value for _, value in choices(control)] if control is not None and not control.disabled else []
+        now = getattr(self.state, name, None)
+        if now not in values:
+            return []
+        near = sorted(range(len(values)), key=lambda i: abs(i - values.index(now)))
+        return [(name, i, values[i]) for i in near[1 : 1 + self.most_ahead]]
 
     def close(self) -> None:
         """Close the widget and all that is in it; what was to be drawn finely is not drawn any more."""

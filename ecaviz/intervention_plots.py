@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .looks import MOST_SERIES, layer_labels, series_styles
+from .looks import MOST_SERIES, layer_labels, series_styles, styles
 from .themes import current
-from .views import axes_or_current, strip_spines
+from .views import axes_or_current, numbers, strip_spines
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
     from .effects import Effect
+    from .gates import GateRecord
 
-__all__ = ["channels_of_class", "contrast_curve", "exact_and_gradient", "static_and_dynamic"]
+__all__ = ["channels_of_class", "contrast_curve", "exact_and_gradient", "gate_and_mean", "static_and_dynamic"]
 
 _MODES = {
     "one": ("gate at 1", 4, True),
@@ -33,6 +34,44 @@ _MEASURES = {
     "share of the divergence": ("recovered by the mean (%)", 100.0, 100.0),
     "share of the accuracy": ("recovered by the mean (%)", 100.0, 100.0),
 }
+
+
+def gate_and_mean(
+    record: GateRecord, mean: Any, *, image: int = 0, title: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """The gates of one image and the mean that they are frozen at, a point a channel, sorted by the mean.
+
+    Args:
+        record: Of one site, such as :func:`ecaviz.capture` yields.
+        mean: C numbers, such as a row of what :func:`ecaviz.intervene` yields under the name of the site.
+        image: Which row of the record, from 0.
+        title: Replaces the title.
+        ax: Where to draw.
+
+    Raises:
+        ValueError: There are not as many means as channels, or the record has no such image.
+    """
+    gates, mean = numbers(record.by_channel), numbers(mean)
+    if mean.shape != gates.shape[1:] or not 0 <= image < len(gates):
+        raise ValueError(
+            f"gate_and_mean: {gates.shape[1]} means and an image from 0 to {len(gates) - 1} were expected, "
+            f"got means of shape {mean.shape} and image {image}."
+        )
+    ax = axes_or_current(ax)
+    order = mean.argsort(kind="stable")
+    style = styles([record.site.family])[0]
+    marks = {"marker": style.marker, "ms": 3.5, "mfc": style.colour, "mec": style.colour}
+    ax.plot(gates[image, order], ls="", label=f"ω of image {image}", **marks)
+    ax.plot(mean[order], color=current().ink, lw=2, label="m, what it is frozen at")
+    ax.set_xlim(-0.02 * len(mean), 1.02 * len(mean) - 1)
+    ax.set_xlabel(f"channel of {record.site.name}, sorted by its mean gate m")
+    ax.set_ylabel("gate")
+    ax.grid(axis="y", color=current().grid, lw=0.6)
+    ax.set_axisbelow(True)
+    strip_spines(ax)
+    ax.set_title(f"{record.site.name}: a gate and its mean" if title is None else title, loc="left", fontsize="medium")
+    ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.02), frameon=False)
+    return ax
 
 
 def static_and_dynamic(

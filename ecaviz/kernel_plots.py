@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import kernel_views
-from .looks import ink_on, layer_labels, masked_map, setting, signed_map
+from .coverage_plots import check_frame, finish
+from .looks import family_style, ink_on, layer_labels, masked_map, setting, signed_map
+from .themes import current
 from .views import axes_or_current, colour_bar, fitted, numbers
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from .interaction import InteractionMatrix, Structure
 
-__all__ = ["gates_by_kernel", "interaction", "kernel", "learned_kernels"]
+__all__ = ["gates_by_kernel", "interaction", "kernel", "learned_kernels", "weights_by_start"]
 
 
 # ------------------------------------------------------------------------------------------------------------- kernels
@@ -77,6 +79,34 @@ def learned_kernels(table: pd.DataFrame, *, title: str | None = None, ax: Axes |
     ax.set_ylabel("layer")
     colour_bar(ax, image, "weight w")
     ax.set_title("learned kernels" if title is None else title, loc="left", fontsize="medium")
+    return ax
+
+
+def weights_by_start(table: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
+    """Every trained weight against the one that its training started from.
+
+    Args:
+        table: What :func:`ecaviz.kernels.learned_kernels` gives, of one model or several, with one more column, start:
+            the weight at the same place before the training.
+        title: Replaces the title.
+        ax: Where to draw.
+
+    Raises:
+        ValueError: The table has no rows or lacks columns.
+    """
+    check_frame(table, "weight start", "weights_by_start", "ecaviz.kernels.learned_kernels; start is a column to add")
+    ax = axes_or_current(ax)
+    style = family_style("eca")
+    ax.axline((0, 0), slope=1, color=current().muted, lw=1, ls="--", label="left as it was", zorder=1)
+    marks = {"marker": style.marker, "ms": 4.5, "mfc": "none", "mec": style.colour, "mew": 1.1}
+    ax.plot(table["start"], table["weight"], ls="", label="a weight", **marks)
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.set_xlabel("weight at the start")
+    ax.set_ylabel("trained weight")
+    finish(ax)
+    what = f"{len(table)} weights, correlation {table['start'].corr(table['weight']):.2f}"
+    ax.set_title(what if title is None else title, loc="left", fontsize="medium")
+    ax.legend(loc="upper left", fontsize="small", frameon=False)
     return ax
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
+from .quick_artists import ShortTexts
 from .views import View
 
 __all__ = ["Extreme", "ExtremeImages"]
@@ -49,15 +50,13 @@ class ExtremeImages(View):
         self.sheet = ax.imshow(np.zeros((1, 1, 4), np.uint8), extent=(0, width, 1, 0), interpolation="nearest")
         ax.set(aspect="equal", anchor="SW")
         ax.axis("off")
-        self.words = [
-            ax.text(start + i + 0.47, 1.04, "", ha="center", va="top", fontsize="small")
-            for start in starts
-            for i in range(count)
-        ]
+        self.gates = ShortTexts(
+            ax, [(start + i + 0.47, 1.04) for start in starts for i in range(count)], fontsize="small"
+        )
         for start, text in zip(starts, ("opened most, gate ω:", "closed most, gate ω:"), strict=True):
             ax.text(start, -0.06, text, ha="left", va="bottom", fontsize="small")
         ax.set_title("", loc="left", fontsize="medium", pad=20)
-        self.moving = [self.heading, self.sheet, *self.words]
+        self.moving = [self.heading, self.sheet, self.gates]
         self.frame = ()
         self._shown: tuple | None = None
 
@@ -75,14 +74,14 @@ class ExtremeImages(View):
         if shown == self._shown:
             return
         side = len(opening[0].picture)
+        words = [""] * (2 * self.count)
         sheet = np.zeros((side, round((2 * self.count + self.GAP) * side), 4), np.uint8)
         for k, part in enumerate(parts):
-            for i in range(self.count):
-                word = self.words[k * self.count + i]
-                word.set_text(f"{part[i].gate:.3f}" if i < len(part) else "")
-                if i < len(part):
-                    x = round((k * (self.count + self.GAP) + i) * side)
-                    sheet[:, x : x + side - 6, :3] = part[i].picture[:, 3:-3]
-                    sheet[:, x : x + side - 6, 3] = 255  # between the images is nothing
+            for i, one in enumerate(part[: self.count]):
+                x = round((k * (self.count + self.GAP) + i) * side)
+                sheet[:, x : x + side - 6, :3] = one.picture[:, 3:-3]
+                sheet[:, x : x + side - 6, 3] = 255  # between the images is nothing
+                words[k * self.count + i] = f"{one.gate:.3f}"
         self.sheet.set_data(sheet)
+        self.gates.set_words(words)
         self._shown = shown

@@ -24,15 +24,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import views
+from .agreement_plots import gate_correlations
 from .block_drawings import attention_diagram
 from .block_figures import attention_block, gate_maps
 from .comparison_plots import accuracy_by_module, accuracy_by_parameters, cost_by_channels, differences, matrix_grid
 from .coverage_plots import coverage_by_channels, directness_by_site, partners_by_channels
 from .figures import coverage_cost, image_grid
-from .intervention_plots import channels_of_class, contrast_curve, exact_and_gradient, static_and_dynamic
-from .kernel_plots import gates_by_kernel, interaction, kernel, learned_kernels
+from .intervention_plots import channels_of_class, contrast_curve, exact_and_gradient, gate_and_mean, static_and_dynamic
+from .kernel_plots import gates_by_kernel, interaction, kernel, learned_kernels, weights_by_start
 from .locality_plots import band_energy, locality
-from .looks import MOST_SERIES, layer_labels, series_styles, setting, settings, styles
+from .looks import MOST_SERIES, series_styles, setting, settings, styles
 from .published_figures import eca_figure, senet_figure
 from .response_plots import kernel_null, kernel_response, kernel_responses
 from .rule_plots import rule_audit, rule_staircase
@@ -41,7 +42,7 @@ from .surgery_plots import surgery_effects
 from .survey_plots import activations, convolutions, poolings
 from .themes import current
 from .variance_plots import factor_information, selectivity, variance_parts
-from .views import Distribution, axes_or_current, counts_of, numbers, spread, strip_spines
+from .views import Distribution, axes_or_current, counts_of, layer_axis, numbers, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,6 +69,8 @@ __all__ = [
     "eca_figure",
     "exact_and_gradient",
     "factor_information",
+    "gate_and_mean",
+    "gate_correlations",
     "gate_distribution",
     "gate_distributions_by_layer",
     "gate_heatmap",
@@ -92,6 +95,7 @@ __all__ = [
     "static_and_dynamic",
     "surgery_effects",
     "variance_parts",
+    "weights_by_start",
 ]
 
 
@@ -281,7 +285,7 @@ def gate_distributions_by_layer(
             ms=5,
             label=f"{profile.model} ({settings(profile.sites.values())})",
         )
-    _layer_axis(ax, longest)
+    layer_axis(ax, list(longest.sites))
     ax.set_ylim(0, 1)
     ax.set_ylabel("gate ω")
     what = "gates by layer" if of is None else f"gates of {of} by layer"
@@ -296,14 +300,6 @@ def _family(profile: AttentionProfile) -> str:
 
 def _depths(count: int, longest: int) -> np.ndarray:
     return np.linspace(0, longest - 1, count) if count > 1 else np.array([0.0])
-
-
-def _layer_axis(ax: Axes, profile: AttentionProfile) -> None:
-    names = layer_labels(list(profile.sites))
-    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize="small")
-    ax.set_xlabel("layer, from input to output")
-    ax.set_xlim(-0.6, len(names) - 0.4)
-    strip_spines(ax)
 
 
 def _counts(profile: AttentionProfile, site: str, of: str | None) -> np.ndarray:
@@ -398,7 +394,7 @@ def saturation(profiles: AttentionProfile | Sequence[AttentionProfile], *, ax: A
         ax.bar(x, -shares[0], width, **look)
     first = next(iter(longest.sites.values())).tails
     ax.axhline(0, color=current().ink, lw=0.8)
-    _layer_axis(ax, longest)
+    layer_axis(ax, list(longest.sites))
     top = max(views.nice_top(most * 1.05), 1.0)
     if most == 0:
         ax.text(0.5, 0.55, "none", transform=ax.transAxes, ha="center", color=current().ink)

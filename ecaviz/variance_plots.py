@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from .gate_variance import PARTS
 from .looks import family_name, ink_on, layer_labels, shares_map, styles
 from .themes import current
-from .views import Picture, axes_or_current, colour_bar, strip_spines
+from .views import Picture, axes_or_current, colour_bar, layer_axis
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,16 +26,6 @@ _LOOKS = {
     "within": ("paper", ".."),
 }
 """Hue and hatch of a part: told apart by lightness and hatch without colour."""
-
-
-def _layer_axis(ax: Axes, sites: Sequence[str]) -> None:
-    names = layer_labels(list(sites))
-    step = -(-len(names) // 24)
-    look = {"rotation": 40, "ha": "right", "rotation_mode": "anchor", "fontsize": "small"}
-    ax.set_xticks(range(0, len(names), step), names[::step], **look)
-    ax.set_xlabel("layer, from input to output")
-    ax.set_xlim(-0.6, len(names) - 0.4)
-    strip_spines(ax)
 
 
 def _by_name(tables: Any) -> dict[str, pd.DataFrame]:
@@ -79,7 +69,7 @@ def variance_parts(
             label="the two of class, by chance",
         )
         marks.set_visible(not np.isnan(chance).all())
-        _layer_axis(ax, sites)
+        layer_axis(ax, sites)
         ax.set_ylim(0, 100)
         first = table.iloc[0]
         what = f"n = {first['n']:,} images, {first['classes']} classes"
@@ -153,7 +143,7 @@ def selectivity(
         label = None if i or low.isna().all() else "null: mean to 95 % quantile"
         ax.fill_between(x, low, high, color=current().hues["silver"], alpha=0.6, lw=0, label=label)
     first = longest.iloc[0]
-    _layer_axis(ax, list(longest["site"]))
+    layer_axis(ax, list(longest["site"]))
     ax.set_ylim(min(0.0, float(longest["low"].min()) - 0.02) if longest["low"].notna().any() else 0.0, 1)
     name = "ω² of the class, mean over channels" if measure == "omega2" else "channel × class (share of variance)"
     ax.set_ylabel(name)

@@ -38,6 +38,7 @@ __all__ = [
     "colour_bar",
     "counts_of",
     "fitted",
+    "layer_axis",
     "nice_top",
     "numbers",
     "see_through",
@@ -77,6 +78,17 @@ def colour_bar(ax: Axes, image, label: str) -> None:
 def strip_spines(ax: Axes) -> None:
     """Leave the left and the bottom spine."""
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def layer_axis(ax: Axes, sites: Sequence[str]) -> None:
+    """Name the layers along the horizontal axis, one a unit from 0 on; of more than 24 not every one."""
+    names = layer_labels(list(sites))
+    step = -(-len(names) // 24)
+    look = {"rotation": 40, "ha": "right", "rotation_mode": "anchor", "fontsize": "small"}
+    ax.set_xticks(range(0, len(names), step), names[::step], **look)
+    ax.set_xlabel("layer, from input to output")
+    ax.set_xlim(-0.6, len(names) - 0.4)
+    strip_spines(ax)
 
 
 def nice_top(value: float) -> float:

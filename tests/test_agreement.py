@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_explorers import CLASSES, Drawn, halve, make
 
 import ecaviz
+from ecaviz import plots
 from ecaviz.agreement import agreement, gate_correlations, predictions
+from ecaviz.themes import DARK, LIGHT
+from ecaviz.views import Picture
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +89,33 @@ def test_layers_of_other_widths_are_left_out(pair):
     table = gate_correlations(first, second)
     assert table["site"].tolist() == ["layer1.0.se"]
     assert gate_correlations(second, first)["other"].tolist() == ["layer1.0.se"]
+
+
+@pytest.mark.parametrize("look", [LIGHT, DARK], ids=lambda look: look.name)
+def test_correlations_are_drawn_beside_what_unrelated_layers_have(look):
+    r, bound = [0.3, -0.5, np.nan, 0.1, 0.24], [0.35, 0.35, 0.25, 0.25, 0.25]
+    sites = [f"layer{i}.0.se" for i in range(1, 6)]
+    table = pd.DataFrame({"site": sites, "other": "x", "channels": 32, "r": r, "bound": bound})
+    with ecaviz.theme(look.name):
+        ax = Picture(layout="constrained").subplots()
+        assert plots.gate_correlations(table, ax=ax) is ax
+    band = next(one for one in ax.patches if one.get_label() == "95 of 100 unrelated layers")
+    values, edges, baseline = band.get_data()
+    assert values == pytest.approx(bound)
+    assert baseline == pytest.approx(np.negative(bound))
+    assert edges == pytest.approx(np.arange(6) - 0.5)
+    marks = {line.get_label(): line for line in ax.lines if line.get_label().startswith("r ")}
+    assert marks["r inside"].get_xydata() == pytest.approx(np.array([(0, 0.3), (3, 0.1), (4, 0.24)]))
+    assert marks["r outside"].get_xydata() == pytest.approx(np.array([(1, -0.5)]))
+    assert [one.get_markerfacecolor() for one in marks.values()] == [look.paper, look.ink]
+    assert [one.get_text() for one in ax.get_xticklabels()] == [f"layer{i}.0" for i in range(1, 6)]
+    assert ax.get_title(loc="left").endswith("at 1 of 5 layers")
+    assert ax.get_ylim() == (-1, 1)
+
+
+def test_correlations_of_no_layer_are_explained():
+    table = pd.DataFrame({"site": ["a"], "r": [0.1], "bound": [0.2]})
+    with pytest.raises(ValueError, match="gate_correlations: the frame has no rows"):
+        plots.gate_correlations(table[:0])
+    with pytest.raises(ValueError, match="lacks bound; such a frame is made by ecaviz"):
+        plots.gate_correlations(table[["site", "r"]])

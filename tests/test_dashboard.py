@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import subprocess
-import sys
-import threading
 import urllib.error
 import urllib.request
-from types import SimpleNamespace
 
 import pytest
 from explorer_page import CONTROLS, Shown, boxes
-from lab_browser import ROOT, Heard, isolated, screen
+from lab_browser import ROOT, Heard, screen
+from running_tool import running
 
 pytestmark = [
     pytest.mark.browser,
@@ -24,39 +20,12 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def dashboard(browser, tmp_path_factory):
-    """A running dashboard in dark colours: its address, its token and the process, a session of its own."""
+    """A running dashboard in dark colours."""
     pytest.importorskip("voila", reason="the extra `lab` is not installed")
     folder = tmp_path_factory.mktemp("dashboard")
-    env = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
-    with (folder / "errors.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, ROOT / "tools/dashboard.py", "--theme", "dark"],
-            env=env | isolated(folder),
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,
-        )
-    guard = threading.Timer(500, os.killpg, (process.pid, signal.SIGKILL))
-    guard.start()
-    try:
-        said = ""
-        for line in process.stdout:
-            said += line
-            if line.startswith("To stop:"):
-                break
-        address = re.search(r"http://localhost:(\d+)/\?token=(\w+)", said)
-        assert address, said + (folder / "errors.log").read_text()
-        port, token = address.groups()
-        yield SimpleNamespace(url=f"http://127.0.0.1:{port}", token=token, said=said, log=folder / "errors.log")
-        os.killpg(process.pid, signal.SIGINT)  # as the terminal does at Ctrl-C
-        assert process.wait(timeout=30) == 0
-    finally:
-        guard.cancel()
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        process.stdout.close()
+    tool = ROOT / "tools/dashboard.py"
+    with running(tool, "--theme", "dark", page="/", folder=folder, seconds=500) as found:
+        yield found
 
 
 def test_without_the_token_there_is_only_the_way_to_log_in(dashboard):

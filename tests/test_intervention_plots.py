@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 import torch
 
-from ecaviz import plots
+import ecaviz
+from ecaviz import attention, looks, plots
 from ecaviz.effects import Effect
 
 matplotlib.use("agg")
@@ -40,6 +41,30 @@ def table():
 def points(ax):
     """What is drawn with a label: {label: (x, y)}."""
     return {line.get_label(): line.get_xydata() for line in ax.lines if not line.get_label().startswith("_")}
+
+
+@pytest.mark.parametrize("family", ["se", "eca"])
+def test_gate_and_mean_draws_one_image_in_the_order_of_the_means(family, ax):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(attention.build(family, 12, **({"reduction": 4} if family == "se" else {}))).eval()
+    with ecaviz.capture(net) as records:
+        net(torch.randn(5, 12, 3, 3))
+    record, mean = records["0"], torch.rand(12)
+    assert plots.gate_and_mean(record, mean, image=3, ax=ax) is ax
+    order = np.argsort(mean.numpy())
+    drawn = points(ax)
+    assert list(drawn) == ["ω of image 3", "m, what it is frozen at"]
+    np.testing.assert_allclose(drawn["ω of image 3"], np.column_stack([range(12), record.gate[3].numpy()[order]]))
+    np.testing.assert_allclose(drawn["m, what it is frozen at"][:, 1], mean.numpy()[order])
+    dots, line = ax.lines
+    assert (dots.get_linestyle(), line.get_linestyle()) == ("None", "-")  # told apart without colour
+    assert dots.get_markerfacecolor() == looks.family_style(family).colour
+    assert ax.get_xlabel() == "channel of 0, sorted by its mean gate m"
+    assert ax.get_title(loc="left") == "0: a gate and its mean"
+    with pytest.raises(ValueError, match=r"12 means and an image from 0 to 4 were expected, got means of shape \(3,\)"):
+        plots.gate_and_mean(record, mean[:3], ax=ax)
+    with pytest.raises(ValueError, match="and image 5"):
+        plots.gate_and_mean(record, mean, image=5, ax=ax)
 
 
 @pytest.mark.parametrize(("measure", "scale"), [("divergence", 1), ("accuracy difference", 100), ("agreement", 100)])

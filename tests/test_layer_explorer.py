@@ -222,7 +222,7 @@ def test_the_images_of_a_channel(explorer):
         order = np.argsort(gates, kind="stable")
         assert [one.image for one in side.closing] == order[:4].tolist()
         assert sorted(gates[[one.image for one in side.opening]]) == sorted(gates)[-4:]
-        shown = [word.get_text() for word in view.words]
+        shown = list(view.gates.words)
         assert shown == [f"{gates[one.image]:.3f}" for one in (*side.opening, *side.closing)]
         first = side.opening[0]
         assert f"image {first.image} ({CLASSES[first.image % 3]}, {first.gate:.3f})" in explorer.caption.value

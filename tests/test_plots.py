@@ -416,6 +416,28 @@ def test_learned_kernels_of_different_sizes_leave_cells_empty(ax):
     assert not np.isnan(grid[-1]).any()
 
 
+def test_weights_by_start_draws_every_weight(ax, eca):
+    table = kernels.learned_kernels(eca)
+    table["start"] = np.linspace(-1, 1, len(table))
+    plots.weights_by_start(table, ax=ax)
+    named(ax, f"{len(table)} weights, correlation {np.corrcoef(table['start'], table['weight'])[0, 1]:.2f}")
+    drawn = {line.get_label(): line for line in ax.lines}
+    assert drawn["a weight"].get_xydata() == pytest.approx(table[["start", "weight"]].to_numpy())
+    assert drawn["left as it was"].get_slope() == 1
+    assert drawn["left as it was"].get_xy1() == (0, 0)
+    assert ax.get_aspect() == 1, "a weight that was left as it was lies half-way between the axes"
+    inside(ax.figure)
+    with pytest.raises(ValueError, match="weights_by_start: the frame lacks start"):
+        plots.weights_by_start(kernels.learned_kernels(eca), ax=ax)
+
+
+def test_of_many_layers_not_every_one_is_named(ax):
+    views.layer_axis(ax, [f"layer1.{i}.se" for i in range(50)])
+    assert [one.get_text() for one in ax.get_xticklabels()] == [f"layer1.{i}" for i in range(0, 50, 3)]
+    assert ax.get_xticks().tolist() == list(range(0, 50, 3))
+    assert ax.get_xlim() == (-0.6, 49.6)
+
+
 def test_kernel_and_its_resized_version(ax):
     weights = torch.tensor([0.2, -0.5, 0.1])
     plots.kernel(weights, kernels.resize_kernel(weights, 1), ax=ax)

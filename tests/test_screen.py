@@ -193,6 +193,20 @@ def test_at_rest_the_picture_is_drawn_finely_and_the_other_layers_ahead(layers, 
     assert layers.error.value == ""
 
 
+def test_the_moved_control_and_the_likeliest_are_drawn_ahead_in_turn_the_nearest_first(layers):
+    layers.controls["channel"].value = 9
+    now = layers.state.trait_values()
+    moves = [
+        next((name, value) for name, value in state.trait_values().items() if value != now[name])
+        for _, state in layers._others()
+    ]
+    assert [name for name, _ in moves[:6]] == ["channel", "layer"] * 3
+    assert {value for name, value in moves[:4] if name == "channel"} == {8, 10}
+    away = [abs(value - now["layer"]) for name, value in moves if name == "layer"]
+    assert away == sorted(away)
+    assert away[0] == 1
+
+
 def test_drawing_ahead_moves_nothing(layers, monkeypatch):
     moved = []
     layers.state.channel = 1

@@ -10,7 +10,8 @@ import os
 import sys
 import webbrowser
 
-from lab import ROOT, free_port, is_headless, message, serve, token
+import serving
+from serving import ROOT
 
 FOLDER = ROOT / "dashboard"
 NOTEBOOK = FOLDER / "explorers.ipynb"
@@ -44,24 +45,18 @@ def main() -> int:
     """Run the dashboard until it is stopped."""
     parser = argparse.ArgumentParser(description="Serve the explorers as one page.")
     parser.add_argument("--theme", choices=THEMES, default="light", help="colours of the page (default: light)")
-    parser.add_argument("--port", type=int, default=8866, help="first port to try (default: 8866)")
-    parser.add_argument("--no-browser", action="store_true", help="print the address only")
+    serving.add_options(parser, port=8866)
     arguments = parser.parse_args()
-    try:
-        port = free_port(arguments.port)
-    except (OSError, OverflowError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
 
-    secret, headless = token(), is_headless()
+    port, secret, headless = serving.chosen_port(arguments.port), serving.token(), serving.is_headless()
     url = f"http://localhost:{port}/?token={secret}"
 
     def say() -> None:
-        print(message(url, headless, port, what="The dashboard", tool="dashboard"), flush=True)
+        print(serving.message("The dashboard", "dashboard", url, headless, port), flush=True)
         if not (headless or arguments.no_browser):
             webbrowser.open(url)  # Voilà would open it without the token
 
-    return serve(command(port, arguments.theme), environment(secret), f"http://127.0.0.1:{port}/login", say)
+    return serving.serve(command(port, arguments.theme), environment(secret), f"http://127.0.0.1:{port}/login", say)
 
 
 if __name__ == "__main__":
