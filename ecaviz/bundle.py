@@ -15,13 +15,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from . import checks
 from .networks import Architecture
+from .whole_files import replace_file
 
 __all__ = ["BUNDLE", "SURVEY", "ManifestRow", "alone", "data_folder", "manifest", "read", "replace_file", "write"]
 
@@ -90,7 +91,7 @@ class ManifestRow:
         test_images: Number of held-out images.
         accuracy: Share of the held-out images whose class came first, 0…1.
         parameters: Number of parameters of the network.
-        sha256: Of the file.
+        sha256: Of the file; two, with a space between them, where a stop came while it was replaced.
     """
 
     name: str
@@ -177,6 +178,8 @@ def write(
 ) -> ManifestRow:
     """Save a network and its manifest row; both files are replaced whole or not at all.
 
+    Whenever it is stopped, the checkpoint is one that the manifest vouches for: meanwhile its row has both sums.
+
     Args:
         name: Name of the model; the file is ``name.safetensors``.
         net: The network.
@@ -198,7 +201,6 @@ def write(
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
     content = save(tensors, metadata=about)
-    replace_file(folder / f"{name}.safetensors", content)
     entry = ManifestRow(
         name=name,
         family=architecture.attention,
@@ -208,6 +210,10 @@ def write(
         **row,
     )
     with alone(folder):
+        before = manifest(folder).get(name)
+        if before is not None:
+            _add_row(folder, replace(before, sha256=f"{before.sha256} {entry.sha256}"))
+        replace_file(folder / f"{name}.safetensors", content)
         _add_row(folder, entry)
     return entry
 
@@ -265,13 +271,6 @@ def _content(path: Path) -> str | None:
         return None
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
-
-
 def read(name: str, folder: Path | None = None) -> tuple[Architecture, dict[str, Tensor], tuple[str, ...], ManifestRow]:
     """Read a checkpoint and check it against the manifest.
 
@@ -302,7 +301,7 @@ def read(name: str, folder: Path | None = None) -> tuple[Architecture, dict[str,
     checks.readable(path, "ecaviz")
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
-    if found != row.sha256:
+    if found not in row.sha256.split():
         raise ValueError(
             f"ecaviz: {path} was truncated or changed: its sha256 is {found[:12]}… ({len(content)} bytes), the "
             f"manifest says {row.sha256[:12]}…. Restore it with `git checkout -- data/checkpoints`."
