@@ -236,6 +236,9 @@ def alone(folder: Path, stale: float = 60.0) -> Iterator[None]:
     Args:
         folder: Where the table lies.
         stale: Seconds after which a lock was left behind: writing takes a fraction of one.
+
+    Raises:
+        OSError: Nothing can be written there.
     """
     lock = folder / ".writing"
     token = f"{os.getpid()} {threading.get_ident()} {time.time_ns()}"
@@ -246,13 +249,27 @@ def alone(folder: Path, stale: float = 60.0) -> Iterator[None]:
         except FileExistsError:
             _break_if_stale(lock, stale)
             time.sleep(0.02)
+        except OSError as error:
+            raise _closed(folder, error) from error
     try:
         with os.fdopen(handle, "w") as file:
             file.write(token)
+    except OSError as error:
+        lock.unlink(missing_ok=True)
+        raise _closed(folder, error) from error
+    try:
         yield
     finally:
         if _content(lock) == token:
             lock.unlink(missing_ok=True)
+
+
+def _closed(folder: Path, error: OSError) -> OSError:
+    return OSError(
+        error.errno,
+        f"{folder} cannot be written to ({error.strerror}); what was there before is untouched. Make it writable, make "
+        f"room there, or name another folder",
+    )
 
 
 def _break_if_stale(lock: Path, stale: float) -> None:

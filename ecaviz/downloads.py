@@ -32,6 +32,7 @@ PAUSE = 1.0  # seconds between two tries
 FRUITFUL = 1 << 20  # bytes
 SLOWEST = 1000  # bytes a second, over a try
 _CHUNK = 1 << 18
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def download(source: Source, path: Path) -> None:
             raise WrongError(f"its sha256 is {found}; that of the right file {digits}")
         os.replace(partial, path)
     except (OSError, WrongError) as error:
-        if isinstance(error, WrongError) or error.errno == errno.ENOSPC:  # a full disk is left as it was
+        if isinstance(error, WrongError) or error.errno in _FULL:  # a full disk is left as it was
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
         raise
