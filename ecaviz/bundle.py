@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -150,6 +151,8 @@ def manifest(folder: Path | None = None) -> dict[str, ManifestRow]:
         for entry in reader:
             try:
                 row = ManifestRow(**{f.name: kinds[str(f.type)](entry[f.name]) for f in fields(ManifestRow)})
+                if not re.fullmatch(r"\w[\w.+-]*", row.name):  # it becomes the name of a file
+                    raise ValueError(row.name)
             except (KeyError, TypeError, ValueError):
                 raise ValueError(
                     f"ecaviz: {path} was truncated or changed: line {reader.line_num} is no row of the manifest. "

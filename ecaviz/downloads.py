@@ -22,7 +22,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 __all__ = ["BrokenError", "Source", "WrongError", "download", "refused", "timeout", "unreachable"]
 
@@ -131,12 +131,23 @@ def _ask(source: Source, start: int) -> HTTPResponse:
     if start:
         request.add_header("Range", f"bytes={start}-")
     try:
-        return urlopen(request, timeout=timeout(), context=_certificates())
+        opener = build_opener(HTTPSHandler(context=_certificates()), _Redirects)
+        return opener.open(request, timeout=timeout())
     except HTTPError as error:
         error.close()
         raise refused(source.url, error.code, str(error.reason)) from error
     except (OSError, HTTPException) as error:
         raise unreachable(source.url, error.reason if isinstance(error, URLError) else error) from error
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follows a redirect to http and https alone, and from https to nothing but https."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        scheme = urlsplit(newurl).scheme
+        if scheme != "https" and (scheme != "http" or req.type == "https"):
+            raise HTTPError(req.full_url, code, f"a redirect to {newurl}, which is not followed", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _append(source: Source, response: HTTPResponse, partial: Path) -> None:
