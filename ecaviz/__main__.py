@@ -221,7 +221,7 @@ def train(
 
     from . import recipes, training_sets
     from .bundle import BUNDLE, SURVEY
-    from .models import choose_device
+    from .devices import choose_device
     from .training import OutOfTime, Recipe, train_bundled
 
     if bundle + survey + bool(names) != 1 and (recipe is None or bundle + survey + bool(names) > 1):

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from . import bundle, checks, coverage_records, networks, results, training_sets
+from .devices import choose_device
 from .gates import evaluating
 from .networks import Architecture
 from .recipes import Recipe
@@ -98,15 +99,15 @@ def train(
 
     Raises:
         PermissionError: ``state`` may not be read.
+        RuntimeError: The device is not there.
         ValueError: ``state`` belongs to another architecture, recipe or seed, or is damaged.
         OutOfTime: The moment came before the last epoch; with ``state``, the same call goes on from there.
     """
     from tqdm.auto import tqdm
 
-    recipe = recipe or Recipe()
+    recipe, device = recipe or Recipe(), choose_device(device)
     images, labels = data if data is not None else _read(recipe, "train", progress=progress)
     held_out = test if test is not None else _read(recipe, "test", progress=progress)
-    device = torch.device(device)
 
     torch.manual_seed(seed)
     net = networks.build(architecture).to(device, memory_format=torch.channels_last)
