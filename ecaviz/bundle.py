@@ -145,20 +145,20 @@ def manifest(folder: Path | None = None) -> dict[str, ManifestRow]:
         return {}
     checks.readable(path, "ecaviz")
     kinds = {"int": int, "float": float, "str": str}
-    rows = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
+    rows, line = {}, 0
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
         for entry in reader:
-            try:
-                row = ManifestRow(**{f.name: kinds[str(f.type)](entry[f.name]) for f in fields(ManifestRow)})
-                if not re.fullmatch(r"\w[\w.+-]*", row.name):  # it becomes the name of a file
-                    raise ValueError(row.name)
-            except (KeyError, TypeError, ValueError):
-                raise ValueError(
-                    f"ecaviz: {path} was truncated or changed: line {reader.line_num} is no row of the manifest. "
-                    f"Restore it with `git checkout -- data/checkpoints`."
-                ) from None
+            line = reader.line_num
+            row = ManifestRow(**{f.name: kinds[str(f.type)](entry[f.name]) for f in fields(ManifestRow)})
+            if not re.fullmatch(r"\w[\w.+-]*", row.name):  # it becomes the name of a file
+                raise ValueError(row.name)
             rows[row.name] = row
+    except (KeyError, TypeError, ValueError, csv.Error):
+        raise ValueError(
+            f"ecaviz: {path} was truncated or changed: line {line or 1} is no row of the manifest. "
+            f"Restore it with `git checkout -- data/checkpoints`."
+        ) from None
     return rows
 
 
