@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
 import shutil
 from collections.abc import Iterator
@@ -36,11 +38,13 @@ def room_for(count: int) -> Iterator[None]:
     """Inside the ``with`` no file can grow beyond so many bytes: the system itself says no."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = io.StringIO()  # what is printed would go into a file, too, where the output of tests is captured
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def bytes_of(room: str, size: int) -> int:

@@ -73,10 +73,12 @@ def train_two(folder: str) -> None:
     training.train_bundled(["tiny"], seeds=(0, 1), recipe=replace(RECIPE, epochs=1), **options)
 
 
-def take_profile(checkpoint: str | None) -> None:
-    """One pass with a checkpoint after every batch."""
-    drawn = images.shapes("test", N)
-    profile(model(), drawn, by="class", batch_size=BATCH, every=1, checkpoint=checkpoint, progress=False)
+def take_profile(checkpoint: str | None) -> int:
+    """One pass with a checkpoint after every batch; how many batches it took."""
+    drawn, loaded, seen = images.shapes("test", N), model(), []
+    loaded.net.register_forward_pre_hook(lambda *_: seen.append(1))
+    profile(loaded, drawn, by="class", batch_size=BATCH, every=1, checkpoint=checkpoint, progress=False)
+    return len(seen)
 
 
 def save(source: str, target: str) -> None:
