@@ -140,9 +140,7 @@ def test_by_chance(outcomes, server, source, seeds):
 def test_redirects(outcomes, server, source, to):
     target = f"{server.storage}/round" if to == "itself" else to
     server.misbehave(Fault(status=302, location=target, times=None))
-    with pytest.raises(
-        ConnectionError, match=r"answered 302 \(.*(not followed|not allowed|infinite loop)"
-    ) as raised:
+    with pytest.raises(ConnectionError, match=r"answered 302 \(.*(not followed|not allowed|infinite loop)") as raised:
         source.fetch()
     assert NAME in str(raised.value)
     assert source.cached() is None

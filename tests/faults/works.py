@@ -14,8 +14,7 @@ import tqdm.auto  # noqa: F401
 from huggingface_hub import constants
 from torch import nn
 
-import ecaviz
-from ecaviz import attention, bundle, hub, images, results, training, training_sets
+from ecaviz import attention, bundle, hub, images, models, results, training, training_sets
 from ecaviz.networks import Architecture
 from ecaviz.profiles import AttentionProfile, fingerprint_of, profile
 from ecaviz.recipes import Recipe
@@ -47,10 +46,10 @@ class Net(nn.Module):
         return self.head(self.se(self.middle(self.eca(self.stem(x))).relu()).mean((2, 3)))
 
 
-def model() -> ecaviz.LoadedModel:
+def model() -> models.LoadedModel:
     """A network with two sites, always the same."""
     torch.manual_seed(0)
-    return ecaviz.load(Net(), transform=normalise, classes=CLASSES, device="cpu")
+    return models.load(Net(), transform=normalise, classes=CLASSES, device="cpu")
 
 
 def train(state: str | None) -> str:
