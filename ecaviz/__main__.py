@@ -221,7 +221,7 @@ def train(
 
     from . import recipes, training_sets
     from .bundle import BUNDLE, SURVEY
-    from .models import choose_device
+    from .devices import choose_device
     from .training import OutOfTime, Recipe, train_bundled
 
     if bundle + survey + bool(names) != 1 and (recipe is None or bundle + survey + bool(names) > 1):
@@ -274,7 +274,7 @@ def coverage(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Measure how much cross-channel interaction the sites of models allow and realise: pairs, rank, partners, cost."""
-    from . import coverage_records, coverages
+    from . import coverage_records, coverages, tables
     from .images import folder
     from .models import load
 
@@ -283,7 +283,7 @@ def coverage(
     written: list[str] = []
 
     def keep(name: str, table: Any) -> None:
-        table.to_csv(out / f"{name}.csv", index=False)
+        tables.save_table(table, out / f"{name}.csv")
         written.append(str(out / f"{name}.csv"))
 
     try:

@@ -220,7 +220,7 @@ class SE(ChannelAttention):
         else:
             hidden = checks.at_least_one(hidden, "SE: hidden")
         self.reduction = self.channels / hidden
-        self.excite = Bottleneck(channels, hidden, bias=bias, device=device, dtype=dtype)
+        self.excite = Bottleneck(self.channels, hidden, bias=bias, device=device, dtype=dtype)
 
 
 class ECA(ChannelAttention):
@@ -244,7 +244,7 @@ class ECA(ChannelAttention):
     ):
         super().__init__(channels)
         if kernel_size is None:
-            kernel_size = adaptive_kernel_size(channels)
+            kernel_size = adaptive_kernel_size(self.channels)
         self.kernel_size = checks.kernel_size(kernel_size, "ECA: kernel_size")
         checks.padding(padding, self.kernel_size, self.channels, "ECA")
         self.excite = ChannelConv(self.kernel_size, padding=padding, device=device, dtype=dtype)
@@ -320,7 +320,7 @@ class SEVar2(ChannelAttention):
 
     def __init__(self, channels: int, *, device=None, dtype=None):
         super().__init__(channels)
-        self.excite = Diagonal(channels, device=device, dtype=dtype)
+        self.excite = Diagonal(self.channels, device=device, dtype=dtype)
 
 
 class SEVar3(ChannelAttention):
@@ -336,7 +336,7 @@ class SEVar3(ChannelAttention):
 
     def __init__(self, channels: int, *, device=None, dtype=None):
         super().__init__(channels)
-        self.excite = nn.Linear(channels, channels, bias=False, device=device, dtype=dtype)
+        self.excite = nn.Linear(self.channels, self.channels, bias=False, device=device, dtype=dtype)
 
 
 class SEGC(ChannelAttention):
@@ -378,7 +378,7 @@ class SEGC(ChannelAttention):
                 f"{self.channels}."
             )
         self.groups = given if groups is not None else self.channels // given
-        self.excite = Grouped(channels, self.groups, device=device, dtype=dtype)
+        self.excite = Grouped(self.channels, self.groups, device=device, dtype=dtype)
 
 
 class ECANS(ChannelAttention):
@@ -399,9 +399,9 @@ class ECANS(ChannelAttention):
 
     def __init__(self, channels: int, kernel_size: int | None = None, *, device=None, dtype=None):
         super().__init__(channels)
-        k = adaptive_kernel_size(channels) if kernel_size is None else kernel_size
+        k = adaptive_kernel_size(self.channels) if kernel_size is None else kernel_size
         self.kernel_size = checks.kernel_size(k, "ECANS: kernel_size")
-        self.excite = Neighbourhood(channels, self.kernel_size, device=device, dtype=dtype)
+        self.excite = Neighbourhood(self.channels, self.kernel_size, device=device, dtype=dtype)
 
 
 def _cbam(channels: int, **options) -> nn.Module:

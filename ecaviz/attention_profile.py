@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -52,9 +51,6 @@ __all__ = [
 
 FORMAT, VERSION, WITH_DETAILS = "ecaviz-profile", "1", "2"
 """A file without histograms and extremes by class is of version 1, which every version of ecaviz reads."""
-
-HALF = ".half"
-"""What the folder ends in in which a file is written, beside the place where it will be."""
 
 ALL = "all"
 """What the column ``class`` of a table holds where all images were pooled."""
@@ -354,9 +350,10 @@ class AttentionProfile:
 
         Returns:
             The path.
-        """
-        from safetensors.torch import save_file
 
+        Raises:
+            OSError: It cannot be written: no room, no permission.
+        """
         names = ("model", "source", "fingerprint", "images", "by", "classes", "n", "positions", "skipped", "asked")
         about = {name: getattr(self, name) for name in names}
         details = self.details == "class"
@@ -372,16 +369,8 @@ class AttentionProfile:
                 tensors |= {f"{i}.{what}.{key}": value for key, value in one.state_dict().items()}
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_name(f"{path.name}.{os.getpid()}{HALF}")  # safetensors has temporary files of its own there
-        try:
-            half.mkdir(exist_ok=True)
-            metadata = {"format": FORMAT, "version": version, "profile": json.dumps(about)}
-            save_file(tensors, half / path.name, metadata=metadata | tensor_files.digest(tensors, metadata))
-            (half / "usual").touch()  # safetensors writes for the owner alone; others may read what else is written
-            (half / path.name).chmod((half / "usual").stat().st_mode & 0o777)
-            (half / path.name).replace(path)
-        finally:
-            shutil.rmtree(half, ignore_errors=True)
+        metadata = {"format": FORMAT, "version": version, "profile": json.dumps(about)}
+        tensor_files.write(path, tensors, metadata | tensor_files.digest(tensors, metadata))
         return path
 
     @classmethod

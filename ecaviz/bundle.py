@@ -11,14 +11,16 @@ import hashlib
 import io
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+import re
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from . import checks, recorded_files, tensor_files
 from .networks import Architecture
-from .recorded_files import alone, replace_file
+from .recorded_files import alone
+from .whole_files import replace_file
 
 __all__ = ["BUNDLE", "SURVEY", "ManifestRow", "alone", "data_folder", "manifest", "read", "replace_file", "write"]
 
@@ -87,7 +89,7 @@ class ManifestRow:
         test_images: Number of held-out images.
         accuracy: Share of the held-out images whose class came first, 0…1.
         parameters: Number of parameters of the network.
-        sha256: Of the file.
+        sha256: Of the file; two, with a space between them, where a stop came while it was replaced.
     """
 
     name: str
@@ -146,6 +148,8 @@ def manifest(folder: Path | None = None) -> dict[str, ManifestRow]:
     for number, entry in enumerate(recorded_files.rows(path, "ecaviz", restore, columns), 2):
         try:
             row = ManifestRow(**{f.name: kinds[str(f.type)](entry[f.name]) for f in fields(ManifestRow)})
+            if not re.fullmatch(r"\w[\w.+-]*", row.name):  # it becomes the name of a file
+                raise ValueError(row.name)
         except ValueError:
             raise ValueError(
                 f"ecaviz: {path} was truncated or changed: line {number} is no row of the manifest. {restore}"
@@ -173,6 +177,8 @@ def write(
 ) -> ManifestRow:
     """Save a network and its manifest row; both files are replaced whole or not at all.
 
+    Whenever it is stopped, the checkpoint is one that the manifest vouches for: meanwhile its row has both sums.
+
     Args:
         name: Name of the model; the file is ``name.safetensors``.
         net: The network.
@@ -194,7 +200,6 @@ def write(
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
     content = save(tensors, metadata=about | tensor_files.digest(tensors, about))
-    replace_file(folder / f"{name}.safetensors", content)
     entry = ManifestRow(
         name=name,
         family=architecture.attention,
@@ -204,6 +209,10 @@ def write(
         **row,
     )
     with alone(folder):
+        before = manifest(folder).get(name)
+        if before is not None:
+            _add_row(folder, replace(before, sha256=f"{before.sha256} {entry.sha256}"))
+        replace_file(folder / f"{name}.safetensors", content)
         _add_row(folder, entry)
     return entry
 
@@ -249,7 +258,7 @@ def read(name: str, folder: Path | None = None) -> tuple[Architecture, dict[str,
     checks.readable(path, "ecaviz")
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
-    if found != row.sha256:
+    if found not in row.sha256.split():
         raise ValueError(
             f"ecaviz: {path} was truncated or changed: its sha256 is {found[:12]}… ({len(content)} bytes), the "
             f"manifest says {row.sha256[:12]}…. Restore it with `git checkout -- data/checkpoints`."

@@ -50,7 +50,7 @@ class CBAMChannel(ChannelAttention):
         super().__init__(channels)
         hidden = checks.hidden_units(self.channels, reduction, "CBAM")
         self.squeeze = AverageAndMaxPool()
-        self.excite = SharedBottleneck(channels, hidden, bias=bias, device=device, dtype=dtype)
+        self.excite = SharedBottleneck(self.channels, hidden, bias=bias, device=device, dtype=dtype)
 
 
 class ChannelPool(nn.Module):

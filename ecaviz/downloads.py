@@ -22,7 +22,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 __all__ = ["BrokenError", "Source", "WrongError", "download", "refused", "timeout", "unreachable"]
 
@@ -32,6 +32,7 @@ PAUSE = 1.0  # seconds between two tries
 FRUITFUL = 1 << 20  # bytes
 SLOWEST = 1000  # bytes a second, over a try
 _CHUNK = 1 << 18
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def download(source: Source, path: Path) -> None:
             raise WrongError(f"its sha256 is {found}; that of the right file {digits}")
         os.replace(partial, path)
     except (OSError, WrongError) as error:
-        if isinstance(error, WrongError) or error.errno == errno.ENOSPC:  # a full disk is left as it was
+        if isinstance(error, WrongError) or error.errno in _FULL:  # a full disk is left as it was
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
         raise
@@ -130,12 +131,23 @@ def _ask(source: Source, start: int) -> HTTPResponse:
     if start:
         request.add_header("Range", f"bytes={start}-")
     try:
-        return urlopen(request, timeout=timeout(), context=_certificates())
+        opener = build_opener(HTTPSHandler(context=_certificates()), _Redirects)
+        return opener.open(request, timeout=timeout())
     except HTTPError as error:
         error.close()
         raise refused(source.url, error.code, str(error.reason)) from error
     except (OSError, HTTPException) as error:
         raise unreachable(source.url, error.reason if isinstance(error, URLError) else error) from error
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follows a redirect to http and https alone, and from https to nothing but https."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        scheme = urlsplit(newurl).scheme
+        if scheme != "https" and (scheme != "http" or req.type == "https"):
+            raise HTTPError(req.full_url, code, f"a redirect to {newurl}, which is not followed", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _append(source: Source, response: HTTPResponse, partial: Path) -> None:

@@ -33,6 +33,7 @@ from .frames import bundled, choices
 from .one_thread import OneThread
 from .screen import Frame, Screen, plain, token, worded
 from .views import Picture
+from .whole_files import replace_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,7 +166,7 @@ class Explorer(widgets.VBox):
         return self.state.table(self.state.scene())
 
     def save(self, path: str | Path) -> Path:
-        """Write the picture or the numbers to a file.
+        """Write the picture or the numbers to a file, whole or not at all.
 
         Args:
             path: Where to; the suffix says what: .png (2×), .svg or .pdf for the picture, .csv for the numbers.
@@ -175,9 +176,10 @@ class Explorer(widgets.VBox):
 
         Raises:
             ValueError: Another suffix.
+            OSError: It cannot be written: no room, no permission.
         """
         path = Path(path)
-        path.write_bytes(self._file(path.suffix[1:].lower()))
+        replace_file(path, self._file(path.suffix[1:].lower()))
         return path
 
     def _file(self, kind: str) -> bytes:

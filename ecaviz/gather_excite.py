@@ -65,13 +65,16 @@ class GatherExcite(ChannelAttention):
             self.squeeze = nn.AdaptiveAvgPool2d(1) if extent is None else _average(extent)
         elif extent is None:
             self.size = _side(size, self.family)
-            self.squeeze = _global_gather(channels, self.size, made)
+            self.squeeze = _global_gather(self.channels, self.size, made)
         else:
-            self.squeeze = _local_gather(channels, extent, made)
+            self.squeeze = _local_gather(self.channels, extent, made)
         if variant == "plus":
             hidden = checks.hidden_units(self.channels, reduction, "GatherExcite")
             self.excite = nn.Sequential(
-                nn.ReLU(), nn.Conv2d(channels, hidden, 1, **made), nn.ReLU(), nn.Conv2d(hidden, channels, 1, **made)
+                nn.ReLU(),
+                nn.Conv2d(self.channels, hidden, 1, **made),
+                nn.ReLU(),
+                nn.Conv2d(hidden, self.channels, 1, **made),
             )
 
     def check(self, x: Tensor) -> None:
@@ -103,8 +106,11 @@ def _side(size: int | tuple[int, int] | None, family: str) -> tuple[int, int]:
             f"GatherExcite: {family} with the global extent has a kernel as large as the map; give its size=, or an "
             f"extent= of 2, 4 or 8."
         )
-    height, width = (size, size) if isinstance(size, int) else size
-    return checks.at_least_one(height, "GatherExcite: size"), checks.at_least_one(width, "GatherExcite: size")
+    sides = size if isinstance(size, tuple | list) else (size, size)
+    if len(sides) != 2:
+        raise ValueError(f"GatherExcite: size must be a side or (height, width), got {size!r}.")
+    height, width = (checks.at_least_one(side, "GatherExcite: size") for side in sides)
+    return height, width
 
 
 def _global_gather(channels: int, size: tuple[int, int], made: dict) -> nn.Module:

@@ -72,5 +72,5 @@ class GSoP(ChannelAttention):
         super().__init__(channels)
         self.reduced = checks.at_least_one(reduced, "GSoP: reduced")
         stride = checks.at_least_one(stride, "GSoP: stride")
-        self.squeeze = CovariancePool(channels, self.reduced, stride=stride, device=device, dtype=dtype)
-        self.excite = RowWise(channels, self.reduced, device=device, dtype=dtype)
+        self.squeeze = CovariancePool(self.channels, self.reduced, stride=stride, device=device, dtype=dtype)
+        self.excite = RowWise(self.channels, self.reduced, device=device, dtype=dtype)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .downloads import BrokenError, Source, WrongError, download, refused, timeout, unreachable
+from .whole_files import replace_file
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
@@ -206,9 +207,7 @@ def _place(folder: Path, blob: Path, commit: str, file: str) -> Path:
     ref = folder / "refs" / "main"
     for parent in (pointer.parent, ref.parent):
         parent.mkdir(parents=True, exist_ok=True)
-    draft = ref.with_name(f"main.{os.getpid()}.tmp")
-    draft.write_text(commit)
-    os.replace(draft, ref)
+    replace_file(ref, commit.encode())
     if not pointer.exists():
         pointer.unlink(missing_ok=True)  # a link that leads nowhere
         try:

@@ -14,10 +14,8 @@ One streaming pass, with memory that does not depend on the number of images::
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from . import bundle, checks, gates
-from .attention_profile import ALL, BINS, DETAILS_AT_MOST, HALF, HIGH, LOW, AttentionProfile, SiteProfile
+from .attention_profile import ALL, BINS, DETAILS_AT_MOST, HIGH, LOW, AttentionProfile, SiteProfile
 from .class_names import own_classes
 from .images import Batches, batches
 from .interrupts import uninterrupted
@@ -35,6 +33,7 @@ from .rows import Groups, Numbers, sent
 from .shards import Shard
 from .site_statistics import SiteStatistics
 from .sites import network
+from .whole_files import tidy
 
 if TYPE_CHECKING:
     from .models import LoadedModel
@@ -241,8 +240,7 @@ class _Pass:
                 "profile: a DataLoader that shuffles cannot be resumed from a checkpoint: each pass takes the images "
                 "in another order. Make it with shuffle=False."
             )
-        for half in path.parent.glob(f"{glob.escape(path.name)}.*{HALF}"):
-            shutil.rmtree(half, ignore_errors=True)
+        tidy(path)
         if not path.exists():
             return
         try:

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import checks
+from .whole_files import replace_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SUMS", "alone", "read", "replace_file", "rows", "table", "write"]
+__all__ = ["SUMS", "alone", "read", "rows", "table", "write"]
 
 SUMS = "SHA256SUMS"
 
@@ -165,6 +166,9 @@ def alone(folder: Path, stale: float = 60.0) -> Iterator[None]:
     Args:
         folder: Where the table lies.
         stale: Seconds after which a lock was left behind: writing takes a fraction of one.
+
+    Raises:
+        OSError: Nothing can be written there.
     """
     lock = folder / ".writing"
     token = f"{os.getpid()} {threading.get_ident()} {time.time_ns()}"
@@ -175,13 +179,27 @@ def alone(folder: Path, stale: float = 60.0) -> Iterator[None]:
         except FileExistsError:
             _break_if_stale(lock, stale)
             time.sleep(0.02)
+        except OSError as error:
+            raise _closed(folder, error) from error
     try:
         with os.fdopen(handle, "w") as file:
             file.write(token)
+    except OSError as error:
+        lock.unlink(missing_ok=True)
+        raise _closed(folder, error) from error
+    try:
         yield
     finally:
         if _content(lock) == token:
             lock.unlink(missing_ok=True)
+
+
+def _closed(folder: Path, error: OSError) -> OSError:
+    return OSError(
+        error.errno,
+        f"{folder} cannot be written to ({error.strerror}); what was there before is untouched. Make it writable, make "
+        f"room there, or name another folder",
+    )
 
 
 def _break_if_stale(lock: Path, stale: float) -> None:
@@ -198,10 +216,3 @@ def _content(path: Path) -> str | None:
         return path.read_text()
     except OSError:
         return None
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

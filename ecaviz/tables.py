@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .whole_files import draft
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -49,17 +51,14 @@ def save_table(frame: pd.DataFrame | Iterable[pd.DataFrame], path: str | os.Path
     Raises:
         ValueError: The name ends in something else.
         ModuleNotFoundError: pyarrow is not installed.
+        OSError: It cannot be written: no room, no permission.
     """
     check_ending(path)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        parts = frame if not hasattr(frame, "columns") else [frame]
-        (_to_parquet if path.name.endswith(_PARQUET) else _to_csv)(parts, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    parts = frame if not hasattr(frame, "columns") else [frame]
+    with draft(path) as place:
+        (_to_parquet if path.name.endswith(_PARQUET) else _to_csv)(parts, place)
     return path
 
 

@@ -1,15 +1,19 @@
-"""Safetensors files, read whole: their tensors and the strings of their header, checked where there is a digest."""
+"""Safetensors files, read and written whole: tensors and the strings of the header, checked where there is a digest."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, uint8
 
-__all__ = ["digest", "read"]
+from .whole_files import draft
+
+__all__ = ["digest", "read", "write"]
 
 _DIGEST = "ecaviz_digest"
 
@@ -35,6 +39,31 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if kept is not None and kept != digest(tensors, about)[_DIGEST]:
         raise ValueError("its content is not what was written: the digest in its header is of another")
     return tensors, about
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a file, whole or not at all; see :func:`ecaviz.whole_files.draft`.
+
+    Args:
+        path: The file; its folder is there.
+        tensors: Tensors by name.
+        metadata: The strings of its header.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with draft(path) as place:
+        try:
+            save_file(dict(tensors), place, metadata=None if metadata is None else dict(metadata))
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
+        usual = place.with_name("usual")
+        usual.touch()  # safetensors writes for the owner alone; others may read what else is written
+        place.chmod(usual.stat().st_mode & 0o777)
 
 
 def digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> dict[str, str]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import math
-import os
 import platform
 import time
 import zipfile
@@ -24,9 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from . import bundle, checks, coverage_records, networks, results, training_sets
+from .devices import choose_device
 from .gates import evaluating
 from .networks import Architecture
 from .recipes import Recipe
+from .whole_files import replace_file, tidy
 
 __all__ = ["OutOfTime", "Recipe", "TrainingResult", "accuracy", "answers", "keep", "logits", "train", "train_bundled"]
 
@@ -97,15 +99,15 @@ def train(
 
     Raises:
         PermissionError: ``state`` may not be read.
+        RuntimeError: The device is not there.
         ValueError: ``state`` belongs to another architecture, recipe or seed, or is damaged.
         OutOfTime: The moment came before the last epoch; with ``state``, the same call goes on from there.
     """
     from tqdm.auto import tqdm
 
-    recipe = recipe or Recipe()
+    recipe, device = recipe or Recipe(), choose_device(device)
     images, labels = data if data is not None else _read(recipe, "train", progress=progress)
     held_out = test if test is not None else _read(recipe, "test", progress=progress)
-    device = torch.device(device)
 
     torch.manual_seed(seed)
     net = networks.build(architecture).to(device, memory_format=torch.channels_last)
@@ -126,6 +128,8 @@ def train(
         "images": _fingerprint(images, labels),
     }
     done, seconds, history = 0, 0.0, []
+    if state is not None:
+        tidy(Path(state))
     if state is not None and Path(state).exists():
         saved = _read_state(Path(state), device)
         if saved["identity"] != identity:
@@ -280,9 +284,9 @@ def shifted(images: Tensor, shifts: Tensor, most: int) -> Tensor:
 
 def _save(path: Path, state: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    torch.save(state, partial)
-    partial.replace(path)
+    content = io.BytesIO()
+    torch.save(state, content)  # by itself it says of a full disk only that a position was unexpected
+    replace_file(path, content.getvalue())
 
 
 def logits(
@@ -401,7 +405,7 @@ def train_bundled(
         state.unlink(missing_ok=True)
         if redo:
             done.add((name, seed, recipe.digest))
-            bundle.replace_file(redone, json.dumps(sorted(done)).encode())
+            replace_file(redone, json.dumps(sorted(done)).encode())
         if progress:
             print(f"{name}, seed {seed}: {run.accuracy:.2%} of {run.test_images} held-out images, {run.seconds:.0f} s")
         if until is not None and (name, seed) != todo[-1] and time.monotonic() > until:
@@ -473,12 +477,12 @@ def keep(
         **_by_need(images, right, test.labels),
     )
     kept = None if folder is None else Path(folder) / "results"
-    results.record(run, right, kept, replaced=replaced)
     to = folder if seed == 0 else scratch
     bundle.write(name if seed == 0 else f"{name}-seed{seed}", net, architecture, images.classes, about, to)
     if recipe.data == "shapes":
         few = images.normalise(test.images[: coverage_records.IMAGES].to(device))
         coverage_records.record(*coverage_records.measure(name, seed, net, few), kept)
+    results.record(run, right, kept, replaced=replaced)  # last: a run that is recorded is not done again
     return run
 
 
@@ -515,7 +519,8 @@ def _is_there(name: str, seed: int, recipe: Recipe, source: str, folder: Path | 
 
 def _write_history(path: Path, history: list[dict[str, float]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]))
+    writer.writeheader()
+    writer.writerows(history)
+    replace_file(path, text.getvalue().encode())

@@ -286,9 +286,8 @@ def convert(path: str | os.PathLike, target: str | os.PathLike, *, trusted: bool
     Raises:
         PermissionError: ``trusted`` is not True.
         ValueError: There is no state dict in it.
+        OSError: The target cannot be written.
     """
-    from safetensors.torch import save_file
-
     path, target = Path(path), Path(target)
     if trusted is not True:
         raise PermissionError(f"convert: reading {path} can execute code. If you trust its author, pass trusted=True.")
@@ -300,7 +299,7 @@ def convert(path: str | os.PathLike, target: str | os.PathLike, *, trusted: bool
         with path.open("rb") as file:
             content = pickle.load(file)
     state = _state_dict(_plain(content), path)
-    save_file({key: value.detach().clone().contiguous() for key, value in state.items()}, target)
+    tensor_files.write(target, {key: value.detach().clone().contiguous() for key, value in state.items()})
     return target
 
 

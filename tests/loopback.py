@@ -32,15 +32,17 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Fault:
     """What goes wrong, at the next ``times`` requests of ``method``, or at all (times=None).
 
-    A status replaces the answer; silent answers nothing at all. The others spoil the transfer of a file: drop closes
-    the connection after so many bytes (reset: rudely), stall keeps it open but silent, body sends other bytes,
-    no_range ignores the Range header, no_length leaves out how long the file is, pace sleeps after every 1000 bytes.
+    A status replaces the answer (a redirect, with a location); silent answers nothing at all. The others spoil the
+    transfer of a file: drop closes the connection after so many bytes (reset: rudely), stall keeps it open but silent,
+    body sends other bytes, no_range ignores the Range header, no_length leaves out how long the file is, pace sleeps
+    after every 1000 bytes.
     """
 
     method: str = "GET"
     times: int | None = 1
     status: int = 0
     code: str = ""
+    location: str = ""
     silent: bool = False
     drop: int | None = None
     reset: bool = False
@@ -160,7 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.loopback.closing.wait(60)
             self.close_connection = True
         elif fault.status:
-            self._say(fault.status, {"X-Error-Code": fault.code} if fault.code else {})
+            told = {"X-Error-Code": fault.code, "Location": fault.location}
+            self._say(fault.status, {key: value for key, value in told.items() if value})
         elif self.port == "hub":
             self._resolve()
         elif (path := self.path.partition("?")[0]) in self.loopback.files:

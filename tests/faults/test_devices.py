@@ -1,0 +1,242 @@
+"""Devices that are not there, memory that runs out, and processes that die while they read images."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import works
+from recorder import CLEAR, SAME, case
+
+import ecaviz
+from ecaviz import images, training
+from ecaviz.profiles import AttentionProfile, profile
+
+DEVICES, MEMORY, READERS = "Devices", "Memory that runs out", "Processes that read images"
+OPTIONS = {"by": "class", "batch_size": works.BATCH, "progress": False}
+LATER = f"then, with enough of it, {SAME}"
+
+
+@pytest.fixture
+def model():
+    return works.model()
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return images.shapes("test", works.N)
+
+
+@pytest.fixture(scope="module")
+def made(drawn):
+    return profile(works.model(), drawn, **OPTIONS)
+
+
+def alike(found: AttentionProfile, made: AttentionProfile) -> bool:
+    """The same images, and the same statistics up to the last digits."""
+    assert (found.n, found.positions, list(found)) == (made.n, made.positions, list(made))
+    assert torch.equal(found.counts, made.counts)
+    assert torch.equal(found.correct, made.correct)
+    for name in made:
+        torch.testing.assert_close(found.mean(name), made.mean(name), rtol=0, atol=1e-6)
+        torch.testing.assert_close(found[name].largest.values, made[name].largest.values, rtol=0, atol=1e-6)
+    return True
+
+
+# -------------------------------------------------------------------------------------------------------------- devices
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps"])
+@case(DEVICES, "device=“cuda”, “cuda:7” and “mps” where there is none: loading and training", expected=CLEAR)
+def test_no_such_device(outcomes, no_gpu, tmp_path, device):
+    with outcomes.clear_error(RuntimeError, device, "torch finds no GPU|there is none here", 'Use device="auto"'):
+        ecaviz.load("shapes-eca-k3", device=device)
+    with outcomes.clear_error(RuntimeError, device, "torch finds no GPU|there is none here", 'Use device="auto"'):
+        data, test = works.pictures(32, 0), works.pictures(16, 1)
+        training.train(works.TINY, works.RECIPE, device=device, state=tmp_path / "s.pt", data=data, test=test)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "", "meta", None, 1.5])
+@case(DEVICES, "a device that is none: “gpu”, “cuda:x”, nothing, “meta”, a number", expected=CLEAR)
+def test_no_device(outcomes, device):
+    with outcomes.clear_error(ValueError, repr(device), 'Use "auto", "cpu", "cuda"'):
+        ecaviz.load("shapes-eca-k3", device=device)
+
+
+@case(DEVICES, "device=“auto” where there is no GPU", expected="the CPU is used")
+def test_auto(outcomes, no_gpu):
+    assert ecaviz.load("shapes-eca-k3").device.type == "cpu"
+    outcomes.happened("the CPU is used")
+
+
+# --------------------------------------------------------------------------------------------------------------- memory
+
+
+def small(net: torch.nn.Module, fits: int, error: Exception, first: int = 0):
+    """Out of memory with more images at once than fit, from an image on; the handle of the hook that does it."""
+    seen = 0
+
+    def check(_module, given):
+        nonlocal seen
+        if seen >= first and len(given[0]) > fits:
+            raise error
+        seen += len(given[0])
+
+    return net.middle.register_forward_pre_hook(check)  # after the first site has been read
+
+
+WORDS = {
+    "a GPU's error": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+    "the CPU's": RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you"),
+    "cuBLAS's": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+}
+
+
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("fits", [1, 2, 3, 5, 9])
+@case(MEMORY, "with more than 1, 2, 3, 5 or 9 images at once, said in three ways", expected=f"a warning, and {SAME}")
+def test_halved(outcomes, model, drawn, made, fits, words):
+    hook = small(model.net, fits, WORDS[words])
+    outcomes.watch(model.net)
+    with outcomes.undisturbed(), pytest.warns(UserWarning, match=r"memory ran out with \d+ images at once; going on"):
+        found = profile(model, drawn, **OPTIONS | {"batch_size": 20})
+    hook.remove()
+    assert alike(found, made)
+    outcomes.happened(f"a warning, and {SAME}")
+
+
+@pytest.mark.filterwarnings("ignore:profile. memory ran out:UserWarning")
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("first", [0, 17])
+@case(MEMORY, "with a single image, from the first or from the 17th on", expected=f"{CLEAR}; {LATER}")
+def test_one_image(outcomes, model, drawn, made, tmp_path, words, first):
+    path = tmp_path / "p.profile"
+    hook = small(model.net, 0, WORDS[words], first)
+    hooks = len(model.net.middle._forward_pre_hooks)
+    with pytest.raises(type(WORDS[words])) as raised:
+        profile(model, drawn, checkpoint=path, **OPTIONS)
+    told = raised.value.__notes__.pop()
+    assert told.startswith("profile: a single image does not fit into memory. Use smaller images, or the CPU")
+    assert len(model.net.middle._forward_pre_hooks) == hooks
+    assert not any(module._forward_hooks for module in model.net.modules())
+    outcomes.happened(CLEAR)
+    hook.remove()
+    assert path.exists() == (first > 0)
+    if first:
+        assert AttentionProfile.load(path).positions >= first - first % works.BATCH
+    assert alike(profile(model, drawn, checkpoint=path, **OPTIONS), made)
+    assert list(tmp_path.iterdir()) == [path]
+    outcomes.happened(LATER)
+
+
+# -------------------------------------------------------------------------------------------------------------- readers
+
+
+class Dying:
+    """The images, of which one ends the process that reads it; in this process nothing happens."""
+
+    def __init__(self, inner, at: int | None, how: str):
+        self.inner, self.at, self.how, self.own = inner, at, how, os.getpid()
+        self.classes = inner.classes
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __repr__(self):
+        return "Dying()"
+
+    def __getitem__(self, i):
+        if i == self.at and os.getpid() != self.own:
+            die(self.how)
+        return self.inner[i]
+
+
+class DyingTransform:
+    """The transform of the model, which ends a process at its n-th image."""
+
+    def __init__(self, inner, left: int):
+        self.inner, self.left, self.own = inner, left, os.getpid()
+
+    def __repr__(self):
+        return repr(self.inner)
+
+    def __call__(self, image):
+        if os.getpid() != self.own:
+            self.left -= 1
+            if self.left < 0:
+                die("exit 0")
+        return self.inner(image)
+
+
+def die(how: str) -> None:
+    if how.startswith("exit"):
+        os._exit(int(how.split()[1]))
+    os.kill(os.getpid(), signal.SIGKILL if how == "SIGKILL" else signal.SIGSEGV)
+
+
+def zombies() -> list[str]:
+    """Children that ended and were not waited for."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if int(parent) == os.getpid() and state == "Z":
+            found.append(path.parent.name)
+    return found
+
+
+KEPT = "what was read before is kept, and no process or hook is left"
+
+
+DEATHS = [(0, "exit 0"), (1, "SIGKILL"), (22, "SIGKILL"), (22, "exit 3"), (39, "SIGSEGV")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are killed by signals")
+@pytest.mark.parametrize(("at", "how"), DEATHS)
+@case(
+    READERS,
+    "workers=2, and one ends at the first, second, 23rd or last image: os._exit, SIGKILL, SIGSEGV",
+    expected=f"{CLEAR}; {KEPT}; then {SAME}",
+)
+def test_readers_that_die(outcomes, model, drawn, made, tmp_path, at, how):
+    path = tmp_path / "p.profile"
+    outcomes.watch(model.net)
+    before = set(zombies())
+    with pytest.raises(RuntimeError, match=r"a process that reads images died.*Use fewer workers.*workers=0") as raised:
+        profile(model, Dying(drawn, at, how), workers=2, checkpoint=path, **OPTIONS)
+    assert type(raised.value) is RuntimeError
+    assert multiprocessing.active_children() == []
+    assert set(zombies()) <= before
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.net.modules())
+    done = AttentionProfile.load(path).positions if path.exists() else 0
+    assert done % works.BATCH == 0
+    assert done <= at
+    outcomes.happened(f"{CLEAR}; {KEPT}")
+    found = profile(model, Dying(drawn, None, how), workers=2, checkpoint=path, **OPTIONS)
+    assert alike(found, made)
+    assert list(tmp_path.iterdir()) == [path]
+    outcomes.happened(f"then {SAME}")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are killed by signals")
+@case(READERS, "workers=2, and the transform ends the process (os._exit)", expected=f"{CLEAR}; {KEPT}")
+def test_transforms_that_end_the_process(outcomes, drawn):
+    model = works.model()
+    model = ecaviz.load(model.net, transform=DyingTransform(model.transform, 5), classes=model.classes, device="cpu")
+    outcomes.watch(model.net)
+    with outcomes.clear_error(RuntimeError, "a process that reads images died", "workers=0"):
+        profile(model, drawn, workers=2, **OPTIONS)
+    assert multiprocessing.active_children() == []
