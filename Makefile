@@ -13,7 +13,7 @@ JOBS ?= 2
 ANY_PYTHON = $$(for p in python3 python python3.13 python3.12 python3.11 "$$PYTHON"; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1 && { command -v "$$p"; break; }; done)
 
-.PHONY: help setup lab dashboard test test-long reliability verify-hub report gallery benchmark pictures checkpoints seeds study lock audit clean
+.PHONY: help setup lab dashboard test test-long reliability coverage verify-hub report gallery benchmark pictures checkpoints seeds study lock audit clean
 
 help:  ## list the commands
 	@echo "ecaviz: how SE and ECA networks weigh their channels"
@@ -48,6 +48,9 @@ reliability: setup  ## break everything on purpose, and write what happened into
 	rm -rf build/faults
 	$(PY) -m pytest tests/faults -m "not gpu and not network" -n $(JOBS) --dist load --deselect tests/faults/test_reliability_page.py
 	$(PY) tools/reliability.py
+
+coverage: setup  ## which lines and branches `make test` runs (for `tools/reliability.py --coverage build/coverage.json`)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --cov --cov-report=term --cov-report=json:build/coverage.json
 
 verify-hub: setup  ## with a network: fetch one ECA, one legacy SE and one torchvision network (225 MB) and check them
 	$(PY) -m pytest -m network --tb=line tests/test_network.py

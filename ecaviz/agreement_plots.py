@@ -37,7 +37,8 @@ def gate_correlations(table: pd.DataFrame, *, title: str | None = None, ax: Axes
     edges = np.arange(len(table) + 1) - 0.5
     ax.stairs(bound, edges, baseline=-bound, fill=True, color=current().band, lw=0, label="95 of 100 unrelated layers")
     ax.axhline(0, color=current().muted, lw=1, ls=":")
-    outside, inside = np.abs(r) > bound, np.abs(r) <= bound
+    outside = np.abs(r) > bound
+    inside = ~outside & ~np.isnan(r)
     for chosen, face, label in ((inside, current().paper, "r inside"), (outside, current().ink, "r outside")):
         if chosen.any():  # layouts take a line without points for one that is everywhere
             look = {"ls": "", "marker": "o", "ms": 7, "mfc": face, "mec": current().ink, "mew": 1.4}

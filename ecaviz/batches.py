@@ -124,16 +124,18 @@ class Batches:
         go = {"loader": self._from_loader, "dataset": self._from_dataset}.get(self._kind, self._from_tensor)
         if self._workers and self._kind == "dataset" and not isinstance(self._images, torch.utils.data.IterableDataset):
             go = self._from_workers
-        ahead = self._kind == "float tensor" and self._images.device.type != "cpu"
-        if ahead:  # once, and not batch by batch: to look would be to wait
-            self._check_finite(self._images, torch.arange(len(self._images)))
-        seen = 0
+        seen, odd = 0, None
         for x, labels, positions in go(start, sys.maxsize if stop is None else stop):
-            if not ahead:
+            if x.device.type == "cpu":
                 self._check_finite(x, positions)
+            else:  # to look would be to wait: once, at the end
+                one = ~x.detach().flatten(1).isfinite().all(1)
+                odd = one.any() if odd is None else odd | one.any()
             seen += len(x)
             self.passed = max(self.passed, int(positions[-1]) + 1)
             yield self._moved(x, self._dtype), None if labels is None else labels.cpu(), positions
+        if odd is not None and bool(odd):
+            raise self._not_finite("an image")
         if isinstance(self._images, ImageFiles):
             self._images.skipped = list(self.skipped)
         if self.skipped:
@@ -148,15 +150,18 @@ class Batches:
 
     def _check_finite(self, x: Tensor, positions: Tensor) -> None:
         """Raise a ValueError that names the first image with values that are no finite numbers."""
-        if x.detach().sum().isfinite():  # a NaN or an infinite value would show
+        if x.detach().sum(dtype=torch.float32 if x.is_floating_point() else None).isfinite():  # else it would show
             return
         bad = ~x.flatten(1).isfinite().all(1).cpu()
         if not bad.any():
             return  # finite numbers whose sum is too large
+        raise self._not_finite(f"image {int(positions[bad][0])}")
+
+    def _not_finite(self, which: str) -> ValueError:
         made = "The model's transform made them. " if self._transforms else ""
-        raise ValueError(
-            f"images: image {int(positions[bad][0])} of {self.description} has values that are NaN or infinite; "
-            f"expected finite numbers. {made}Leave the image out, or mend how it is prepared."
+        return ValueError(
+            f"images: {which} of {self.description} has values that are NaN or infinite; expected finite numbers. "
+            f"{made}Leave the image out, or mend how it is prepared."
         )
 
     def _from_tensor(self, first: int, stop: int):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import os
+import stat
 from pathlib import Path
 
 __all__ = [
@@ -147,11 +148,16 @@ def readable(path: Path, what: str) -> None:
         PermissionError: It may not, or the folder that it lies in.
     """
     try:
-        if path.is_dir():
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
             os.scandir(path).close()
-        elif path.is_file():
+            if not os.access(path, os.X_OK):
+                raise PermissionError
+        elif stat.S_ISREG(mode):
             path.open("rb").close()
+    except (FileNotFoundError, NotADirectoryError):
+        return
     except PermissionError as error:
         raise PermissionError(
-            f"{what}: {path} may not be read: permission denied. Allow it (chmod u+r {path.name}), or ask its owner."
+            f"{what}: {path} may not be read: permission denied. Allow it (chmod u+rX {path.name}), or ask its owner."
         ) from error

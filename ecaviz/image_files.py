@@ -175,13 +175,18 @@ def _images_below(root: Path, closed: list[tuple[Path, str]]) -> list[Path]:
         """Links may lead from one folder to the other and back: each is walked once."""
         real = folder.resolve()
         new = real not in walked and not folder.name.startswith(".") and not _leads_back(folder)
-        walked.add(real)
+        if new:
+            walked.add(real)
         return new
 
     def keep(error: OSError) -> None:
         closed.append((Path(error.filename), f"the folder cannot be read: {error.strerror}"))
 
     for place, subfolders, files in os.walk(root, followlinks=True, onerror=keep):
+        if not os.access(place, os.X_OK):
+            closed.append((Path(place), "the folder may not be entered"))
+            subfolders[:] = []
+            continue
         subfolders[:] = [name for name in sorted(subfolders) if is_new(Path(place, name))]
         found += [Path(place, name) for name in sorted(files) if _is_image(Path(place, name))]
     return found

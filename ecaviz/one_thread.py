@@ -3,7 +3,8 @@
 JupyterLab 4.4 and newer let ipykernel 7 answer widgets in a thread beside the one that runs the cells ("subshells"),
 and messages of one explorer's controls can come in from both. Its controls, its picture and the network that it runs
 belong together, and so do that network and the cells that use it: hooks that one thread has set would see the calls of
-the other. So all messages wait for the widget's own thread, as they did before there were subshells.
+the other. So all messages wait for the widget's own thread, as they did before there were subshells; but "Interrupt
+kernel" stops cells alone, not what a message sets off.
 """
 
 from __future__ import annotations
@@ -67,7 +68,10 @@ class OneThread:
 
     def _came(self, widget: widgets.Widget, content: dict[str, Any]) -> None:
         loop = self._loop
-        if loop is None or not loop.is_running() or threading.get_ident() == self._thread:
+        own = threading.get_ident() == self._thread
+        if own or loop is None or not loop.is_running() or _in_window_loop():
+            while own and self._waiting:
+                self._handle_one()  # what came before
             widget._handle_msg(content)  # what ipywidgets has for it
             return
         message = _Message(widget, content, contextvars.copy_context())
@@ -80,5 +84,14 @@ class OneThread:
 
     def _handle_one(self) -> None:
         with self._lock:
-            message = self._waiting.popleft()
-        message.context.run(message.widget._handle_msg, message.content)
+            message = self._waiting.popleft() if self._waiting else None
+        if message is not None and message.widget.comm is not None:  # None: it was closed meanwhile
+            message.context.run(message.widget._handle_msg, message.content)
+
+
+def _in_window_loop() -> bool:
+    """Whether the kernel waits in the event loop of windows (``%gui qt``), which nothing here would wake."""
+    from IPython import get_ipython
+
+    kernel = getattr(get_ipython(), "kernel", None)
+    return getattr(kernel, "eventloop", None) is not None

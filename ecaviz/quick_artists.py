@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath, text_to_path
 from matplotlib.transforms import Affine2D
@@ -62,16 +62,18 @@ def _written(word: str, font: FontProperties) -> Path:
     """The outline of a word in points, its upper edge in the middle of the origin."""
     if not word.strip():
         return Path(np.empty((0, 2)))
-    outlines = [_outline(one, font) for one in word]
+    size, file = font.get_size_in_points(), findfont(font)  # which file "sans-serif" is can be set anew
+    outlines = [_outline(one, file, size) for one in word]
     steps = np.cumsum([0.0, *(step for _, _, step in outlines)])
     vertices = np.concatenate([at + np.array((x, 0.0)) for (at, _, _), x in zip(outlines, steps[:-1], strict=True)])
-    vertices -= (steps[-1] / 2, _outline("0", font)[0][:, 1].max())
+    vertices -= (steps[-1] / 2, _outline("0", file, size)[0][:, 1].max())
     return Path(vertices, np.concatenate([codes for _, codes, _ in outlines]))
 
 
 @lru_cache(maxsize=1024)
-def _outline(character: str, font: FontProperties) -> tuple[np.ndarray, np.ndarray, float]:
-    """Vertices and codes of a character's outline, and how far the next one is, in points."""
+def _outline(character: str, file: str, size: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """Vertices and codes of a character's outline in a font file, and how far the next one is, in points."""
+    font = FontProperties(fname=file, size=size)
     path = TextPath((0, 0), character, prop=font)
     step, _, _ = text_to_path.get_text_width_height_descent(character, font, False)
     return np.asarray(path.vertices), np.asarray(path.codes), float(step)

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,16 +103,17 @@ def table(
 def _text(path: Path, who: str, advice: str, columns: Sequence[str]) -> str:
     """The text of a CSV file whose lines are all as long as the first, which has these columns."""
     try:
-        text = read(path, who, advice).decode()
+        text = read(path, who, advice).decode("utf-8-sig")  # as some programs write it
         lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise _changed(path, who, f"{error}. {advice}") from error
-    if not lines or not text.endswith("\n"):
-        raise _changed(path, who, f"it ends in the middle of a line. {advice}")
+    if not text.endswith("\n"):
+        why = f"it ends in the middle of a line. {advice} If it was not cut off, end its last line."
+        raise _changed(path, who, why)
     if missing := [name for name in columns if name not in lines[0]]:
         raise _changed(path, who, f"it has no column {', '.join(missing)}. {advice}")
     for number, line in enumerate(lines, 1):
-        if len(line) != len(lines[0]):
+        if line and len(line) != len(lines[0]):
             raise _changed(path, who, f"row {number} has {len(line)} columns instead of {len(lines[0])}. {advice}")
     return text
 
@@ -147,10 +149,12 @@ def _sums(folder: Path, who: str, advice: str) -> dict[str, list[str]]:
         return {}
     checks.readable(path, who)
     for line in path.read_bytes().decode("utf-8", "replace").splitlines():
-        digits, _, name = line.partition("  ")
-        if len(digits) != 64 or not set(digits) <= set("0123456789abcdef") or not name:
+        if not line.strip():
+            continue
+        known = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line)
+        if known is None:
             raise _changed(path, who, f"{line[:20]!r} is no line of sums. {advice}")
-        found.setdefault(name, []).append(digits)
+        found.setdefault(known[2], []).append(known[1].lower())
     return found
 
 

@@ -37,7 +37,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"safetensors says: {str(error).splitlines()[0][:200]}") from error
     kept = about.pop(_DIGEST, None)  # files of others, and of before, have none
     if kept is not None and kept != digest(tensors, about)[_DIGEST]:
-        raise ValueError("its content is not what was written: the digest in its header is of another")
+        raise ValueError(
+            f"its content is not what was written: the digest in its header is of another; if it was changed on "
+            f"purpose, leave {_DIGEST} out of the header"
+        )
     return tensors, about
 
 

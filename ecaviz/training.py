@@ -131,7 +131,7 @@ def train(
     if state is not None:
         tidy(Path(state))
     if state is not None and Path(state).exists():
-        saved = _read_state(Path(state), device)
+        saved = _read_state(Path(state))
         if saved["identity"] != identity:
             raise ValueError(
                 f"train: {state} belongs to another run: it holds {saved['identity']}, this run is {identity}. "
@@ -142,6 +142,8 @@ def train(
             net.load_state_dict(saved["net"])
             optimizer.load_state_dict(saved["optimizer"])
             schedule.load_state_dict(saved["schedule"])
+        except (MemoryError, torch.OutOfMemoryError):
+            raise  # that is no fault of the file
         except Exception as error:  # of other states torch raises nearly anything
             raise _damaged(state, error) from error
         done, seconds, history = saved["epoch"], saved["seconds"], saved["history"]
@@ -177,7 +179,7 @@ def train(
     return TrainingResult(net, reached, seconds, recipe.epochs, history)
 
 
-def _read_state(path: Path, device: torch.device) -> dict[str, Any]:
+def _read_state(path: Path) -> dict[str, Any]:
     """What :func:`_save` wrote.
 
     Raises:
@@ -190,9 +192,11 @@ def _read_state(path: Path, device: torch.device) -> dict[str, Any]:
             broken = archive.testzip()  # torch itself does not look at the checksums
         if broken is not None:
             raise ValueError(f"the checksum of {broken} inside it is wrong")
-        saved = torch.load(path, map_location=device, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(saved, dict) or "identity" not in saved:
             raise ValueError("it does not say what was trained")
+    except (MemoryError, torch.OutOfMemoryError):
+        raise  # that is no fault of the file
     except Exception as error:  # of a damaged file torch and zipfile raise nearly anything
         raise _damaged(path, error) from error
     return saved
@@ -383,6 +387,7 @@ def train_bundled(
     test = images.read("test", recipe.test_images, root, progress)
     followed = test.data, recipe.name, recipe.digest, recipe.epochs, recipe.train_images, recipe.test_images
     results.check_recipe(*followed, replaced=todo, folder=kept)  # before hours of work, not after
+    bundle.manifest(folder)  # it can be read
     data = images.read("train", recipe.train_images, root, progress)
     for name, seed in todo:
         if progress:

@@ -22,6 +22,7 @@ UNKNOWN = {"name": "torch", "skip_reason": "Dependency not found on PyPI and cou
     [
         ([GOOD], 0, "1 of 1 packages were looked up in a database.\nNone is known to be vulnerable."),
         ([GOOD, BAD], 1, "pillow 9.0: PYSEC-1; mended in 9.1, 10.0"),
+        ([BAD, UNKNOWN], 1, "of 1 packages nothing is known (torch)"),
         ([BAD, UNKNOWN], 1, "1 known vulnerabilities"),
         ([GOOD, UNKNOWN], 2, "of 1 packages nothing is known (torch)"),
         ([UNKNOWN] * 7, 2, "0 of 7 packages were looked up"),
@@ -29,7 +30,7 @@ UNKNOWN = {"name": "torch", "skip_reason": "Dependency not found on PyPI and cou
     ],
 )
 def test_only_what_was_looked_up_and_is_well_ends_well(packages, status, said):
-    text, found = audit.report({"dependencies": packages}, "a database")
+    text, found = audit.report({"dependencies": packages}, "a database", len(packages))
     assert found == status
     assert said in text
 
@@ -53,6 +54,12 @@ def test_a_pip_audit_that_fails_has_looked_nothing_up(printed, complained, statu
     assert found == status
     assert said in text
     assert {"--require-hashes", str(ROOT / "requirements.lock"), "osv"} <= set(asked[0])
+
+
+def test_what_is_left_out_is_counted():
+    text, status = audit.report({"dependencies": [GOOD]}, "a database", 3)
+    assert status == 0
+    assert "2 pins of the lock are for other systems or Pythons and were left out." in text
 
 
 def test_the_lock_names_a_version_and_a_hash_for_every_package():

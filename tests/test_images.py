@@ -556,6 +556,17 @@ def test_images_that_suit_a_model(tmp_path):
         images.suited(bundled, tmp_path / "none")
 
 
+def test_links_into_a_hidden_folder_are_followed(tmp_path):
+    for kind in ("cat", "dog"):
+        store = tmp_path / kind / ".store"
+        store.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(store / "a.png")
+        (tmp_path / kind / "pictures").symlink_to(store, target_is_directory=True)
+    found = images.folder(tmp_path)
+    assert found.classes == ("cat", "dog")
+    assert len(found) == 2
+
+
 def test_a_folder_with_a_link_to_itself(tmp_path):
     """A loop is walked once; a link to another folder is followed."""
     for place in ("cats", "elsewhere"):

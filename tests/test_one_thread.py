@@ -149,6 +149,53 @@ def test_presses_are_not_put_together():
     assert asyncio.run(run()) == 3
 
 
+def test_what_waits_comes_before_what_comes_in_the_own_thread():
+    async def run():
+        slider = widgets.IntSlider()
+        OneThread([slider])
+        said = heard(slider)
+        beside(lambda: tell(slider, value=5))
+        tell(slider, value=7)
+        await settled()
+        return [value for *_, value in said]
+
+    assert asyncio.run(run()) == [5, 7]
+
+
+def test_what_waits_for_a_closed_widget_is_not_handled():
+    async def run():
+        slider = widgets.IntSlider()
+        OneThread([slider])
+        said = heard(slider)
+        beside(lambda: tell(slider, value=5))
+        slider.close()
+        await settled()
+        return said
+
+    assert asyncio.run(run()) == []
+
+
+def test_in_the_event_loop_of_windows_nothing_waits(monkeypatch):
+    import IPython
+
+    class Shell:
+        class kernel:  # noqa: N801
+            eventloop = "qt"
+
+        class events:  # noqa: N801
+            trigger = staticmethod(lambda name: None)
+
+    async def run():
+        slider = widgets.IntSlider()
+        OneThread([slider])
+        said = heard(slider)
+        monkeypatch.setattr(IPython, "get_ipython", Shell)
+        beside(lambda: tell(slider, value=5))
+        return [value for *_, value in said]
+
+    assert asyncio.run(run()) == [5]
+
+
 def of_all(widget):
     for one in getattr(widget, "children", ()):
         yield from of_all(one)

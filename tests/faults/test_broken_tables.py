@@ -48,6 +48,20 @@ def test_tables_cut_off(outcomes, folder, name):
 
 
 @TABLES
+@pytest.mark.parametrize("edit", [lambda c: c + b"\r\n", lambda c: b"\xef\xbb\xbf" + c], ids=["blank", "mark"])
+@case(
+    GROUP, "edited on purpose: a blank last line, or a byte-order mark; its line taken out of the sums", expected=SAME
+)
+def test_tables_edited(outcomes, folder, name, edit):
+    whole = READERS[name](folder)
+    sums = folder / recorded_files.SUMS
+    sums.write_bytes(b"\n".join(b"" if name.encode() in one else one for one in sums.read_bytes().split(b"\n")))
+    (folder / name).write_bytes(edit((folder / name).read_bytes()))
+    assert READERS[name](folder).equals(whole)
+    outcomes.happened(SAME)
+
+
+@TABLES
 @case(GROUP, "a table cut off at the end of a line", expected=CLEAR)
 def test_tables_cut_off_at_a_line(outcomes, folder, name):
     path = folder / name

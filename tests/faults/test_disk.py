@@ -229,7 +229,7 @@ def test_replacing_a_checkpoint(outcomes, tmp_path):
             bundled(tmp_path, 1)
         found = bundle.read("tiny", tmp_path)[1]
         assert all(torch.equal(one, before[key]) for key, one in found.items())
-        assert {path.name for path in tmp_path.iterdir()} == {"tiny.safetensors", "manifest.csv"}
+        assert {path.name for path in tmp_path.iterdir()} == {"tiny.safetensors", "manifest.csv", "SHA256SUMS"}
         outcomes.happened(KEPT)
     bundled(tmp_path, 1)
     assert not torch.equal(bundle.read("tiny", tmp_path)[1]["fc.weight"], before["fc.weight"])
