@@ -113,7 +113,7 @@ def _receive(source: Source, partial: Path) -> None:
         except BrokenError as error:
             if error.status == 416:  # there is nothing from there on: the part is longer than the file
                 begun = True
-                partial.unlink()
+                partial.unlink(missing_ok=True)  # some say so of the whole file, too
             fruitless += 1
             if _length(partial) - best >= FRUITFUL:
                 best, fruitless = _length(partial), 0
