@@ -22,7 +22,20 @@ from torch import Tensor
 
 from .image_files import ImageReadError, to_pil, to_rgb
 
-__all__ = ["EXPECTED", "Preparation", "Run", "Unread", "checked", "get", "hint", "in_runs", "length", "times", "what"]
+__all__ = [
+    "EXPECTED",
+    "Preparation",
+    "Run",
+    "Unread",
+    "checked",
+    "deaths_in_words",
+    "get",
+    "hint",
+    "in_runs",
+    "length",
+    "times",
+    "what",
+]
 
 EXPECTED = (
     "Expected one of: (a) a dataset or a folder of uint8 tensors 3×H×W or PIL images, with or without labels: the "
@@ -296,18 +309,43 @@ def _failed(error: BaseException) -> _Failed:
 
 
 @contextmanager
+def deaths_in_words() -> Iterator[None]:
+    """What torch says of a reading process that died, with what to do, wherever this process is by then.
+
+    Torch hears of the death by a signal, and raises its error in whatever runs: the network, as a rule.
+
+    Raises:
+        RuntimeError: A process that reads images died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error) or str(error).startswith(_DIED):
+            raise
+        error.__traceback__ = None
+        raise _died(error) from None
+
+
+@contextmanager
 def _in_words() -> Iterator[None]:
     """What DataLoader says of a process that died, with what to do."""
     try:
         yield
     except (RuntimeError, OSError) as error:
         error.__traceback__ = None  # its frames would keep the other processes
-        raise RuntimeError(
-            f"images: a process that reads images died or could not start: {str(error).strip().rstrip('.')}. There may "
-            f"be too little memory (or shared memory, /dev/shm), too many open files (ulimit -n), or a dataset or a "
-            f"transform that only this process knows, made in a notebook. Use fewer workers or a smaller batch_size; "
-            f"or workers=0, which reads in this process and shows what goes wrong."
-        ) from None
+        raise _died(error) from None
+
+
+_DIED = "images: a process that reads images died or could not start"
+
+
+def _died(error: Exception) -> RuntimeError:
+    return RuntimeError(
+        f"{_DIED}: {str(error).strip().rstrip('.')}. There may be too little memory (or shared memory, /dev/shm), too "
+        f"many open files (ulimit -n), or a dataset or a transform that only this process knows, made in a notebook. "
+        f"Use fewer workers or a smaller batch_size; or workers=0, which reads in this process and shows what goes "
+        f"wrong."
+    )
 
 
 def _as_it_is(piece: list) -> list:

@@ -29,6 +29,7 @@ from .attention_profile import ALL, BINS, DETAILS_AT_MOST, HIGH, LOW, AttentionP
 from .class_names import own_classes
 from .images import Batches, batches
 from .interrupts import uninterrupted
+from .items import deaths_in_words
 from .rows import Groups, Numbers, sent
 from .shards import Shard
 from .site_statistics import SiteStatistics
@@ -144,7 +145,8 @@ def profile(
         total=pass_.total, initial=pass_.start, desc=f"profiling {model.name}", unit="image", disable=not progress
     )
     try:
-        with bar, gates.evaluating(model.net), gates.capture(model, names, stop=not accuracy) as captured:
+        capture = gates.capture(model, names, stop=not accuracy)
+        with deaths_in_words(), bar, gates.evaluating(model.net), capture as captured:
             for count, (x, labels, positions) in enumerate(pass_.rest(), 1):
                 pass_.run(captured, x, labels, positions)
                 bar.update(pass_.passed - bar.n)

@@ -240,3 +240,19 @@ def test_transforms_that_end_the_process(outcomes, drawn):
     with outcomes.clear_error(RuntimeError, "a process that reads images died", "workers=0"):
         profile(model, drawn, workers=2, **OPTIONS)
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are killed by signals")
+@case(READERS, "workers=2, and torch hears of a death while the network runs", expected=CLEAR)
+def test_deaths_that_are_heard_of_in_the_network(outcomes, drawn, monkeypatch):
+    model = works.model()
+    heard = "DataLoader worker (pid 123) is killed by signal: Killed. "
+
+    def ran(*_):
+        raise RuntimeError(heard)
+
+    monkeypatch.setattr(model.net, "forward", ran)
+    outcomes.watch(model.net)
+    with outcomes.clear_error(RuntimeError, "a process that reads images died", "is killed by signal", "workers=0"):
+        profile(model, drawn, workers=2, **OPTIONS)
+    assert multiprocessing.active_children() == []
