@@ -221,8 +221,9 @@ def train(
 
     from . import recipes, training_sets
     from .bundle import BUNDLE, SURVEY
+    from .bundle_training import train_bundled
     from .devices import choose_device
-    from .training import OutOfTime, Recipe, train_bundled
+    from .training import OutOfTime, Recipe
 
     if bundle + survey + bool(names) != 1 and (recipe is None or bundle + survey + bool(names) > 1):
         raise typer.BadParameter(

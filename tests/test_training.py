@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import ecaviz
-from ecaviz import bundle, coverages, networks, results, training, training_sets
+from ecaviz import bundle, bundle_training, coverages, networks, results, training, training_sets
+from ecaviz.bundle_training import train_bundled
 from ecaviz.networks import Architecture
 from ecaviz.shapes import Shapes, normalise
-from ecaviz.training import Recipe, accuracy, train, train_bundled
+from ecaviz.training import Recipe, accuracy, train
 
 TINY = Architecture("eca", {"kernel_size": 3}, blocks=(1, 1, 1, 1), planes=(4, 4, 4, 4), stem=4)
 RECIPE = Recipe(train_images=120, test_images=24, epochs=3, batch_size=32)
@@ -165,7 +166,7 @@ def test_every_seed_is_recorded_and_seed_0_is_bundled(tmp_path, monkeypatch):
 def test_the_time_is_over_and_the_same_call_goes_on(pictures, tmp_path, monkeypatch):
     monkeypatch.setitem(bundle.BUNDLE, "tiny", TINY)
     now = iter(range(1000))
-    monkeypatch.setattr(training.time, "monotonic", lambda: 60.0 * next(now))  # a minute passes at every look
+    monkeypatch.setattr(bundle_training.time, "monotonic", lambda: 60.0 * next(now))  # a minute passes at every look
     options = {"recipe": RECIPE, "folder": tmp_path / "out", "scratch": tmp_path / "scratch", "progress": False}
     for _ in range(2):
         with pytest.raises(training.OutOfTime, match="stopped after"):
@@ -190,7 +191,7 @@ def test_another_recipe_replaces_all_that_is_named_with_redo_and_goes_on(tmp_pat
     other = replace(RECIPE, epochs=1, learning_rate=1e-3)  # the same name and lengths
     with pytest.raises(ValueError, match=r"is there with .*digest"):
         train_bundled(["tiny"], recipe=other, **options)
-    monkeypatch.setattr(training.time, "monotonic", iter(range(0, 100_000, 60)).__next__)
+    monkeypatch.setattr(bundle_training.time, "monotonic", iter(range(0, 100_000, 60)).__next__)
     with pytest.raises(training.OutOfTime):
         train_bundled(["tiny"], recipe=other, redo=True, minutes=1, **options)
     table = results.runs(tmp_path / "out" / "results")
@@ -199,7 +200,7 @@ def test_another_recipe_replaces_all_that_is_named_with_redo_and_goes_on(tmp_pat
     assert 1 <= done < 3
     trained = []
     real = training.train
-    monkeypatch.setattr(training, "train", lambda *a, **k: trained.append(k["seed"]) or real(*a, **k))
+    monkeypatch.setattr(bundle_training, "train", lambda *a, **k: trained.append(k["seed"]) or real(*a, **k))
     train_bundled(["tiny"], recipe=other, redo=True, **options)
     assert len(trained) == 3 - done  # what was trained anew is not trained anew again
     assert results.runs(tmp_path / "out" / "results")["seed"].tolist() == [0, 1, 2]

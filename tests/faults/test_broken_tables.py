@@ -15,7 +15,17 @@ import torch
 from damage import flipped, open_folder, seeds, sixteenths, someone_else
 from recorder import CLEAR, RECOVERED, SAME, case
 
-from ecaviz import bundle, coverage_records, intervention_records, recipes, recorded_files, results, training
+from ecaviz import (
+    bundle,
+    bundle_training,
+    coverage_records,
+    intervention_records,
+    recipes,
+    recorded_files,
+    results,
+    training,
+    training_states,
+)
 from ecaviz.networks import Architecture
 
 GROUP = "Recorded results"
@@ -349,12 +359,12 @@ def trained(pictures, tmp_path_factory):
     """What a whole run gives, and the state after its first epoch."""
     path = tmp_path_factory.mktemp("training") / "state.pt"
     whole = run(pictures)
-    save, kept = training._save, []
-    training._save = lambda *args: (save(*args), kept.append(path.read_bytes()))
+    save, kept = training_states.write, []
+    training_states.write = lambda *args: (save(*args), kept.append(path.read_bytes()))
     try:
         run(pictures, path)
     finally:
-        training._save = save
+        training_states.write = save
     return whole.net.state_dict(), kept[0]
 
 
@@ -443,7 +453,7 @@ def test_redone(outcomes, tmp_path):
     for content in ("", "[", '[["shapes-none", 0, "d90', "3", "[3]", '[["a", 1]]', "null", "{"):
         path.write_text(content)
         with outcomes.clear_error(ValueError, path, "damaged", "Delete it"):
-            training.train_bundled(["shapes-none"], redo=True, folder=tmp_path / "out", scratch=tmp_path)
+            bundle_training.train_bundled(["shapes-none"], redo=True, folder=tmp_path / "out", scratch=tmp_path)
 
 
 @case(TRAINING, "a state that is a folder, or may not be read", expected=CLEAR)

@@ -14,7 +14,7 @@ import tqdm.auto  # noqa: F401
 from huggingface_hub import constants
 from torch import nn
 
-from ecaviz import attention, bundle, hub, images, models, results, training, training_sets
+from ecaviz import attention, bundle, bundle_training, hub, images, models, results, training, training_sets
 from ecaviz.networks import Architecture
 from ecaviz.profiles import AttentionProfile, fingerprint_of, profile
 from ecaviz.recipes import Recipe
@@ -69,7 +69,7 @@ def train_two(folder: str) -> None:
 
     training_sets.TrainingSet.read = read
     options = {"folder": Path(folder) / "out", "scratch": Path(folder) / "scratch", "progress": False}
-    training.train_bundled(["tiny"], seeds=(0, 1), recipe=replace(RECIPE, epochs=1), **options)
+    bundle_training.train_bundled(["tiny"], seeds=(0, 1), recipe=replace(RECIPE, epochs=1), **options)
 
 
 def take_profile(checkpoint: str | None) -> int:
