@@ -5,7 +5,6 @@ Made by :func:`ecaviz.profile`; read as tables or tensors, merged with others of
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -13,10 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from . import checks, tensor_files
+from . import checks, profile_files
 from .site_profile import (
     BINS,
     DETAILED,
@@ -48,9 +46,6 @@ __all__ = [
     "accumulators",
     "details_size",
 ]
-
-FORMAT, VERSION, WITH_DETAILS = "ecaviz-profile", "1", "2"
-"""A file without histograms and extremes by class is of version 1, which every version of ecaviz reads."""
 
 ALL = "all"
 """What the column ``class`` of a table holds where all images were pooled."""
@@ -354,24 +349,7 @@ class AttentionProfile:
         Raises:
             OSError: It cannot be written: no room, no permission.
         """
-        names = ("model", "source", "fingerprint", "images", "by", "classes", "n", "positions", "skipped", "asked")
-        about = {name: getattr(self, name) for name in names}
-        details = self.details == "class"
-        version = WITH_DETAILS if details else VERSION
-        kept = [site._kept(details) for site in self.sites.values()]
-        about["sites"] = [
-            site._about() | {what: one._settings() for what, one in statistics.items()}
-            for site, statistics in zip(self.sites.values(), kept, strict=True)
-        ]
-        tensors = {"counts": self.counts} | ({} if self.correct is None else {"correct": self.correct})
-        for i, statistics in enumerate(kept):
-            for what, one in statistics.items():
-                tensors |= {f"{i}.{what}.{key}": value for key, value in one.state_dict().items()}
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"format": FORMAT, "version": version, "profile": json.dumps(about)}
-        tensor_files.write(path, tensors, metadata | tensor_files.digest(tensors, metadata))
-        return path
+        return profile_files.write(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> AttentionProfile:
@@ -385,123 +363,4 @@ class AttentionProfile:
             PermissionError: It may not be read.
             ValueError: It is no profile, has another format version, or is damaged.
         """
-        path = Path(path)
-        expected = "a file written by profile.save(path)"
-        checks.file(path, "AttentionProfile.load", expected, "Write one with profile.save(path).")
-        try:
-            tensors, header = tensor_files.read(path)
-        except ValueError as error:
-            raise ValueError(
-                f"AttentionProfile.load: {path} is no safetensors file, or was truncated or changed ({error}). "
-                f"Expected {expected}."
-            ) from error
-        if header.get("format") != FORMAT:
-            raise ValueError(
-                f"AttentionProfile.load: {path} is a safetensors file, but no profile (its format is "
-                f"{header.get('format')!r}). Expected a file written by profile.save(path)."
-            )
-        if header.get("version") not in (VERSION, WITH_DETAILS):
-            raise ValueError(
-                f"AttentionProfile.load: {path} has version {header.get('version')!r}; this version of ecaviz reads "
-                f"{VERSION!r} and {WITH_DETAILS!r}. Profile the model again."
-            )
-        try:
-            return cls._from_parts(json.loads(header["profile"]), tensors, header["version"] == WITH_DETAILS)
-        except (AttributeError, IndexError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"AttentionProfile.load: {path} is damaged: {error}. Profile the model again.") from error
-
-    @classmethod
-    def _from_parts(cls, about: dict[str, Any], tensors: dict[str, Tensor], details: bool) -> AttentionProfile:
-        _check_about(about, tensors)
-        classes = tuple(about["classes"])
-        sites = {}
-        for i, one in enumerate(about["sites"]):
-            settings = {what: one.pop(what) for what in STATISTICS}
-            _check_sizes(tensors, i, one["channels"], len(classes), settings)
-            statistics = accumulators(one["channels"], len(classes), settings, "cpu", details)
-            for what, statistic in statistics.items():
-                start = f"{i}.{what}."
-                state = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-                statistic.load_state_dict(state)
-            _check_counts(statistics, about["positions"])
-            sites[one["name"]] = SiteProfile._of(one, statistics, details)
-        skipped = tuple((name, reason) for name, reason in about["skipped"])
-        rest = {k: v for k, v in about.items() if k not in ("classes", "sites", "skipped")}
-        return cls(
-            **rest,
-            classes=classes,
-            counts=tensors["counts"].clone(),  # on some systems what safetensors gives keeps the file open
-            correct=None if "correct" not in tensors else tensors["correct"].clone(),
-            skipped=skipped,
-            sites=sites,
-        )
-
-
-# ------------------------------------------------------------------------------------------- whether a file makes sense
-
-
-def _check_about(about: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """What the header says of the profile as a whole is of the right kinds, and goes with the counts.
-
-    Raises:
-        ValueError: It is not, or does not.
-    """
-    texts = [about[name] for name in ("model", "source", "fingerprint", "images", "by") if about[name] is not None]
-    numbers = [about["n"], about["positions"]]
-    names = about["classes"]
-    if not all(isinstance(one, str) for one in texts) or not all(isinstance(one, int) for one in numbers):
-        raise ValueError("its header has values of other kinds than expected")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("its header has no list of class names")
-    if not isinstance(about.get("asked", {}), dict) or not about["sites"]:
-        raise ValueError("its header does not say what was asked for, or has no sites")
-    if len({site["name"] for site in about["sites"]}) < len(about["sites"]):
-        raise ValueError("its header has a site twice")
-    counts = tensors["counts"]
-    for one in (counts, tensors.get("correct", counts)):
-        if one.shape != (len(names),) or one.dtype != torch.int64 or bool(((one < 0) | (one > counts)).any()):
-            raise ValueError(f"its counts do not go with its {len(names)} classes")
-    if int(counts.sum()) != about["n"] or about["n"] > about["positions"]:
-        raise ValueError(
-            f"it counts {int(counts.sum())} images, and should {about['n']} of {about['positions']} positions"
-        )
-
-
-def _check_sizes(
-    tensors: Mapping[str, Tensor], site: int, channels: int, classes: int, settings: Mapping[str, Mapping[str, Any]]
-) -> None:
-    """A header cannot ask for more memory than the file has tensors for.
-
-    Raises:
-        ValueError: It does.
-    """
-    for what, size in (("moments.mean", channels), ("moments.n", classes)):
-        if tensors[f"{site}.{what}"].shape[-1] != size:
-            raise ValueError(f"site {site} is said to have {channels} channels and {classes} classes, and has others")
-    for what, key, size in (
-        ("histogram", "counts", settings["histogram"]["bins"]),
-        ("largest", "values", settings["largest"]["k"]),
-        ("smallest", "values", settings["smallest"]["k"]),
-    ):
-        if tensors[f"{site}.{what}.{key}"].shape[-1] != size:
-            raise ValueError(f"{what} of site {site} is said to have {size!r} places, and has others")
-
-
-def _check_counts(statistics: Mapping[str, Any], positions: int) -> None:
-    """The statistics of a site have seen the same images, all of them at positions that there are.
-
-    Raises:
-        ValueError: They have not.
-    """
-    moments, tails, histogram = (statistics[what] for what in ("moments", "tails", "histogram"))
-    n, kept = moments.n, tails.state_dict()
-    low, high, bins, outside = kept["low_count"], kept["high_count"], histogram.counts, histogram.outside
-    rows = n[:, None] if len(bins) == len(n) else n.sum()
-    fits = torch.equal(n, kept["n"]) and all(bool((one >= 0).all()) for one in (n, low, high, bins, outside))
-    fits = fits and bool((low + high <= n[:, None]).all()) and bool((bins.sum(-1) + outside == rows).all())
-    for what in ("largest", "smallest"):
-        index = statistics[what].index
-        fits = fits and int(statistics[what].state_dict()["rows"]) == int(n.sum())
-        fits = fits and bool(((index >= -1) & (index < positions)).all())
-    if not fits:
-        raise ValueError("the counts of a site do not go together")
+        return profile_files.read(path, cls)
