@@ -188,8 +188,6 @@ def write(
             accuracy.
         folder: Where to; None for the bundled checkpoints.
     """
-    from safetensors.torch import save
-
     folder = _checkpoints(folder)
     folder.mkdir(parents=True, exist_ok=True)
     about = {
@@ -199,7 +197,7 @@ def write(
         "data": row["data"],
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
-    content = save(tensors, metadata=about | tensor_files.digest(tensors, about))
+    content = tensor_files.content(tensors, about | tensor_files.digest(tensors, about))
     entry = ManifestRow(
         name=name,
         family=architecture.attention,

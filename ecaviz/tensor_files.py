@@ -13,9 +13,10 @@ from torch import Tensor, uint8
 
 from .whole_files import draft
 
-__all__ = ["digest", "read", "write"]
+__all__ = ["content", "digest", "read", "write"]
 
 _DIGEST = "ecaviz_digest"
+_LENGTH = 8  # bytes in front of the header, that say how long it is
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -64,9 +65,37 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         except SafetensorError as error:
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
+        with place.open("r+b") as file:
+            size = int.from_bytes(file.read(_LENGTH), "little")
+            header = _in_order(file.read(size))
+            file.seek(_LENGTH)
+            file.write(header)
         usual = place.with_name("usual")
         usual.touch()  # safetensors writes for the owner alone; others may read what else is written
         place.chmod(usual.stat().st_mode & 0o777)
+
+
+def content(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """What :func:`write` writes: of the same tensors and strings the same bytes.
+
+    Args:
+        tensors: Tensors by name, on the CPU.
+        metadata: The strings of the header.
+    """
+    from safetensors.torch import save
+
+    whole = save(dict(tensors), metadata=dict(metadata))
+    start = _LENGTH + int.from_bytes(whole[:_LENGTH], "little")
+    return whole[:_LENGTH] + _in_order(whole[_LENGTH:start]) + whole[start:]
+
+
+def _in_order(header: bytes) -> bytes:
+    """A header whose strings are sorted by name: safetensors writes them in another order each time."""
+    parts = json.loads(header)
+    if "__metadata__" in parts:
+        parts["__metadata__"] = dict(sorted(parts["__metadata__"].items()))
+    text = json.dumps(parts, ensure_ascii=False, separators=(",", ":")).encode()
+    return text.ljust(len(header)) if len(text) <= len(header) else header  # where tensors begin stays as it is
 
 
 def digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> dict[str, str]:
