@@ -10,7 +10,7 @@ SETUP ?= yes
 JOBS ?= 2
 
 # Any Python can start the set-up; which one makes .venv is decided, and explained, in tools/setup_env.py.
-ANY_PYTHON = $$(for p in python3 python python3.13 python3.12 python3.11 "$$PYTHON"; do \
+ANY_PYTHON = $$(for p in python3 python python3.15 python3.14 python3.13 python3.12 python3.11 "$$PYTHON"; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1 && { command -v "$$p"; break; }; done)
 
 .PHONY: help setup lab dashboard test test-long reliability coverage verify-hub report gallery benchmark pictures checkpoints seeds study lock audit clean

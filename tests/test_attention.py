@@ -152,8 +152,9 @@ def test_published_parameters_of_whole_networks():
     """timm's ResNet-50 with our modules, against the counts of the official code: +80 for k = 3, 5, 5, 7; SE r = 16."""
     from timm.models.resnet import Bottleneck, ResNet
 
-    def count(layer, device="meta"):
-        net = ResNet(Bottleneck, (3, 4, 6, 3), block_args={"attn_layer": layer}, device=device, zero_init_last=False)
+    def count(layer):
+        with torch.device("meta"):
+            net = ResNet(Bottleneck, (3, 4, 6, 3), block_args={"attn_layer": layer}, zero_init_last=False)
         return sum(p.numel() for p in net.parameters())
 
     plain = count(None)

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import ecaviz
-from ecaviz import bundle, hub, images, networks, results, training, whole_files
+from ecaviz import bundle, hub, images, networks, results, training, training_states, whole_files
 from ecaviz.profiles import AttentionProfile, fingerprint_of, profile
 
 FULL, CLOSED = "Disks that are full", "Folders that may not be written to"
@@ -182,7 +182,7 @@ def test_states_of_a_training(outcomes, tmp_path, monkeypatch):
         with room_for(10**9 if len(writes) == 1 else len(content) // 2):
             replace_file(path, content)
 
-    monkeypatch.setattr(training, "replace_file", stopping)
+    monkeypatch.setattr(training_states, "replace_file", stopping)
     with pytest.raises(OSError, match="cannot be written"):
         works.train(state)
     with outcomes.clear_error(OSError, state, *SAYS):
