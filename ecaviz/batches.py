@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from . import checks, items
+from .cifar10 import Cifar10
 from .image_files import ImageFiles, ImageReadError, folder
 from .shapes import Shapes
 
@@ -333,7 +334,7 @@ def describe(images) -> str:
         return f"folder {Path(images).expanduser().resolve().name}"
     if isinstance(images, ImageFiles):
         return f"{images.name}: {len(images)} images, {len(images.classes)} classes"
-    if isinstance(images, Shapes):
+    if isinstance(images, Shapes | Cifar10):
         return repr(images)
     if not isinstance(images, Tensor) and hasattr(images, "dataset"):
         return f"{type(images).__name__} of {describe(images.dataset)}"

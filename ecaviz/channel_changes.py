@@ -2,6 +2,7 @@
 
     table = class_channels(model, images, profile, ["disc"], "layer4.1.se")
     agreement(table)                                   # exact beside the approximation
+    clear_changes(table)                               # how many of the intervals leave zero out
 
 Exact: for every channel the network is run again from the site on, over images of the class
 (:class:`ecaviz.CachedRun`). Approximate: the step m_c − ω_c goes into the derivative of the logit with respect to the
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
     from .attention_profile import AttentionProfile
 
-__all__ = ["agreement", "class_channels"]
+__all__ = ["agreement", "class_channels", "clear_changes"]
 
 _BATCH = 64
 TOP = 10
@@ -162,6 +163,27 @@ def agreement(table: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
         both = set(abs(exact).argsort()[::-1][:first]) & set(abs(slope).argsort()[::-1][:first])
         rows.append((site, name, len(one), pearson, spearman, signs, len(both), first))
     return pd.DataFrame(rows, columns=["site", "class", "channels", "pearson", "spearman", "signs", "top", "of"])
+
+
+def clear_changes(table: pd.DataFrame) -> pd.DataFrame:
+    """How many channels of each site move a class's logit clearly, and how far the one that moves it most does.
+
+    Args:
+        table: What :func:`class_channels` gives, exact numbers included.
+
+    Returns:
+        Columns: site, class, n (images), channels, clear (share of the intervals that leave zero out), by_chance (the
+        share that would if no channel mattered), largest (absolute change), together (sum of all changes).
+    """
+    import pandas as pd
+
+    rows = []
+    for (site, name), one in table.groupby(["site", "class"], sort=False):
+        clear = (one["low"] > 0) | (one["high"] < 0)
+        about = (site, name, one["n"].iloc[0], len(one), clear.mean(), 1 - one["level"].iloc[0])
+        rows.append((*about, one["change"].abs().max(), one["change"].sum()))
+    columns = ["site", "class", "n", "channels", "clear", "by_chance", "largest", "together"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _images_of(model: Any, images: Any, classes: Any, n: int, logit: str | None) -> list[tuple[str, Tensor, int]]:

@@ -175,7 +175,7 @@ class EffectOfK:
     """Whether the accuracies of the k differ more than those of one k by chance.
 
     Attributes:
-        data: The data set.
+        data: What the networks were really trained on, as in :func:`table`.
         sizes: The k.
         seeds: Seeds that all k have.
         means: Mean accuracy of each k over those seeds.
@@ -232,7 +232,7 @@ def effect_of_k(data: str, sizes: Iterable[int | str] = (1, 3, 5, 7, 9), *, seed
     freedom = (values.shape[0] - 1) * (values.shape[1] - 1)
     means = values.mean(0)
     return EffectOfK(
-        data,
+        runs["data"].iloc[0],
         chosen,
         tuple(seeds),
         tuple(float(one) for one in means),

@@ -294,10 +294,10 @@ def summary(
         folder: Where the results lie; None for ``data/results``.
 
     Returns:
-        A frame with a row a module: name, family, setting, parameters, seeds (their number), mean, std (over seeds),
-        low and high (the t interval of the mean over seeds; missing for one seed); on the procedural set also shape,
-        texture and both (means by what the classes need). The interval says where the mean over seeds lies, on these
-        test images; a single seed scatters more.
+        A frame with a row a module: name, data (what it was really trained on), family, setting, parameters, seeds
+        (their number), mean, std (over seeds), low and high (the t interval of the mean over seeds; missing for one
+        seed); on the procedural set also shape, texture and both (means by what the classes need). The interval says
+        where the mean over seeds lies, on these test images; a single seed scatters more.
 
     Raises:
         ValueError: A name without runs, or a level that is no share.
@@ -323,6 +323,7 @@ def summary(
         rows.append(
             {
                 "name": name,
+                "data": first["data"],
                 "family": first["family"],
                 "setting": first["setting"],
                 "parameters": int(first["parameters"]),

@@ -406,7 +406,7 @@ def accuracies(*, level: float = 0.95) -> pd.DataFrame:
         }
         for one in MODULES
     ]
-    table = pd.DataFrame(rows).join(measured.drop(columns=["family", "setting"]))
+    table = pd.DataFrame(rows).join(measured.drop(columns=["data", "family", "setting"]))
     return table.assign(added=table["parameters"] - table["parameters"].iloc[0])
 
 

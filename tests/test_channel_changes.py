@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pandas as pd
 import planted
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 import ecaviz
 from ecaviz import attention
-from ecaviz.channel_changes import agreement, class_channels
+from ecaviz.channel_changes import agreement, class_channels, clear_changes
 from ecaviz.gate_changes import GateChange
 from ecaviz.interventions import intervene, intervening
 
@@ -226,6 +227,23 @@ def test_patches_and_timm(images):
     assert found["pearson"].min() > 0.95
     assert table["change"].abs().max() > 1e-3
     assert images.shape[0] == 10
+
+
+def test_clear_changes_are_counted():
+    table = pd.DataFrame(
+        {
+            "site": ["a"] * 4 + ["b"] * 2,
+            "class": ["x"] * 6,
+            "n": 9,
+            "change": [1.0, -3.0, 0.5, 0.0, 0.2, 0.1],
+            "low": [0.5, -4.0, -0.1, 0.0, 0.1, -0.1],
+            "high": [1.5, -2.0, 1.1, 0.0, 0.3, 0.3],
+            "level": 0.9,
+        }
+    )
+    found = clear_changes(table).set_index(["site", "class"])
+    assert found.loc[("a", "x")].tolist() == pytest.approx([9, 4, 0.5, 0.1, 3.0, -1.5])
+    assert found.loc[("b", "x")].tolist() == pytest.approx([9, 2, 0.5, 0.1, 0.2, 0.3])
 
 
 def test_bad_requests(planted_model, planted_profile):

@@ -13,7 +13,8 @@ from PIL import Image
 from torchvision import datasets
 
 import ecaviz
-from ecaviz import cifar10, images, training_sets
+from ecaviz import bundle, cifar10, images, training_sets
+from ecaviz.profiles import fingerprint_of, kept_profile
 
 
 @pytest.fixture
@@ -153,3 +154,29 @@ def test_the_transform_is_what_training_does(name):
     assert large.shape == (3, one.size, one.size)
     expected = torch.tensor([-m / s for m, s in zip(one.mean, one.std, strict=True)])
     torch.testing.assert_close(large.mean((1, 2)), expected)
+
+
+KEPT = [name for name, row in bundle.manifest().items() if name.startswith("cifar10") and row.family != "none"]
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_the_kept_profiles_are_of_the_bundled_models_and_say_of_what_images(name):
+    kept, row = kept_profile(name), bundle.manifest()[name]
+    assert kept.fingerprint == fingerprint_of(ecaviz.load(name, device="cpu").net)
+    assert kept.images == f"Cifar10('test', n={row.test_images}, {row.data})"
+    assert (kept.n, kept.by, kept.classes) == (row.test_images, "class", cifar10.CLASSES)
+    assert kept.accuracy == pytest.approx(row.accuracy, abs=1e-4)
+
+
+@pytest.mark.skipif(not cifar10.is_here(), reason="CIFAR-10 is not on this machine")
+def test_a_kept_profile_is_what_the_images_give():
+    kept, data = kept_profile("cifar10-eca-k3"), images.cifar10("test", download=False)
+    found = ecaviz.profile(ecaviz.load("cifar10-eca-k3", device="cpu"), data, by="class", progress=False)
+    assert found.images == repr(data)
+    if found.images != kept.images:
+        pytest.skip("the images here are not those of the kept profiles")
+    assert torch.equal(found.counts, kept.counts)
+    for name, site in found.sites.items():
+        one, other = site.moments, kept[name].moments
+        torch.testing.assert_close(one.mean, other.mean, rtol=0, atol=1e-5)
+        torch.testing.assert_close(one.variance(), other.variance(), rtol=0, atol=1e-5)

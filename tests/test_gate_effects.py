@@ -96,6 +96,19 @@ def test_the_planted_gates(planted_model):
     assert set(SHARES) == {one for one in table["measure"] if one.startswith("share")}
 
 
+def test_the_mean_of_a_class_is_nearer_than_that_of_all_but_not_where_classes_are_drawn_by_lot(planted_model):
+    def nearer(shuffled, seed):
+        """How much the predictions differ at the class's mean, as a share of how much at the mean of all images."""
+        profiled, images = (planted.PlantedImages(240, seed=s, shuffled=shuffled) for s in (seed, seed + 100))
+        profile = ecaviz.profile(planted_model, profiled, by="class", progress=False)
+        table = static_dynamic(planted_model, images, profile, "late", together=False, progress=False)
+        cost = table[table["measure"] == "divergence"].set_index("mode")["mean"]
+        return cost["class-mean"] / cost["mean"]
+
+    assert nearer(False, 0) < 0.1
+    assert [nearer(True, seed) for seed in range(4)] == pytest.approx([1] * 4, abs=0.1)
+
+
 def test_without_labels_there_is_no_accuracy_and_no_class(planted_model):
     x = torch.stack([planted.transform(one) for one in planted.PlantedImages(12).images])
     profile = ecaviz.profile(planted_model, x, progress=False)

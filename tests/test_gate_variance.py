@@ -5,6 +5,7 @@ import pytest
 import torch
 from made_profiles import gates_of_classes, profile_of
 from planted import CHANNELS, CLASS, Planted, PlantedImages, transform
+from scipy import stats
 
 import ecaviz
 from ecaviz.gate_variance import PARTS, gate_spread, variance_parts
@@ -50,6 +51,30 @@ def test_parts_are_those_of_a_two_way_analysis(made):
         assert (table["n"] == n).all()
         assert (table["classes"] == len(SIZES)).all()  # the one without images counts for none
         assert min(expected) > 1e-3 * left[0]  # or a part could be missing unseen
+
+
+def between(values, groups):
+    """The sum of squares between groups from scipy's F: SS_b = SS_t · F·d / (F·d + d'), d and d' its degrees."""
+    parts = [values[groups == g] for g in np.unique(groups)]
+    ratio = stats.f_oneway(*parts).statistic * (len(parts) - 1)
+    return ((values - values.mean()) ** 2).sum() * ratio / (ratio + len(values) - len(parts))
+
+
+def test_parts_are_those_of_scipys_analyses_of_variance(made):
+    """One-way ones: of all gates by channel, of the images' means by class, of each channel by class."""
+    gates, labels, profile = made
+    for site, gate in {"a": gates, "b": gates[:, :2] ** 2}.items():
+        x, group = gate.double().numpy(), labels.numpy()
+        n, channels = x.shape
+        channel = between(x.ravel(), np.tile(np.arange(channels), n))
+        whole = channels * between(x.mean(axis=1), group)
+        by_channel = sum(between(x[:, c], group) for c in range(channels))
+        total = ((x - x.mean()) ** 2).sum()
+        expected = np.array([channel, whole, by_channel - whole, total - channel - by_channel])
+        table = variance_parts(profile)
+        table = table[table["site"] == site].set_index("part").loc[list(PARTS)]
+        np.testing.assert_allclose(table["variance"] * n * channels, expected, rtol=1e-8)
+        np.testing.assert_allclose(table["share"], expected / total, rtol=1e-8)
 
 
 def test_by_chance_is_what_shuffled_labels_hold_on_average(made):

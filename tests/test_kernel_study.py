@@ -121,6 +121,7 @@ def test_p_is_uniform_where_there_is_no_effect():
 def test_an_effect_of_k_is_found_and_its_size_told(planted):
     found = kernel_study.effect_of_k("cifar10")
     assert (found.sizes, found.seeds, found.exact) == (("1", "3", "5", "9"), (0, 1, 2), True)
+    assert found.data == "cifar10-jpeg"
     runs = results.runs(data="cifar10")
     means = runs[runs["family"] == "eca"].groupby("k", sort=False)["accuracy"].mean()
     assert found.means == pytest.approx(means.tolist())

@@ -7,6 +7,7 @@ import io
 import re
 
 import numpy as np
+import planted
 import pytest
 import torch
 import traitlets
@@ -18,7 +19,7 @@ from test_explorers import CLASSES, Drawn, make, pixels
 
 import ecaviz
 from ecaviz import canvas, explorers, layer_explorer
-from ecaviz.readings import Reading
+from ecaviz.readings import Reading, read_all
 
 pytestmark = pytest.mark.usefixtures("no_loop")
 
@@ -196,6 +197,20 @@ def test_extremes_are_those_of_a_sorted_list(count, levels):
         assert closing.tolist() == order[:count].tolist()
         by_hand = sorted(range(23), key=lambda i: (-gates[i, channel], i))
         assert opening.tolist() == by_hand[:count]
+
+
+def test_extremes_of_planted_gates_are_the_planted_images():
+    images = planted.PlantedImages(90)
+    model = ecaviz.load(planted.Planted(), transform=planted.transform, classes=planted.CLASSES, device="cpu")
+    (one,), _ = read_all([model], images)
+    order = images.images[:, 1, 0, 0].numpy().argsort(kind="stable")
+    opening, closing = one.extremes("late", planted.BRIGHTNESS, 10)
+    assert set(opening) <= set(np.flatnonzero(images.images[:, 1, 0, 0] >= images.images[order[-10], 1, 0, 0]))
+    assert set(closing) <= set(np.flatnonzero(images.images[:, 1, 0, 0] <= images.images[order[9], 1, 0, 0]))
+    opening, closing = one.extremes("late", planted.CLASS, 20)
+    assert (set(images.labels[opening].tolist()), set(images.labels[closing].tolist())) == ({2}, {0})
+    for site, channel in (("late", planted.CONSTANT), ("early", planted.CLASS)):  # of equal gates the first images
+        assert [found.tolist() for found in one.extremes(site, channel, 6)] == [[*range(6)]] * 2
 
 
 def test_what_has_no_extremes():

@@ -63,8 +63,8 @@ def test_a_channel_that_does_not_vary_is_left_out(profile, model):
     assert np.array_equal(before["distance"], after["distance"])
 
 
-def hits(model, profile, site, n=150):
-    images = PlantedImages(n, seed=11)
+def hits(model, profile, site, n=150, *, shuffled=False):
+    images = PlantedImages(n, seed=11, shuffled=shuffled)
     gates = gates_of(model, images)
     first = [
         nearest_classes({name: part[i] for name, part in gates.items()}, profile, site)["class"][0] for i in range(n)
@@ -75,6 +75,12 @@ def hits(model, profile, site, n=150):
 def test_finds_the_planted_class_where_it_is_and_nowhere_else(model, profile):
     assert hits(model, profile, "late") > 0.95
     assert abs(hits(model, profile, "early") - 1 / 3) < 4 * np.sqrt(2 / 9 / 150)  # four standard errors about chance
+
+
+def test_finds_no_class_that_was_drawn_by_lot(model):
+    lots = ecaviz.profile(model, PlantedImages(240, shuffled=True), by="class", progress=False)
+    for site in SITES:
+        assert abs(hits(model, lots, site, shuffled=True) - 1 / 3) < 4 * np.sqrt(2 / 9 / 150)
 
 
 def test_the_own_class_is_at_about_one(model, profile):

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 import ecaviz
-from ecaviz import cifar10, coverages, intervention_records, kernel_study, results, survey
+from ecaviz import channel_changes, cifar10, coverages, intervention_records, kernel_study, results, survey
 
 nbformat = pytest.importorskip("nbformat", reason="the extra `lab` is not installed")
 
@@ -239,6 +239,7 @@ PROBES = {
         "labelled": labelled,
         "agreement": json.loads(channel_changes.agreement(channels).to_json(orient="records")),
         "channels": json.loads(channels.to_json(orient="records")),
+        "clear": json.loads(clear.reset_index().to_json(orient="records")),
         "folded": rows,
         "sweep": {
             name: {a: float(effect.divergence.mean()) for a, effect in found.items()} for name, found in curves.items()
@@ -300,6 +301,18 @@ def test_runs_from_top_to_bottom_without_the_network(path, ran):
     run = ran(path)
     assert_clean(run)
     assert len(run.pictures) >= FIGURES.get(path.stem, 3)
+
+
+@pytest.mark.notebook
+@each_notebook
+def test_tables_of_the_jpeg_copy_of_cifar10_say_so(path, ran):
+    tables = [
+        out.data["text/html"] for out in ran(path).outputs if "<table" in out.get("data", {}).get("text/html", "")
+    ]
+    about = [one for one in tables if "cifar" in one.lower()]
+    assert [one for one in about if "jpeg" not in one.lower()] == []
+    if path.stem in ("01_weight_distributions", "02_kernel_size", "05_interventions"):
+        assert about  # or nothing was looked at
 
 
 @pytest.mark.notebook
@@ -573,6 +586,18 @@ def test_kernel_size_says_what_its_run_gave(ran):
         assert not (official[reading] == official["k"]).groupby(official["network"]).all().any()
 
 
+@pytest.mark.long
+def test_kernel_size_joining_the_ends_gains_nothing_over_more_images():
+    """02: "seems to gain a point", "over 1,200 images nothing is left of it"."""
+    model, found = ecaviz.load("shapes-eca-k9", device="cpu"), {}
+    for n in (480, 1200):
+        effect = ecaviz.surgery_effect(model, ecaviz.images.suited(model, n=n), mode="circular", progress=False)
+        found[n] = effect.to_frame().set_index("measure").loc["accuracy difference"]
+    assert found[480]["mean"] == pytest.approx(0.01, abs=0.003)
+    assert found[1200]["low"] < 0 < found[1200]["high"]
+    assert abs(found[1200]["mean"]) < 0.003
+
+
 def test_kernel_size_says_what_the_recorded_runs_say():
     """The sentences of 02 on the study, against data/results."""
     shapes, cifar = (kernel_study.effect_of_k(data) for data in ("shapes", "cifar10"))
@@ -783,6 +808,10 @@ def test_interventions_are_those_of_the_library(ran):
     last = channels[channels["site"] == "layer4.1.se"]
     assert ((last["low"] > 0) | (last["high"] < 0)).mean() > 0.5  # "More than half of the intervals"
     assert last["change"].abs().max() < 0.03  # "a few hundredths"
+    clear = pd.DataFrame(probed["clear"])
+    assert clear["model"].tolist() == ["shapes-se-r16"] * 2 + ["shapes-eca-k3"] * 2
+    assert clear["clear"].min() > 0.5  # "in both networks more than half"
+    assert clear.loc[clear["site"] == "layer4.1.se", "largest"].max() < 0.05
     folded = {row[0]: row[1:4] for row in probed["folded"]}
     assert folded["shapes-eca-k3"][1] == 24
     assert folded["shapes-se-r16"][1] / folded["shapes-se-r16"][0] == pytest.approx(0.09, abs=0.005)
@@ -823,6 +852,23 @@ def test_interventions_say_what_the_recorded_results_say():
     assert cost.drop("all", level="site").xs("class-mean", level="mode")["mean"].max() == pytest.approx(4.5, abs=0.06)
     assert (whole.xs("mean", level="mode")["high"] < 0).all()  # "in all four recorded networks"
     assert (whole.xs("swap", level="mode")["mean"] < whole.xs("mean", level="mode")["mean"]).all()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not cifar10.is_here(), reason="CIFAR-10 is not on this machine")
+def test_photographs_have_the_channels_that_are_told():
+    text = " ".join(text_of(INTERVENTIONS).split())
+    found = {}
+    for name in ("cifar10-se-r16", "cifar10-eca-k3"):
+        model = ecaviz.load(name, device="cpu")
+        images, profile = intervention_records.measured_on(model), intervention_records.profiled_on(model)
+        table = ecaviz.class_channels(model, images, profile, ["cat", "ship"], list(profile)[-1], progress=False)
+        found[name] = channel_changes.clear_changes(table)
+    told = re.search(r"in (\d+) and (\d+) % of the channels, ECA's in (\d+) and (\d+) %, .* more than (0\.\d+)\.", text)
+    shares = [100 * share for table in found.values() for share in table["clear"]]
+    assert shares == pytest.approx([float(one) for one in told.groups()[:4]], abs=1.5)
+    assert max(table["largest"].max() for table in found.values()) == pytest.approx(float(told[5]), abs=0.005)
+    assert all((table["n"] == 64).all() for table in found.values())
 
 
 # ----------------------------------------------------------------------------------------------------- 06: what it says

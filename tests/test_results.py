@@ -150,7 +150,9 @@ def test_each_set_of_images_has_its_own_table(tmp_path):
     found = results.paired_difference("cifar10-eca-k3", "cifar10-none", folder=tmp_path)
     expected = np.mean([answers["cifar10-eca-k3", s].mean() - answers["cifar10-none", s].mean() for s in (0, 1)])
     assert found.mean == pytest.approx(expected)
-    assert results.summary(data="cifar10", folder=tmp_path)["name"].tolist() == ["cifar10-none", "cifar10-eca-k3"]
+    summary = results.summary(data="cifar10", folder=tmp_path)
+    assert summary["name"].tolist() == ["cifar10-none", "cifar10-eca-k3"]
+    assert set(summary["data"]) == {"cifar10-jpeg"}
     other = replace(RUN, name="cifar10-none", data="cifar10", recipe="cifar10-cpu", seed=2, test_images=40)
     with pytest.raises(ValueError, match=r"data = cifar10, and runs in .* are of cifar10-jpeg"):
         results.record(other, answers["cifar10-none", 0], tmp_path)
