@@ -123,7 +123,7 @@ def summary(
     by = [by] if isinstance(by, str) else list(by)
     known = ["model", "family", "setting", *by]
     _check(table, [*known, "seed", value], value, "summary")
-    table = table.assign(seed=table["seed"].fillna(0))
+    table = table.assign(seed=_seeds(table))
     if value.endswith(("partners", "directness")) and "pairs" in table:
         share = table["pairs"] / table["channels"]
         table = table.assign(equal=1 / share if value.endswith("directness") else share)
@@ -137,6 +137,11 @@ def summary(
             row["equal"] = group["equal"].mean()
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _seeds(table: pd.DataFrame) -> pd.Series:
+    """The column ``seed`` as numbers; 0 for what has none."""
+    return table["seed"].astype(float).fillna(0).astype(int)
 
 
 def _check(table: pd.DataFrame, columns: Sequence[str], value: str, what: str) -> None:
@@ -173,7 +178,7 @@ def difference(
 
     by = [by] if isinstance(by, str) else list(by)
     _check(table, ["model", "seed", value, *by], value, "difference")
-    table = table.assign(seed=table["seed"].fillna(0))
+    table = table.assign(seed=_seeds(table))
     parts = {}
     for name in (first, second):
         rows = table[table["model"] == name]
@@ -231,7 +236,7 @@ def answers(
     for family, knob in (("eca", "kernel_size"), ("se", "reduction")):
         rows = trained[(trained["family"] == family) & (trained["kind"] != "structure") & (trained["partners"] > 0)]
         if not rows.empty:
-            whole = rows.assign(knob=rows[knob].astype(float).round(), seed=rows["seed"].fillna(0))
+            whole = rows.assign(knob=rows[knob].astype(float).round(), seed=_seeds(rows))
             found.append(_partners(whole, family, level))
     table["knob"] = table["kernel_size"].astype(float).fillna(table["reduction"].astype(float))
     import pandas as pd
