@@ -13,7 +13,7 @@ JOBS ?= 2
 ANY_PYTHON = $$(for p in python3 python python3.15 python3.14 python3.13 python3.12 python3.11 "$$PYTHON"; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1 && { command -v "$$p"; break; }; done)
 
-.PHONY: help setup lab dashboard test test-long reliability coverage verify-hub report gallery benchmark pictures checkpoints seeds study lock audit clean
+.PHONY: help setup lab dashboard test test-long test-oldest reliability coverage verify-hub report gallery benchmark pictures checkpoints seeds study lock audit clean
 
 help:  ## list the commands
 	@echo "ecaviz: how SE and ECA networks weigh their channels"
@@ -44,13 +44,21 @@ test: setup  ## lint, then the tests: library, notebooks, a real browser
 test-long: setup  ## the tests that take long: more seeds, trained models evaluated anew
 	$(PY) -m pytest -m "long and not gpu and not network" -n $(JOBS) --dist load
 
+# Deprecations are errors where everything is new; here old packages meet younger ones that they did not know.
+test-oldest: setup  ## with a network: the tests with the oldest versions that pyproject.toml allows
+	$(PY) -m uv venv --quiet --clear --python $(PY) build/oldest
+	$(PY) -m uv pip install --quiet --python build/oldest/bin/python --resolution lowest-direct -e ".[lab,parquet,test,bench]"
+	build/oldest/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -W ignore::DeprecationWarning
+
 reliability: setup  ## break everything on purpose, and write what happened into docs/reliability.md
 	rm -rf build/faults
 	$(PY) -m pytest tests/faults -m "not gpu and not network" -n $(JOBS) --dist load --deselect tests/faults/test_reliability_page.py
 	$(PY) tools/reliability.py
 
-coverage: setup  ## which lines and branches `make test` runs (for `tools/reliability.py --coverage build/coverage.json`)
-	$(PY) -m pytest -n $(JOBS) --dist loadfile --cov --cov-report=term --cov-report=json:build/coverage.json
+coverage: setup  ## which lines and branches the tests run that need no browser and no notebook, into docs/reliability.md
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not gpu and not network and not long and not browser and not notebook" \
+		--cov --cov-report=term-missing:skip-covered --cov-report=json:build/coverage.json
+	$(PY) tools/reliability.py --coverage build/coverage.json
 
 verify-hub: setup  ## with a network: fetch one ECA, one legacy SE and one torchvision network (225 MB) and check them
 	$(PY) -m pytest -m network --tb=line tests/test_network.py

@@ -82,9 +82,34 @@ def test_the_share_that_is_covered(tmp_path):
     totals = {"covered_lines": 90, "num_statements": 100, "covered_branches": 3, "num_branches": 4}
     (tmp_path / "coverage.json").write_text(json.dumps({"totals": totals}))
     said = reliability.coverage(tmp_path / "coverage.json", "")
-    assert said.endswith("90.0% of the lines, 75.0% of the branches.")
+    assert "90.0% of the lines, 75.0% of the branches, 89.4% of both" in said
     assert reliability.coverage(None, f"# Page\n\n{said}\n\n## A\n") == said
     assert reliability.coverage(None, "") == reliability.NOT_MEASURED
+
+
+def test_a_case_that_was_run_in_part_keeps_its_row(tmp_path, monkeypatch, capsys):
+    def run(*options, **times):
+        for name, number in times.items():
+            row = {"group": "A", "done": name, "expected": "e", "happened": {"h": number}, "lost": {}, "day": "now"}
+            (tmp_path / f"{name}.json").write_text(json.dumps(row))
+        monkeypatch.setattr("sys.argv", ["reliability.py", *map(str, options)])
+        reliability.main()
+        found = reliability.on_the_page((tmp_path / "page.md").read_text("utf-8"))
+        return {name: row[0] for (_, name), row in found.items()}
+
+    monkeypatch.setattr(reliability, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(reliability, "ROOT", tmp_path)
+    assert run(tmp_path, one=1200, other=3) == {"one": "1,200", "other": "3"}
+    assert run(tmp_path, one=1199, other=4) == {"one": "1,200", "other": "4"}
+    assert "run in part this time, and kept as it was: A: one" in capsys.readouterr().out
+    totals = {"covered_lines": 9, "num_statements": 10, "covered_branches": 3, "num_branches": 4}
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "coverage.json").write_text(json.dumps({"totals": totals}))
+    assert run("--coverage", tmp_path / "report" / "coverage.json") == {"one": "1,200", "other": "4"}
+    assert "90.0% of the lines" in (tmp_path / "page.md").read_text("utf-8")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match="no rows in"):
+        run(tmp_path / "empty")
 
 
 # -------------------------------------------------------------------------------------------- whether the recorder sees
