@@ -219,6 +219,24 @@ def test_a_state_of_other_images_is_refused(pictures, tmp_path):
         run(((changed, labels), pictures[1]), state=state, recipe=replace(RECIPE, epochs=1))
 
 
+@pytest.mark.parametrize("where", ["torch.load", "torch.nn.Module.load_state_dict"])
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_memory_that_runs_out_is_no_damage_of_the_state(pictures, tmp_path, monkeypatch, where, error):
+    state = tmp_path / "state.pt"
+    run(pictures, state=state, recipe=replace(RECIPE, epochs=1))
+    before = state.read_bytes()
+
+    def full(*_args, **_options):
+        raise error("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, full)
+        with pytest.raises(error, match="no room"):
+            run(pictures, state=state, recipe=replace(RECIPE, epochs=1))
+    assert state.read_bytes() == before
+    assert run(pictures, state=state, recipe=replace(RECIPE, epochs=1)).epochs == 1
+
+
 def test_nothing_to_train_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="at least one model and one seed were expected"):
         train_bundled([], folder=tmp_path, progress=False)
