@@ -109,17 +109,18 @@ def photographs() -> ImageFiles:
     """
     import importlib.util
 
-    spec = importlib.util.find_spec("skimage")  # finds without importing
-    places = list(spec.submodule_search_locations or []) if spec else []
-    files = {name: Path(place) / "data" / file for place in places for name, file in PHOTOGRAPHS.items()}
-    there = {name: path for name, path in files.items() if path.is_file()}
+    specs = filter(None, map(importlib.util.find_spec, ("skimage", "_skimage2")))  # from 0.27 on they lie in the second
+    places = [place for spec in specs for place in spec.submodule_search_locations or []]
+    found = [(name, Path(place) / "data" / file) for name, file in PHOTOGRAPHS.items() for place in places]
+    there = {name: path for name, path in found if path.is_file()}
     if not there:
         raise FileNotFoundError(
             "images.photographs: they are read from inside scikit-image, and "
             + ("its data folder has none of them" if places else "it is not installed")
             + ". Install it (`pip install scikit-image`), or give a folder of your own: images.folder(path)."
         )
-    missing = [(path, "not in the installed scikit-image") for name, path in files.items() if name not in there]
+    lacking = {name: path for name, path in found if name not in there}
+    missing = [(path, "not in the installed scikit-image") for path in lacking.values()]
     return ImageFiles(list(there.values()), range(len(there)), tuple(there), "scikit-image photographs", missing)
 
 

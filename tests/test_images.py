@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import _thread
+import importlib.machinery
+import importlib.util
 import multiprocessing
 import os
 import pickle
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -317,9 +320,24 @@ def test_photographs_are_those_that_scikit_image_gives():
         assert np.array_equal(picture.permute(1, 2, 0).numpy(), getattr(data, name)())
 
 
-def test_photographs_without_scikit_image(monkeypatch):
-    import importlib.util
+def test_photographs_of_a_scikit_image_that_keeps_them_elsewhere(monkeypatch, tmp_path):
+    """From 0.27 on they lie in a package beside skimage, whose own folder ``data`` has none."""
+    present = Path(importlib.util.find_spec("skimage").origin).parent
+    places = (present / "data", present.with_name("_skimage2") / "data")
+    kept = next(one for one in places if (one / "coffee.png").is_file())
+    for package in ("skimage", "_skimage2"):
+        (tmp_path / package / "data").mkdir(parents=True)
+        (tmp_path / package / "__init__.py").touch()
+    shutil.copy(kept / "coffee.png", tmp_path / "_skimage2" / "data")
+    finder = importlib.machinery.PathFinder
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: finder.find_spec(name, [str(tmp_path)]))
+    photographs = images.photographs()
+    assert photographs.classes == ("coffee",)
+    assert photographs[0][0].shape == (3, 400, 600)
+    assert len(photographs.skipped) == 7
 
+
+def test_photographs_without_scikit_image(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match=r"it is not installed.*pip install scikit-image.*images.folder"):
         images.photographs()
