@@ -202,6 +202,11 @@ def test_senet_figure_has_means_and_spread(profile):
     assert len(visible(whole)) == 1
     assert len(visible(whole)[0].lines[0].get_ydata()) == 70
     assert whole.get_suptitle() == "mine"
+    names = ["conv_2_1", "conv_2_2", "conv_3_1", "conv_3_2", "conv_2_1"]
+    five = plots.senet_figure(profile, sites=names)  # of two rows of three, the last stays empty
+    assert [ax.get_title(loc="left")[:8] for ax in visible(five)] == names
+    assert len(five.axes) == 6
+    nothing_cut_off(five)
 
 
 def test_eca_figure_puts_se_above_eca(profile):
