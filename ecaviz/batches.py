@@ -330,8 +330,6 @@ def batches(
 
 def describe(images) -> str:
     """One line on a set of images, without paths, for tables and saved files."""
-    if isinstance(images, str | os.PathLike):
-        return f"folder {Path(images).expanduser().resolve().name}"
     if isinstance(images, ImageFiles):
         return f"{images.name}: {len(images)} images, {len(images.classes)} classes"
     if isinstance(images, Shapes | Cifar10):
@@ -387,13 +385,10 @@ def _words(transform) -> str:
 
 def _attribute(images, name: str):
     """The attribute of a set, or of the set that it is a part of (Subset, DataLoader)."""
-    for _ in range(10):
-        if isinstance(images, Tensor) or images is None:
-            return None
-        if getattr(images, name, None) is not None:
-            return getattr(images, name)
-        images = getattr(images, "dataset", None)
-    return None
+    if isinstance(images, Tensor) or images is None:
+        return None
+    own = getattr(images, name, None)
+    return _attribute(getattr(images, "dataset", None), name) if own is None else own
 
 
 def _whole(labels, n: int) -> Tensor | None:

@@ -18,6 +18,7 @@ __all__ = [
     "readable",
     "rule",
     "share",
+    "sides",
 ]
 
 
@@ -36,6 +37,19 @@ def at_least_one(value: object, what: str) -> int:
     if not _whole(value) or value < 1:
         raise ValueError(f"{what} must be a whole number of at least 1, got {value!r}.")
     return int(value)
+
+
+def sides(value: int | tuple[int, int], what: str) -> tuple[int, int]:
+    """Height and width of a map, where one number is both.
+
+    Raises:
+        ValueError: It is neither one whole number of at least 1 nor two; the message begins with ``what``.
+    """
+    both = value if isinstance(value, tuple | list) else (value, value)
+    if len(both) != 2:
+        raise ValueError(f"{what} must be a side or (height, width), got {value!r}.")
+    height, width = (at_least_one(side, what) for side in both)
+    return height, width
 
 
 def at_least_zero(value: object, what: str) -> int:

@@ -112,9 +112,11 @@ def _line(x: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean, level = x.mean(dim=(2, 3)), out.mean(dim=(2, 3))
     away = x - over(mean)
     energy = away.square().mean(dim=(2, 3))
-    defined = energy > _DEAD * energy.max().clamp_min(torch.finfo(x.dtype).tiny)
+    most = energy.max()
+    rounding = (16 * torch.finfo(x.dtype).eps) ** 2  # |x| ≤ 1: what rounding makes of a level map
+    defined = energy > (_DEAD * most).clamp_min(rounding)
     gate = ((away * (out - over(level))).mean(dim=(2, 3)) / energy).where(defined, torch.nan)
-    return gate, level - gate.nan_to_num() * mean, energy > _CLEAR**2 * energy.max()
+    return gate, level - gate.nan_to_num() * mean, energy > (_CLEAR**2 * most).clamp_min(rounding)
 
 
 def _judge(gate: Tensor, clear: Tensor, added: bool, tolerance: float) -> tuple[str, str]:

@@ -11,6 +11,7 @@ SE-ResNet-50.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from . import checks, gates
 from .batches import batches, describe
+from .image_files import folder
 
 if TYPE_CHECKING:
     from .models import LoadedModel
@@ -135,6 +137,7 @@ def sample_gates(
         )
     names = [site.name for site in gates.select_channel_sites(model, sites)]
     most = None if at_most is None else checks.at_least_one(at_most, "sample_gates: at_most")
+    images = folder(images) if isinstance(images, str | os.PathLike) else images
     chosen, drawn = _drawn(images, most, seed)
     stream = batches(chosen, model.transform, batch_size, next(model.net.parameters(), model.device))
     total = most if stream.total is None else min(stream.total, most or stream.total)
@@ -181,7 +184,7 @@ def sample_gates(
 
 def _drawn(images: Any, most: int | None, seed: int) -> tuple[Any, np.ndarray | None]:
     """At most so many of the images, and their positions in the set; None where all are taken, in their order."""
-    counted = hasattr(images, "__getitem__") and hasattr(images, "__len__") and not isinstance(images, str)
+    counted = hasattr(images, "__getitem__") and hasattr(images, "__len__")
     if most is None or not counted or len(images) <= most:
         return images, None
     random = torch.Generator().manual_seed(seed)

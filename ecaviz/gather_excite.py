@@ -106,11 +106,7 @@ def _side(size: int | tuple[int, int] | None, family: str) -> tuple[int, int]:
             f"GatherExcite: {family} with the global extent has a kernel as large as the map; give its size=, or an "
             f"extent= of 2, 4 or 8."
         )
-    sides = size if isinstance(size, tuple | list) else (size, size)
-    if len(sides) != 2:
-        raise ValueError(f"GatherExcite: size must be a side or (height, width), got {size!r}.")
-    height, width = (checks.at_least_one(side, "GatherExcite: size") for side in sides)
-    return height, width
+    return checks.sides(size, "GatherExcite: size")
 
 
 def _global_gather(channels: int, size: tuple[int, int], made: dict) -> nn.Module:

@@ -238,8 +238,7 @@ def _gather_excite(
 
 
 def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    return checks.at_least_one(height, "structure: size"), checks.at_least_one(width, "structure: size")
+    return checks.sides(size, "structure: size")
 
 
 def _area(size: int | tuple[int, int]) -> int:

@@ -34,8 +34,8 @@ class Fault:
 
     A status replaces the answer (a redirect, with a location); silent answers nothing at all. The others spoil the
     transfer of a file: drop closes the connection after so many bytes (reset: rudely), stall keeps it open but silent,
-    body sends other bytes, no_range ignores the Range header, no_length leaves out how long the file is, pace sleeps
-    after every 1000 bytes.
+    body sends other bytes, no_range ignores the Range header, no_length leaves out how long the file is, shift
+    sends another part than was asked for, so many bytes further on, pace sleeps after every 1000 bytes.
     """
 
     method: str = "GET"
@@ -50,6 +50,7 @@ class Fault:
     body: bytes | None = None
     no_range: bool = False
     no_length: bool = False
+    shift: int = 0
     pace: float = 0.0
 
 
@@ -199,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, content: bytes, fault: Fault) -> None:
         content = content if fault.body is None else fault.body
         part = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start = int(part[1]) if part and not fault.no_range else 0
+        start = int(part[1]) + fault.shift if part and not fault.no_range else 0
         if start >= len(content) > 0:
             self._say(416, {"Content-Range": f"bytes */{len(content)}"})
             return

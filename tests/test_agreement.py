@@ -113,6 +113,24 @@ def test_correlations_are_drawn_beside_what_unrelated_layers_have(look):
     assert ax.get_ylim() == (-1, 1)
 
 
+@pytest.mark.parametrize(("r", "label"), [([0.1, -0.2], "r inside"), ([0.6, -0.7], "r outside")])
+def test_where_all_correlations_are_of_one_kind_the_other_has_no_mark(r, label):
+    table = pd.DataFrame({"site": ["layer1.0.se", "layer2.0.se"], "other": "x", "channels": 32, "r": r, "bound": 0.35})
+    ax = plots.gate_correlations(table, ax=Picture(layout="constrained").subplots())
+    marks = {line.get_label(): line for line in ax.lines if line.get_label().startswith("r ")}
+    assert list(marks) == [label]
+    assert marks[label].get_ydata() == pytest.approx(r)
+
+
+def test_a_network_without_logits_names_no_class(pair):
+    class Maps(torch.nn.Module):
+        def forward(self, x):
+            return x
+
+    with pytest.raises(ValueError, match=r"Maps gives no logits N×K, so it names no classes"):
+        predictions(ecaviz.load(Maps(), transform=pair[0].transform, classes=("a",)), Drawn(4))
+
+
 def test_correlations_of_no_layer_are_explained():
     table = pd.DataFrame({"site": ["a"], "r": [0.1], "bound": [0.2]})
     with pytest.raises(ValueError, match="gate_correlations: the frame has no rows"):

@@ -388,6 +388,82 @@ def test_a_bottleneck_that_is_no_ses(what):
         architectures.recognise(state)
 
 
+@pytest.mark.parametrize("what", ["another part", "one matrix", "a vector", "more hidden than channels"])
+def test_a_gate_named_after_cbam_that_is_none(what):
+    _, state = cbam_resnet("resnet50", bias=True, spatial=True)
+    key = "layer1.0.cbam.ChannelGate.mlp.1.weight"
+    assert key in state
+    if what == "another part":
+        state["layer1.0.cbam.ChannelGate.norm.weight"] = torch.zeros(256)
+    elif what == "one matrix":
+        del state[key]
+    else:
+        state[key] = torch.zeros(256) if what == "a vector" else torch.zeros(300, 256)
+    with pytest.raises(ValueError, match=r"fit no architecture that ecaviz knows.*Only in the file: layer1\.0\.cbam\."):
+        architectures.recognise(state)
+
+
+def test_blocks_that_are_not_numbered_one_after_the_other():
+    _, state = eca_resnet("resnet18", (3, 3, 3, 3))
+    for key in [key for key in state if key.startswith("layer2.1.")]:
+        state[key.replace("layer2.1.", "layer2.5.")] = state.pop(key)
+    with pytest.raises(ValueError, match=r"Closest is ECA-ResNet-18.*Missing from the file: layer2\.1\."):
+        architectures.recognise(state)
+
+
+def test_gates_in_some_blocks_of_a_mobilenet_v2():
+    _, state = eca_mobilenet_v2()
+    for key in [key for key in state if ".conv." in key and state[key].ndim == 3 and "features.5." in key]:
+        del state[key]
+    match = architectures.recognise(state)
+    net = match.build().eval()
+    net.load_state_dict(match.state)
+    kept = [site.name for site in ecaviz.find_sites(net)]
+    assert len(kept) == 17 - 1
+    assert not any(name.startswith("features.5.") for name in kept)
+    key = next(key for key in state if state[key].ndim == 3)
+    state[key] = torch.zeros(1, 1, 4)
+    with pytest.raises(ValueError, match=r"fit no architecture that ecaviz knows"):
+        architectures.recognise(state)
+
+
+def test_square_layers_of_an_se_are_taken_in_order():
+    """With r = 1 shapes do not tell the layers apart: their numbers do, and names that do not count are refused."""
+    _, state = se_resnet("resnet18", ("se.fc.0", "se.fc.2"), conv=False, bias=False, reduction=1)
+    match = architectures.recognise(state)
+    net = match.build().eval()
+    net.load_state_dict(match.state)
+    first = state["layer1.0.se.fc.0.weight"]
+    assert first.shape == (64, 64)
+    (site, *_) = ecaviz.find_sites(net)
+    torch.testing.assert_close(net.get_submodule(site.name).excite.fc1.weight, first)
+    named = {key.replace("fc.0", "up").replace("fc.2", "down"): value for key, value in state.items()}
+    with pytest.raises(ValueError, match=r"fit no architecture that ecaviz knows"):
+        architectures.recognise(named)
+
+
+def test_a_tresnets_own_state_dict():
+    import timm
+
+    net = timm.create_model("tresnet_m", pretrained=False, num_classes=7)
+    assert architectures.recognise(net.state_dict()).name == "tresnet_m"
+    with pytest.raises(ValueError, match=r"\(1 entries: body\.junk\.weight …\) are of no network that ecaviz knows"):
+        architectures.recognise({"body.junk.weight": torch.zeros(3)})
+
+
+def test_the_size_with_a_thousand_outputs_is_that_of_the_published_network():
+    from torchvision.models import get_model
+
+    state = get_model("mobilenet_v3_small", weights=None, num_classes=10).state_dict()
+    size = sum(one.numel() for one in get_model("mobilenet_v3_small", weights=None).parameters())
+    assert (
+        architectures._imagenet_size(state) == size == architectures._published_size("torchvision:mobilenet_v3_small")
+    )
+    for head in ("classifier.0", "classifier.3"):
+        del state[f"{head}.weight"]
+    assert architectures._imagenet_size(state) is None
+
+
 def test_weights_of_something_else(tmp_path):
     torch.save(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5)).state_dict(), tmp_path / "x.pt")
     with pytest.raises(
@@ -476,6 +552,8 @@ def test_an_architecture_that_was_told(tmp_path):
         ecaviz.load(path, architecture="legacy_seresnet18", device="cpu")
     with pytest.raises(ValueError, match=r"no architecture is called 'eca_resnet18'. Use a timm name"):
         ecaviz.load(path, architecture="eca_resnet18", device="cpu")
+    with pytest.raises(TypeError, match=r"architecture must be a name, got int\.$"):
+        ecaviz.load(path, architecture=18, device="cpu")
     with pytest.raises(TypeError, match=r"architecture applies to files, not to a timm name"):
         ecaviz.load("ecaresnet50d", architecture="ecaresnet26t")
 

@@ -75,6 +75,7 @@ class Test:
 
     __test__ = False
     ordering: str = "given"
+    null: str = "renumbered"
     sizes: tuple[int, ...] = (1, 3, 9, 33)
     energy: tuple[float, ...] = (0.02, 0.2, 0.4, 0.6)
     expected: tuple[float, ...] = (0.02, 0.05, 0.14, 0.45)
@@ -453,7 +454,50 @@ def test_frames_without_rows_or_columns_are_named_with_what_makes_them(draw, fra
         draw(frame[:0])
 
 
+def test_figures_of_ones_own_are_drawn_on():
+    for draw in (
+        lambda figure: plots.coverage_by_channels(allowed(), figure=figure),
+        lambda figure: plots.locality(locality(), figure=figure),
+    ):
+        mine = Figure(figsize=(11, 12), layout="constrained")
+        assert draw(mine) is mine
+        assert len(mine.axes) > 2
+        inside(mine)
+
+
+def test_a_model_where_nothing_moves_has_no_points_among_the_partners():
+    table = measured()
+    table.loc[table["model"] == "toy-se-r16", "partners"] = 0.0
+    ax = plots.partners_by_channels(table, ax=axes())
+    assert not any(one.get_label() == "SE, r=16" for one in ax.lines)
+    assert "SE, r=16" not in texts(ax)
+    dead = table[table["model"] == "toy-se-r16"][["site", "seed"]]
+    assert f"{len(dead)} sites left out, where nothing moves a gate" in texts(ax)
+    ks = line(ax, "ECA, k=9").get_ydata()
+    assert ks == pytest.approx(table[table["model"] == "toy-eca-k9"].groupby("channels")["partners"].median())
+
+
+def test_of_many_families_the_title_counts_all_sites_together():
+    one = measured({"toy-se-r2": MODELS["toy-se-r2"]})
+    families = ("se", "se-var3", "cbam", "ge-theta-plus", "se-gc1")
+    frame = pd.concat([one.assign(model=f"toy-{name}", family=name, setting="") for name in families])
+    frame = summary(frame.reset_index(drop=True))
+    value = np.where(frame["family"] == "se", 0.9, 0.001)
+    frame = frame.assign(mean=value, low=value, high=value, equal=0.1)
+    title = plots.directness_by_site(frame, ax=axes()).get_title(loc="left")
+    assert f"above equal entries: {len(SITES)} of {5 * len(SITES)} sites" in " ".join(title.split())
+
+
+def test_band_tests_of_one_order_against_two_nulls_are_told_apart():
+    tests = [Test(ordering="seriated", null=null) for null in ("matching", "shuffle")]
+    ax = plots.band_energy(tests, ax=axes())
+    for null in ("matching", "shuffle"):
+        assert line(ax, f"seriated, C = 64, null: {null}").get_ydata().tolist() == list(Test().energy)
+
+
 def test_what_else_cannot_be_drawn_is_said():
+    with pytest.raises(ValueError, match=r"no null 'shuffle' of the seriated order; it has: \['matching'\]"):
+        plots.locality(locality(), null="shuffle")
     with pytest.raises(ValueError, match="no rows of the families eca or se"):
         plots.coverage_by_channels(allowed().assign(family="cbam"))
     with pytest.raises(ValueError, match=r"has no k = 5; it has: \[3, 9\]"):

@@ -211,6 +211,34 @@ def test_rows_of_a_run_replace_those_of_the_same_run(tmp_path):
         coverages.recorded(tmp_path / "elsewhere")
 
 
+def test_networks_at_hand_are_measured_anew(tmp_path, monkeypatch):
+    """Those of a folder, and those of other seeds that training left; of the procedural images alone."""
+    monkeypatch.setattr(coverage_records, "IMAGES", 24)
+    images = normalise(Shapes("test", 24).tensors()[0])
+    folder, scratch = tmp_path / "checkpoints", tmp_path / "training"
+    how = Architecture("se", {"reduction": 2}, blocks=(1, 1, 1, 1), planes=(4, 4, 4, 4), stem=4, classes=12)
+    row = {"epochs": 1, "train_images": 1, "seconds": 1.0, "hardware": "-", "test_images": 1, "accuracy": 0.5}
+    nets = {}
+    for name, seed, data, place in (
+        ("shapes-se-r8", 0, "shapes", folder),
+        ("cifar10-se-r8", 0, "cifar10", folder),
+        ("shapes-se-r8-seed3", 3, "shapes", scratch),
+        ("shapes-unknown-seed3", 3, "shapes", scratch),
+    ):
+        torch.manual_seed(seed)
+        nets[name] = build(how).eval()
+        bundle.write(name, nets[name], how, tuple("abcdefghijkl"), row | {"data": data, "seed": seed}, place)
+    found = coverage_records.measure_runs(folder, scratch, progress=False)
+    assert found == ["shapes-se-r8, seed 0", "shapes-se-r8, seed 3"]
+    table = coverages.recorded(folder / "results")
+    assert set(zip(table["model"], table["seed"], strict=True)) == {("shapes-se-r8", 0), ("shapes-se-r8", 3)}
+    for name, seed in (("shapes-se-r8", 0), ("shapes-se-r8-seed3", 3)):
+        direct, _ = coverage_records.measure("shapes-se-r8", seed, nets[name], images)
+        own = table[table["seed"] == seed]
+        assert own["site"].tolist() == [one["site"] for one in direct]
+        np.testing.assert_allclose(own["partners"], [one["partners"] for one in direct], rtol=1e-5)
+
+
 # What they say.
 
 

@@ -198,6 +198,18 @@ def test_what_cannot_be_folded_is_said(images):
     with pytest.raises(ValueError, match="needs the profile"):
         fold_gates(model, None, example=x)
 
+    class Aside(Block):
+        """Calls its site for larger images alone."""
+
+        def forward(self, x):
+            return super().forward(x) if x.shape[-1] >= 20 else self.head(self.norm(self.conv(x)).mean((2, 3)))
+
+    model = ecaviz.load(Aside("plain").eval(), classes=list("abcd"), device="cpu")
+    profile = ecaviz.profile(model, x, progress=False)
+    with pytest.raises(ValueError, match="the network called se 0 times on the example"):
+        fold_gates(model, profile, example=x[:, :, :12, :12])
+    assert ecaviz.find_sites(fold_gates(model, profile, example=x)) == []
+
     class Random(Block):
         def forward(self, x):
             return super().forward(x) + torch.rand(1)

@@ -124,6 +124,87 @@ def test_what_is_no_gate_is_not_captured_and_says_why(style):
         pass
 
 
+class PositionGate(nn.Module):
+    """Gives one factor a position, and the product is made by its caller."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(zoo.C, 1, 1)
+
+    def forward(self, x):
+        return self.conv(x).sigmoid()
+
+
+class PairAttention(nn.Module):
+    """Gives the map and the gate, and its caller takes the one."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(zoo.C, zoo.C)
+
+    def forward(self, x):
+        gate = self.fc(x.mean((2, 3))).sigmoid()
+        return x * gate[:, :, None, None], gate
+
+
+class Held(nn.Module):
+    """A block that holds one of these."""
+
+    def __init__(self, own):
+        super().__init__()
+        self.conv, self.own = nn.Conv2d(zoo.C, zoo.C, 1), own
+
+    def forward(self, x):
+        y = self.conv(x)
+        found = self.own(y)
+        return x + (found[0] if isinstance(found, tuple) else y * found)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (PositionGate, r"one factor a position, the same for all channels: a spatial gate"),
+        (PairAttention, r"it returns a tuple, where its input times a factor was expected"),
+    ],
+)
+def test_what_leaves_its_caller_something_to_do_is_told(make, reason):
+    net, x = net_of(lambda: Held(make())), some_images()
+    assert find_sites(net, example=x) == []
+    (other,) = foreign.not_gates(net, x)
+    assert other.name == "part.own"
+    assert re.search(reason, other.reason), other.reason
+
+
+def test_parts_that_are_also_used_elsewhere_disturb_nothing():
+    """The network calls a layer of the module once more, outside of it."""
+
+    class Shared(Net):
+        def forward(self, x):
+            x = self.part(self.conv(x)).relu()
+            return self.head(self.part.up(self.part.down(x.mean((2, 3)))))
+
+    torch.manual_seed(0)
+    net, x = Shared(zoo.Attributes()).eval(), some_images()
+    (site,) = find_sites(net, example=x)
+    assert (site.rung, site.family) == ("activation", "se")
+    with torch.no_grad(), capture(net) as captured:
+        net(x)
+    with torch.no_grad():
+        y = net.conv(x).mean((2, 3))
+        z = zoo.GATES["se-attributes"].logit(net.part, net.conv(x))
+    torch.testing.assert_close(captured["part"].descriptor, y, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(captured["part"].gate, z.sigmoid(), rtol=0, atol=1e-6)
+
+
+def test_examples_are_taken_from_any_set_of_images():
+    """As a tensor, as a short loader and as a set that has more than are needed."""
+    net, x = net_of(zoo.Attributes), some_images(40)
+    for images in (x, torch.utils.data.DataLoader(x[:6], batch_size=2), torch.utils.data.DataLoader(x, batch_size=3)):
+        (site,) = find_sites(net, example=images)
+        assert (site.name, site.rung) == ("part", "activation")
+        net = copy.deepcopy(net)  # or what was found before would be known
+
+
 def test_what_has_nothing_of_attention_is_not_listed():
     for make in (zoo_others.Plain, nn.SiLU, nn.Identity, lambda: nn.BatchNorm2d(zoo.C), lambda: nn.GroupNorm(4, zoo.C)):
         net = net_of(make)

@@ -170,3 +170,19 @@ def test_records_are_replaced_model_by_model(tmp_path, monkeypatch):
     assert len(intervention_records.recorded(tmp_path)) == len(first)
     with pytest.raises(FileNotFoundError, match="python -m ecaviz interventions"):
         intervention_records.recorded(tmp_path / "nothing")
+
+
+def test_means_are_of_other_images_than_those_that_are_measured(monkeypatch):
+    monkeypatch.setattr(intervention_records, "IMAGES", {"shapes": 24, "cifar10": 20})
+    bundled = ecaviz.load("shapes-eca-k3", device="cpu")
+    found = intervention_records.profiled_on(bundled, progress=False)
+    assert (found.by, found.n) == ("class", 24)
+    other = ecaviz.profile(bundled, ecaviz.images.shapes("test", 24, seed=1), by="class", progress=False)
+    torch.testing.assert_close(found.mean("layer1.0.se"), other.mean("layer1.0.se"))
+    same = ecaviz.profile(bundled, intervention_records.measured_on(bundled), by="class", progress=False)
+    assert float((found.mean("layer1.0.se") - same.mean("layer1.0.se")).abs().max()) > 1e-5
+    cifar = intervention_records.profiled_on(ecaviz.load("cifar10-se-r16", device="cpu"), progress=False)
+    assert (cifar.model, cifar.by, cifar.n) == ("cifar10-se-r16", "class", 10_000)  # the kept one; no images are needed
+    own = ecaviz.load(planted.Planted(), transform=planted.transform, classes=planted.CLASSES)
+    pooled = intervention_records.profiled_on(own, planted.PlantedImages(30), progress=False)
+    assert (pooled.by, pooled.n) == (None, 30)

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from planted import CLASSES, SITES, Planted, PlantedImages, transform
+from torch import nn
 
 import ecaviz
+from ecaviz import attention
 from ecaviz.gate_samples import GateSample, sample_gates
 
 
@@ -65,6 +68,50 @@ def test_tensors_and_loaders(model, images, oracle):
     loader = sample_gates(model, torch.utils.data.DataLoader(pairs, batch_size=8), at_most=20, progress=False)
     np.testing.assert_allclose(loader.gates["late"], oracle["late"][:20], atol=1e-6)  # of a loader the first
     assert loader.labels.tolist() == images.labels[:20].tolist()
+
+
+def test_of_a_folder_some_are_drawn_by_lot_too(model, images, tmp_path):
+    """Of all its classes, which lie one after the other; by a path and by the set of its files."""
+    for i, image in enumerate(images.images[:30]):
+        place = tmp_path / f"class {i // 10}"
+        place.mkdir(exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / f"{i:02}.png")
+    files = ecaviz.images.folder(tmp_path)
+    expected = sample_gates(model, files, "late", at_most=10, progress=False)
+    assert set(expected.labels.tolist()) == {0, 1, 2}
+    for given in (tmp_path, str(tmp_path)):
+        found = sample_gates(model, given, "late", at_most=10, progress=False)
+        assert found.positions.tolist() == expected.positions.tolist() != list(range(10))
+        np.testing.assert_array_equal(found.gates["late"], expected.gates["late"])
+        assert found.classes == files.classes
+        assert found.images == expected.images
+
+
+def test_images_without_class_names_are_drawn_too(model, images, oracle):
+    bare = torch.utils.data.TensorDataset(images.images, images.labels)
+    sample = sample_gates(model, bare, "late", at_most=20, progress=False)
+    np.testing.assert_allclose(sample.gates["late"], oracle["late"][sample.positions], atol=1e-6)
+    assert sample.classes == CLASSES  # the model's
+
+
+class Odd(nn.Module):
+    """A site that is never called, and one that sees every image twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.never, self.twice = attention.SE(4, 2), attention.SE(4, 2)
+        self.stem = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.twice(self.stem(torch.cat([x, x]))).mean((2, 3))[: len(x)]
+
+
+def test_sites_without_a_gate_for_each_image_are_named():
+    odd, x = ecaviz.load(Odd(), transform=transform), torch.rand(6, 3, 8, 8)
+    with pytest.raises(ValueError, match=r"without calling any of the sites\. Choose others"):
+        sample_gates(odd, x, "never", progress=False)
+    with pytest.raises(ValueError, match=r"twice gave no gate for each of the 6 images.*Leave them out with `sites`"):
+        sample_gates(odd, x, progress=False)
 
 
 def test_what_does_not_fit_is_told_after_one_batch(model, images):

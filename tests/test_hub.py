@@ -241,6 +241,15 @@ def test_a_url_without_a_hash(server):
     assert set(ranges(server)) == {None}  # two parts might belong to two files
 
 
+def test_a_url_without_a_hash_whose_length_is_not_told(server):
+    """Half of it would pass for the whole."""
+    url = server.add_file("weights.pth", CONTENT)
+    server.misbehave(Fault(no_length=True, times=None))
+    with pytest.raises(ValueError, match="neither its hash nor its length was told"):
+        hub.fetch_url(NAME, url)
+    assert not [path for path in Path(os.environ["TORCH_HOME"]).rglob("weights*") if path.suffix != ".lock"]
+
+
 # -------------------------------------------------------------------------------------------------------- a broken line
 
 
@@ -261,6 +270,12 @@ def test_goes_on_in_the_next_call(server, source):
     server.requests.clear()
     assert_next_call_succeeds(server, source)
     assert ranges(server) == ["bytes=160000-"]
+
+
+def test_another_part_than_was_asked_for_is_not_added(server, source):
+    server.misbehave(Fault(drop=120_000), Fault(shift=10))
+    assert source.fetch().read_bytes() == CONTENT
+    assert ranges(server) == [None, "bytes=120000-", None]  # it begins again
 
 
 def test_tries_that_bring_something_do_not_count(server, source, monkeypatch):

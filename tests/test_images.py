@@ -217,9 +217,50 @@ def test_an_iterable_dataset_has_no_known_length():
     assert labels.tolist() == [7] * 5
 
 
+class Streamed(torch.utils.data.IterableDataset):
+    """Images one after the other; their number is told, or it is not."""
+
+    def __init__(self, x, told):
+        self.x, self.told = x, told
+
+    def __iter__(self):
+        return iter(self.x)
+
+    def __len__(self):
+        if not self.told:
+            raise NotImplementedError
+        return len(self.x)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_number_of_images_of_a_loader_of_a_stream(told):
+    stream = images.batches(DataLoader(Streamed(normalise(pictures()), told), batch_size=2))
+    assert stream.total == (5 if told else None)
+    assert not stream.shuffled
+    assert torch.equal(everything(stream)[0], normalise(pictures()))
+
+
+def test_a_stream_without_an_image_is_told():
+    for given in (Streamed([], told=False), DataLoader(Streamed([], told=False))):
+        with pytest.raises(ValueError, match=rf"a {type(given).__name__} gave no image\. Expected one of"):
+            list(images.batches(given, normalise))
+
+
+def test_finite_values_whose_sum_is_not_are_taken():
+    x = torch.full((2, 3, 8, 8), 3e38)
+    assert torch.equal(everything(images.batches(x))[0], x)
+    x[1, 0, 0, 0] = torch.inf
+    with pytest.raises(ValueError, match="image 1"):
+        list(images.batches(x))
+
+
 def test_class_names_are_found_through_subsets_and_loaders():
     whole = images.shapes("test", 24)
     assert images.batches(Subset(whole, [3, 4]), normalise).classes == whole.classes
+    deep = whole
+    for n in range(24, 12, -1):
+        deep = Subset(deep, range(n - 1))
+    assert images.batches(deep, normalise).classes == whole.classes
     assert images.batches(DataLoader(TensorDataset(torch.rand(2, 3, 4, 4)))).classes is None
     named = TensorDataset(torch.rand(2, 3, 4, 4), torch.tensor([0, 1]))
     named.classes = ["a", "b"]
@@ -574,6 +615,15 @@ def test_images_that_suit_a_model(tmp_path):
         images.suited(bundled, tmp_path / "none")
 
 
+def test_bundled_models_of_cifar10_are_shown_its_images_where_they_are(monkeypatch):
+    model = SimpleNamespace(source="bundled", name="cifar10-eca-k3")
+    monkeypatch.setattr(images, "is_here", lambda: False)
+    assert images.suited(model).name == images.photographs().name
+    monkeypatch.setattr(images, "is_here", lambda: True)
+    monkeypatch.setattr(images, "cifar10", lambda *given, **options: (given, options))
+    assert images.suited(model, n=7) == (("test",), {"n": 7, "download": False})
+
+
 def test_links_into_a_hidden_folder_are_followed(tmp_path):
     for kind in ("cat", "dog"):
         store = tmp_path / kind / ".store"
@@ -898,6 +948,50 @@ def test_what_cannot_be_passed_on_to_another_process():
 def test_workers_that_are_no_number(workers):
     with pytest.raises(ValueError, match=f"images: workers must be a whole number of at least 0, got {workers!r}"):
         images.batches(pictures(), normalise, workers=workers)
+
+
+def pieces(given, size, transform=normalise, span=None):
+    """What each process would pass on, made in this one."""
+    made = items._Pieces(given, items.Preparation(transform), span or range(len(given)), size)
+    return [made[i] for i in range(len(made))]
+
+
+def test_a_process_passes_on_runs_of_one_size_in_order():
+    """Each tensor that is passed on costs an open file, so images of one size travel together."""
+    x, wide = list(pictures(6)), list(pictures(2, size=(8, 9)))
+    given = Labelled([*x[:3], *wide, *x[3:]], [0, None, 2, 3, 4, 5, 6, 7])
+    (first, second) = pieces(given, 6, span=range(1, 8))
+    assert [run.positions for run in first] == [[1, 2], [3, 4], [5, 6]]
+    assert [run.positions for run in second] == [[7]]
+    assert [run.labels for run in first] == [[None, 2], [3, 4], [5, 6]]
+    assert [tuple(run.images.shape) for run in first] == [(2, 3, 8, 8), (2, 3, 8, 9), (2, 3, 8, 8)]
+    torch.testing.assert_close(first[1].images, normalise(torch.stack(wide)))
+    run, rest = first[0].cut(1)
+    assert (run.positions, run.labels, rest.positions, rest.labels) == ([1], [None], [2], [2])
+    assert torch.equal(torch.cat([run.images, rest.images]), first[0].images)
+    ((only,),) = pieces(list(x), 10, Scaled())
+    assert not only.images.requires_grad  # what has a history cannot be passed on
+
+
+def test_a_process_passes_on_what_went_wrong_in_its_place():
+    (found,) = pieces(Failing(KeyError("x")), 12)
+    *before, failed = found
+    assert [(one.position, one.path, one.reason) for one in before[:2]] == [
+        (0, Path("0.png"), "no image"),
+        (1, Path("1.png"), "no image"),
+    ]
+    assert before[2].positions == [2, 3, 4, 5]
+    assert len(found) == 4  # nothing is read after it
+    assert (type(failed.error), failed.error.args) == (KeyError, ("x",))
+    assert failed.where.startswith("in a process that reads images:\nTraceback")
+    ((*_, own),) = pieces(Failing(torch.rand(3, 8, 8)), 12)
+    assert isinstance(own.error, ValueError)
+    assert own.where is None  # its words say all there is
+    noted = TwoPartsError("one", "other")
+    noted.add_note("of image 6")
+    ((*_, told),) = pieces(Failing(noted), 12)
+    assert (type(told.error), str(told.error)) == (RuntimeError, "TwoPartsError: one and other")
+    assert told.error.__notes__ == ["of image 6"]
 
 
 @WORKERS

@@ -118,6 +118,63 @@ def test_what_has_none_says_so():
     assert nothing.pairs == 0
 
 
+class LastLayer(nn.Module):
+    """An SE that nobody here knows, whose sigmoid is a function: its logit is what the last layer gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.reduce, self.expand = nn.Linear(C, C // 2), nn.Linear(C // 2, C)
+
+    def forward(self, x):
+        z = self.expand(self.reduce(x.mean((2, 3))).relu())
+        return x * z.sigmoid()[:, :, None, None]
+
+
+def test_a_logit_that_is_what_the_last_layer_gives():
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Conv2d(3, C, 3, padding=1), LastLayer()), torch.randn(6, 3, SIDE, SIDE)
+    with torch.no_grad():
+        net[1].expand.weight.mul_(4)
+    (site,) = ecaviz.find_sites(net, example=x)
+    assert (site.rung, site.layout.source) == ("last layer", "layer")
+    found = ecaviz.influence(net, site, x)
+    with torch.no_grad():
+        active = (net[1].reduce(net[0](x).mean((2, 3))) > 0).float()
+        W1, W2 = net[1].reduce.weight, net[1].expand.weight
+        each = torch.stack([(W2 @ torch.diag(one) @ W1).abs() / SIDE for one in active])
+    torch.testing.assert_close(found.matrix, each.mean(0).double(), rtol=1e-4, atol=1e-7)
+
+
+def test_what_a_network_must_do_with_a_site():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate = attention.build("se-var1", 3)
+
+        def forward(self, x):
+            return x.mean((2, 3))
+
+    with pytest.raises(ValueError, match="the network ran without calling the site 'gate'"):
+        ecaviz.influence(Idle(), "gate", torch.randn(2, 3, SIDE, SIDE))
+    net = ecaviz.load(nn.Sequential(attention.build("se-var1", 3)), transform=lambda x: x.float())
+    sizes = [torch.zeros(3, side, side, dtype=torch.uint8) for side in (4, 4, 6)]
+    with pytest.raises(ValueError, match=r"images of one size were expected, got maps of \[\(4, 4\), \(6, 6\)\] at 0"):
+        ecaviz.influence(net, "0", torch.utils.data.DataLoader(Mixed(sizes), batch_size=None))
+
+
+class Mixed(torch.utils.data.Dataset):
+    """Batches of one image, each of its own size."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return self.images[i][None].float()
+
+
 def test_half_precision_is_not_lost_in_squares():
     module = made("se-var3").half()
     x = torch.randn(2, C, 32, 32).half()

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ecaviz import attention, gates, interaction
+from ecaviz.gather_excite import GatherExcite
 from ecaviz.networks import Architecture, build
 
 RESNET = {  # blocks and C of the gates of each stage
@@ -822,13 +823,47 @@ def test_an_eca_that_is_no_plain_convolution_is_refused(eca):
         (lambda: interaction.structure("gsop", 8, reduced=0), r"reduced must be a whole number of at least 1"),
         (lambda: interaction.structure("cbam", 32, size=0), r"size must be a whole number of at least 1"),
         (lambda: interaction.Dense(torch.ones(2, 3)), r"expected a matrix C×C, got shape \(2, 3\)"),
+        (
+            lambda: interaction.structure("ge-theta", 8, size=(4, 4, 4)),
+            r"size must be a side or \(height, width\), got",
+        ),
+        (lambda: attention.build("ge-theta", 8, size=(4,)), r"size must be a side or \(height, width\), got \(4,\)"),
+        (lambda: GatherExcite(8, "gamma"), r"variant must be one of .*, got 'gamma'"),
         (lambda: interaction.Band(torch.ones(2), 4), "odd whole number.*got 2"),
+        (
+            lambda: interaction.Band(torch.ones(1, 3), 4),
+            r"the kernel must be a vector of k weights, got shape \(1, 3\)",
+        ),
         (lambda: interaction.LowRank(torch.ones(4, 2), torch.ones(3, 4)), r"\(4, 2\) and \(3, 4\)"),
     ],
 )
 def test_bad_shapes_are_explained(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_structures_take_the_options_of_their_module():
+    with pytest.raises(TypeError, match=r"structure: eca takes no reduction; it takes kernel_size, padding\.$"):
+        interaction.structure("eca", 8, reduction=2)
+    with pytest.raises(TypeError, match=r"structure: se-var1 takes no a, b; it takes no options\.$"):
+        interaction.structure("se-var1", 8, b=1, a=2)
+
+
+class Odd(torch.nn.Module):
+    """Its site is given one row more than there are images."""
+
+    def __init__(self):
+        super().__init__()
+        self.se = attention.SE(8, 2)
+
+    def forward(self, x):
+        x = x.repeat(1, 3, 1, 1)[:, :8]
+        return self.se(torch.cat([x, x[:1]])).mean((2, 3))[: len(x)]
+
+
+def test_a_site_must_see_as_much_of_every_image():
+    with pytest.raises(ValueError, match=r"the site 'se' saw 5 descriptors of 4 images; as many for each image"):
+        interaction.interaction_matrix(Odd().eval(), "se", torch.rand(4, 3, 6, 6))
 
 
 def test_coverage_wants_an_interaction_matrix():

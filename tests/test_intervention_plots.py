@@ -92,6 +92,15 @@ def test_shares_that_are_nothing_are_left_out(table, ax):
     assert ax.get_legend() is None
 
 
+def test_of_sites_alone_none_stands_apart(table, ax):
+    plots.static_and_dynamic(table[table["site"] != "all"], "agreement", ax=ax)
+    assert [one.get_text() for one in ax.get_xticklabels()] == ["layer1.0", "layer1.1"]
+    upright = [line for line in ax.lines if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2]
+    assert upright == []
+    plots.static_and_dynamic(table[table["site"] == "all"], "agreement", ax=ax)
+    assert [one.get_text() for one in ax.get_xticklabels()] == ["all"]
+
+
 def test_some_modes_and_bad_tables(table, ax):
     plots.static_and_dynamic(table, "agreement", modes=["mean"], title="mine", ax=ax)
     assert list(points(ax)) == ["at its mean"]
@@ -166,3 +175,5 @@ def test_contrast_curve_draws_every_contrast(ax):
     plots.contrast_curve(without, "agreement", ax=ax)
     with pytest.raises(ValueError, match="a curve and one of accuracy after, agreement, divergence"):
         plots.contrast_curve({}, ax=ax)
+    with pytest.raises(ValueError, match="at most 6 curves can be told apart, got 7"):
+        plots.contrast_curve({f"net {i}": curves["net"] for i in range(7)}, ax=ax)

@@ -159,6 +159,18 @@ def test_accuracy_by_variant(published):
     plt.close(figure)
 
 
+def test_accuracy_by_variant_of_means_alone():
+    import matplotlib.pyplot as plt
+
+    table = kernel_study.table("shapes")
+    figure, ax = plt.subplots()
+    plots.accuracy_by_variant(table, ax=ax)
+    assert not any(line.get_marker() == "_" for line in ax.lines)
+    means = [line.get_ydata()[0] for line in ax.lines if line.get_marker() != "None"]
+    assert means == pytest.approx((100 * table["mean"]).tolist())
+    plt.close(figure)
+
+
 @pytest.mark.parametrize("data", training_sets.SETS)
 def test_every_variant_with_three_seeds_is_shown(data):
     seeds = results.runs(data=data).groupby("variant")["seed"].nunique()

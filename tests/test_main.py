@@ -2,6 +2,8 @@
 
 import re
 from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +13,23 @@ import torch
 from typer.testing import CliRunner
 
 import ecaviz
-from ecaviz import bundle, coverages, images, items, models, profiles, results, shards, training
+from ecaviz import (
+    bundle,
+    bundle_training,
+    cifar10,
+    coverage_records,
+    coverages,
+    images,
+    intervention_records,
+    items,
+    models,
+    profiles,
+    recipes,
+    results,
+    shards,
+    training,
+)
+from ecaviz import report as ecaviz_report
 from ecaviz.__main__ import app
 from ecaviz.networks import Architecture
 from ecaviz.profiles import AttentionProfile
@@ -198,6 +216,134 @@ def test_train_on_a_device_that_is_not_there():
     result = run("train", "shapes-none", "--device", "cuda")
     assert result.exit_code == 1
     assert "torch finds no GPU" in result.stderr
+
+
+def test_models_by_their_properties():
+    listed = run("models", "*k3", "--source", "bundled", "--family", "eca", "--cached")
+    assert listed.exit_code == 0, listed.output
+    names = re.findall(r"^ *(\S+) +bundled", listed.stdout, re.MULTILINE)
+    assert names
+    assert set(names) == {
+        name for name, row in bundle.manifest().items() if name.endswith("k3") and row.family == "eca"
+    }
+    nothing = run("models", "x*", "--source", "timm", "--cached")
+    assert "no name matches 'x*' with --source timm --cached" in nothing.stderr
+    wrong = run("models", "--source", "the moon")
+    assert wrong.exit_code == 1
+    assert "the moon" in wrong.stderr
+
+
+def stops(error):
+    def stop(*_arguments, **_options):
+        raise error
+
+    return stop
+
+
+def test_what_goes_on_after_ctrl_c_is_told(tmp_path, monkeypatch):
+    """With the status that shells give an interrupt."""
+    monkeypatch.setattr(profiles, "profile", stops(KeyboardInterrupt()))
+    stopped = run("profile", "shapes-eca-k3", "shapes:12", "--device", "cpu", "--out", tmp_path / "a.profile")
+    assert stopped.exit_code == 130
+    assert f"goes on from {tmp_path / 'a.profile.partial'}" in stopped.stderr
+    monkeypatch.setattr(bundle_training, "train_bundled", stops(KeyboardInterrupt()))
+    stopped = run("train", "shapes-none", "--device", "cpu")
+    assert (stopped.exit_code, "goes on from the last finished epoch" in stopped.stderr) == (130, True)
+    monkeypatch.setattr(coverages, "locality_table", stops(KeyboardInterrupt()))
+    options = ("coverage", "shapes-eca-k3", "--sites", "layer1.0.se", "--locality", "--device", "cpu")
+    stopped = run(*options, "--out", tmp_path / "covered")
+    assert stopped.exit_code == 130
+    assert f"Interrupted; {tmp_path / 'covered' / 'coverage.csv'}." in stopped.stderr  # of what was through
+    assert pd.read_csv(tmp_path / "covered" / "coverage.csv")["site"].tolist() == ["layer1.0.se"]
+    monkeypatch.setattr(coverages, "coverage_table", stops(KeyboardInterrupt()))
+    assert "Interrupted; nothing was written." in run(*options, "--out", tmp_path / "other").stderr
+    monkeypatch.setattr(coverage_records, "measure_runs", stops(KeyboardInterrupt()))
+    assert "what was measured so far is in data/results" in run("coverage", "--record").stderr
+    monkeypatch.setattr(intervention_records, "measure", stops(KeyboardInterrupt()))
+    stopped = run("interventions", "shapes-se-r16", "--out", tmp_path)
+    assert (stopped.exit_code, "is in the table" in stopped.stderr) == (130, True)
+
+
+def test_train_takes_models_seeds_and_recipe_of_a_study(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(bundle_training, "train_bundled", lambda names, **options: asked.append((names, options)))
+    file = bundle.data_folder() / "recipes" / "cifar10-cpu.toml"
+    study = recipes.read(file)
+    assert run("train", "--recipe", file, "--device", "cpu").exit_code == 0
+    more = ("--seed", "7", "--epochs", "2", "--minutes", "3", "--redo", "--out", tmp_path, "--device", "cpu")
+    assert run("train", "cifar10-none", "--recipe", file, *more).exit_code == 0
+    assert run("train", "--bundle", "--recipe", file, "--device", "cpu").exit_code == 0
+    assert run("train", "--survey", "--device", "cpu").exit_code == 0
+    (names, given), (others, own), (every, _), (survey, _) = asked
+    assert (names, tuple(given["seeds"]), given["recipe"]) == (list(study.models), study.seeds, study.recipe)
+    assert (others, own["seeds"], own["recipe"]) == (["cifar10-none"], [7], replace(study.recipe, epochs=2))
+    assert (own["minutes"], own["redo"], own["folder"]) == (3, True, tmp_path)
+    assert every == [name for name in bundle.BUNDLE if name.startswith("cifar10-")]
+    assert survey == list(bundle.SURVEY)
+
+
+def test_train_says_where_it_was_when_the_time_was_over(monkeypatch):
+    monkeypatch.setattr(bundle_training, "train_bundled", stops(training.OutOfTime("after epoch 3.")))
+    stopped = run("train", "shapes-none", "--device", "cpu")
+    assert stopped.exit_code == 75
+    assert "after epoch 3. The time is over; the same command goes on" in stopped.stderr
+
+
+def test_coverage_measures_anew_what_is_recorded(monkeypatch):
+    monkeypatch.setattr(coverage_records, "measure_runs", lambda: ["a, seed 0", "b, seed 1"])
+    result = run("coverage", "--record")
+    assert (result.exit_code, result.stdout) == (0, "measured 2 networks; written to data/results\n")
+
+
+def test_interventions_are_recorded_and_what_is_left_is_told(tmp_path, monkeypatch):
+    row = {"data": "shapes", "site": "all", "mode": "one", "n": 2, "measure": "agreement", "low": 0.2, "high": 0.6}
+    measured = []
+
+    def measure(name, *, progress):
+        measured.append(name)
+        return pd.DataFrame([row | {"model": name, "mean": 0.1 * len(measured)}])[list(intervention_records.COLUMNS)]
+
+    monkeypatch.setattr(intervention_records, "measure", measure)
+    monkeypatch.setattr(cifar10, "is_here", lambda: False)
+    result = run("interventions", "shapes-se-r16", "cifar10-se-r16", "shapes-eca-k3", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "measured: shapes-se-r16, shapes-eca-k3\n" in result.stdout
+    assert "left as they were, for their images are not here: cifar10-se-r16" in result.stdout
+    assert run("interventions", "shapes-se-r16", "--out", tmp_path).exit_code == 0
+    table = intervention_records.recorded(tmp_path).set_index("model")["mean"]
+    assert table.to_dict() == pytest.approx({"shapes-se-r16": 0.3, "shapes-eca-k3": 0.2})
+    result = run("interventions", "cifar10-se-r16", "--out", tmp_path)
+    assert "measured: none" in result.stdout
+    monkeypatch.setattr(intervention_records, "measure", stops(ValueError("no such model")))
+    result = run("interventions", "shapes-x", "--out", tmp_path)
+    assert (result.exit_code, result.stderr) == (1, "no such model\n")
+
+
+def test_report_of_a_folder_or_of_some_notebooks(tmp_path, monkeypatch):
+    asked = []
+
+    def build(given, out, *, timeout):
+        asked.append((given, out, timeout))
+        return out / "index.html"
+
+    monkeypatch.setattr(ecaviz_report, "build_report", build)
+    result = run("report", "--out", tmp_path)
+    assert (result.exit_code, result.stdout) == (0, f"The report is in {tmp_path / 'index.html'}\n")
+    assert run("report", "a.ipynb", "b.ipynb", "--out", tmp_path, "--timeout", "5").exit_code == 0
+    assert asked == [(Path("notebooks"), tmp_path, 600), ([Path("a.ipynb"), Path("b.ipynb")], tmp_path, 5)]
+    monkeypatch.setattr(ecaviz_report, "build_report", stops(ecaviz_report.ReportError("1 of 2 notebooks failed")))
+    result = run("report")
+    assert (result.exit_code, result.stderr) == (1, "1 of 2 notebooks failed\n")
+
+
+def test_each_of_several_processes_has_a_gpu_of_its_own(tmp_path, monkeypatch):
+    """Two machines of four GPUs: the sixth process has the second of its machine."""
+    for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "5")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(models, "load", lambda name, device: (_ for _ in ()).throw(ValueError(f"loaded on {device}")))
+    assert run("profile", "shapes-eca-k3", "--out", tmp_path / "a").stderr == "loaded on cuda:1\n"
+    assert run("profile", "shapes-eca-k3", "--device", "cpu", "--out", tmp_path / "a").stderr == "loaded on cpu\n"
 
 
 def test_train_refuses_what_it_does_not_know():

@@ -165,6 +165,30 @@ def test_unknown_name(name, nearest):
         ecaviz.load(name)
 
 
+def test_a_timm_network_that_nobody_has_trained():
+    import timm
+
+    name = next(name for name in timm.list_models("se*net*") if not timm.get_pretrained_cfg(name).has_weights)
+    with pytest.raises(ValueError, match=rf"timm has no pretrained weights for '{name}'. Use pretrained=False"):
+        ecaviz.load(name, device="cpu")
+
+
+def test_slow_imports_are_announced_once(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    models._announce("json", "no_such_module", "nor_this")
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (
+        "",
+        "ecaviz: importing no_such_module and nor_this; this takes some seconds, once …\n",
+    )
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)  # in a notebook red words would look like an error
+    models._announce("no_such_module")
+    said = capsys.readouterr()
+    assert (said.out.startswith("ecaviz: importing no_such_module"), said.err) == (True, "")
+    models._announce("json")
+    assert capsys.readouterr() == ("", "")
+
+
 def test_bad_options():
     with pytest.raises(TypeError, match="zero_init_last applies to timm names, not to a bundled model"):
         ecaviz.load("shapes-none", zero_init_last=False)

@@ -18,6 +18,7 @@ from planted import CLASSES, Planted, PlantedImages, transform
 from test_explorers import Drawn, make, pixels
 
 import ecaviz
+from ecaviz import picture_state
 from ecaviz.picture_explorer import UPLOAD
 from ecaviz.picture_panels import NamedBars
 
@@ -275,6 +276,32 @@ def test_a_network_that_names_no_classes_and_one_without_transform(tmp_path):
     bare = ecaviz.PictureExplorer(ecaviz.load(Planted()), images=transform(PlantedImages(12).images))
     with pytest.raises(ValueError, match="needs a transform"):
         bare.show(FRESH.images[0])
+
+
+def test_pictures_and_sets_that_are_too_large_or_none(explorer, model, monkeypatch):
+    monkeypatch.setattr(picture_state, "PIXELS", 100)
+    with pytest.raises(ValueError, match=r"a PIL image RGB 20×6 has more than 100 pixels"):
+        explorer.show(Image.new("RGB", (20, 6)))
+    explorer.show(Image.new("RGB", (20, 5)))
+    for nothing in (torch.utils.data.DataLoader(PlantedImages(4)), []):
+        with pytest.raises(ValueError, match=r"images must be a dataset.*of a DataLoader, give its dataset"):
+            ecaviz.PictureExplorer(model, images=nothing)
+
+
+def test_the_latest_images_are_kept_and_the_others_run_anew(model, monkeypatch):
+    monkeypatch.setattr(picture_state, "KEPT", 3)
+    state = ecaviz.PictureExplorer(model, images=PlantedImages(12)).state
+    first = state.looked_at(0)
+    for i in (1, 0, 2, 3):
+        state.looked_at(i)
+    assert state.looked_at(0) is first  # it was looked at again meanwhile
+    ran = []
+    hook = model.net.register_forward_pre_hook(lambda *_: ran.append(1))
+    state.looked_at(3)
+    assert ran == []
+    state.looked_at(1)
+    assert ran
+    hook.remove()
 
 
 def test_the_scale_of_gates_holds_nearly_all(made, model):

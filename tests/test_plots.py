@@ -7,11 +7,14 @@ from functools import partial
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from made_profiles import profile_of
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 
 import ecaviz
 from ecaviz import attention, kernels, looks, networks, plots, views
@@ -361,6 +364,16 @@ def test_saturation_counts_both_tails(ax, captured, profiles):
     inside(ax.figure)
 
 
+def test_saturation_of_gates_in_the_middle_says_none(ax):
+    profile = profile_of({"layer1.0.se": 0.4 + 0.2 * torch.rand(6, 8)}, torch.zeros(6, dtype=torch.int64), 1)
+    plots.saturation(profile, ax=ax)
+    assert [text.get_text() for text in ax.texts] == ["none"]
+    assert {bar.get_height() for bar in ax.patches} == {0}
+    low, high = ax.get_ylim()
+    assert -low == high > 0
+    inside(ax.figure)
+
+
 # ------------------------------------------------------------------------------------------------------------- kernels
 
 
@@ -414,6 +427,14 @@ def test_learned_kernels_of_different_sizes_leave_cells_empty(ax):
     grid = np.ma.filled(ax.images[0].get_array(), np.nan)
     assert np.isnan(grid[0, 0])
     assert not np.isnan(grid[-1]).any()
+
+
+def test_weights_of_many_kernels_are_colours_alone(ax, eca):
+    table = kernels.learned_kernels(eca)
+    many = pd.concat([table.assign(site=table["site"] + f".{i}") for i in range(6)])
+    plots.learned_kernels(many, ax=ax)
+    assert ax.images[0].get_array().shape == (48, 5)
+    assert not ax.texts  # they would run into each other
 
 
 def test_weights_by_start_draws_every_weight(ax, eca):
@@ -517,6 +538,16 @@ def test_pool_is_what_a_loop_over_blocks_gives(size, reduce):
         pool(matrix, 4, "median")
 
 
+def test_coverage_cost_without_what_is_allowed_for_a_family():
+    figure = plots.coverage_cost([inter.eca_structure(32, k) for k in (1, 3)])
+    FigureCanvasAgg(figure)
+    axes = np.array(figure.axes).reshape(3, 2)
+    assert axes[0, 0].get_legend() is not None
+    assert axes[0, 1].get_legend() is None
+    assert not any(len(line.get_xdata()) for ax in axes[:, 1] for line in ax.lines)
+    inside(figure)
+
+
 def test_coverage_cost_keeps_k_and_r_on_axes_of_their_own(eca, se):
     ks, rs = (1, 3, 5), (2, 4, 8)
     structures = [inter.eca_structure(32, k) for k in ks] + [inter.se_structure(32, r) for r in rs]
@@ -583,6 +614,20 @@ def test_image_grid_shows_each_image_with_its_label():
         plots.image_grid(images, ["a"])
     with pytest.raises(ValueError, match="no image"):
         plots.image_grid([])
+
+
+def test_image_grid_shows_what_each_kind_of_image_holds():
+    pixels = (torch.rand(3, 6, 9, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    array = pixels.permute(1, 2, 0).numpy()
+    spread = torch.linspace(-2, 6, 3 * 54).reshape(3, 6, 9)
+    mine = Figure(figsize=(6, 2))
+    given = [pixels, Image.fromarray(array), Image.fromarray(array[..., 0]), array, spread]
+    assert plots.image_grid(given, columns=5, figure=mine) is mine
+    shown = [np.asarray(ax.images[0].get_array()) for ax in mine.axes]
+    for one in (shown[0], shown[1], shown[3]):
+        np.testing.assert_array_equal(one, array)
+    np.testing.assert_array_equal(shown[2], np.repeat(array[..., :1], 3, axis=2))  # grey
+    np.testing.assert_allclose(shown[4], 255 * (spread.permute(1, 2, 0) + 2) / 8, atol=1)  # its own range
 
 
 def test_a_picture_shows_itself_and_pyplot_does_not_know_it():

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from timm import layers as timm_layers
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
@@ -636,6 +637,65 @@ def test_a_site_that_sees_another_batch_size():
     loaded = ecaviz.load(Crops(), transform=normalise, classes=CLASSES, device="cpu")
     with pytest.raises(ValueError, match="eca gave 10 gates for 5 images"):
         profile(loaded, torch.rand(5, 3, 64, 64), progress=False)
+
+
+def test_a_site_whose_number_of_channels_changes_is_named():
+    """A module without weights takes maps of any width."""
+
+    class Narrowing(Net):
+        def __init__(self):
+            super().__init__()
+            self.free = timm_layers.EcaModule(kernel_size=3)
+
+        def forward(self, x):
+            y = self.free(self.stem(x)[:, : 16 if len(x) == 4 else 8])
+            return super().forward(x) + y.mean()
+
+    loaded = ecaviz.load(Narrowing(), device="cpu")
+    with pytest.raises(ValueError, match="free gave 8 gates an image, and 16 before"):
+        profile(loaded, torch.rand(6, 3, 64, 64), sites="free", accuracy=False, batch_size=4, progress=False)
+
+
+def test_where_no_image_of_a_part_can_be_read_it_is_said(tmp_path):
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(b"no image")
+    with (
+        pytest.warns(UserWarning, match=r"2 file\(s\) of .* were skipped"),
+        pytest.raises(ValueError, match=r"none of the images of .* could be read: 2 were skipped"),
+    ):
+        profile(model(), images.folder(tmp_path), shard=Shard(1, 2), progress=False)
+
+
+def test_images_without_a_number_cannot_be_shared_out(drawn):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(drawn)
+
+    with pytest.raises(ValueError, match="images whose number is not known cannot be shared out; give a dataset"):
+        profile(model(), Stream(), shard=Shard(0, 2), progress=False)
+
+
+def test_a_profile_that_is_not_kept_is_told_with_those_that_are():
+    with pytest.raises(FileNotFoundError, match=r"no profile of 'shapes-none' .* There are: cifar10-eca-adaptive, cif"):
+        profiles.kept_profile("shapes-none")
+
+
+def test_a_fingerprint_is_of_names_shapes_and_values_alone():
+    class Noted(nn.Linear):
+        def get_extra_state(self):
+            return {"made": object()}
+
+        def set_extra_state(self, state):
+            """There is nothing to restore."""
+
+    torch.manual_seed(0)
+    plain, noted = nn.Linear(4, 4), Noted(4, 4)
+    noted.load_state_dict(plain.state_dict() | {"_extra_state": None}, strict=False)
+    assert profiles.fingerprint_of(noted) == profiles.fingerprint_of(plain)
+    with torch.no_grad():
+        noted.weight[0, 0] += 1e-3
+    assert profiles.fingerprint_of(noted) != profiles.fingerprint_of(plain)
+    assert profiles.fingerprint_of(nn.Sequential(plain)) != profiles.fingerprint_of(plain)
 
 
 def test_sites_that_the_network_never_calls():

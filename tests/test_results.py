@@ -98,6 +98,13 @@ def test_a_lock_left_behind_is_broken(tmp_path):
     assert not (tmp_path / ".writing").exists()
 
 
+def test_a_lock_that_another_has_taken_over_meanwhile_is_left(tmp_path):
+    """Who was away for too long finds the lock broken, and must not remove that of the next."""
+    with bundle.alone(tmp_path):
+        (tmp_path / ".writing").write_text("the next")
+    assert (tmp_path / ".writing").read_text() == "the next"
+
+
 def test_the_lock_lets_one_in_at_a_time(tmp_path):
     """Eight threads, each waiting for longer than one holds the lock."""
     inside, most = [], []
@@ -303,6 +310,12 @@ def test_the_interval_holds_what_it_says(monkeypatch):
         found = results.paired_difference("a", "b")
         held += found.low <= 0 <= found.high
     assert 0.93 < held / 400 <= 0.99
+
+
+@pytest.mark.parametrize(("low", "said"), [(0.01, "2 seeds)"), (-0.01, "2 seeds, not significant)")])
+def test_a_difference_says_its_interval(low, said):
+    found = results.Difference("a", "b", (0, 1), 10, (0.1, 0.02), 0.06, low, 0.11, 0.95)
+    assert repr(found) == f"Difference(a − b: +6.0 points, 95 % interval {100 * low:+.1f} to +11.0, {said}"
 
 
 def test_one_seed_says_nothing(tmp_path):

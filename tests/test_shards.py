@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import ecaviz
 from ecaviz.profiles import AttentionProfile, profile
 from ecaviz.shapes import normalise
-from ecaviz.shards import Shard, shard_of_this_process
+from ecaviz.shards import Shard, merged, shard_of_this_process, together
 
 N = 50
 
@@ -96,6 +96,45 @@ def test_what_torchrun_says(monkeypatch):
     for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     assert shard_of_this_process() == Shard(5, 8, 1)
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A group of this process alone, so that a barrier is met at once."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_first_process_merges_what_all_have_written(tmp_path, whole):
+    model, drawn = ecaviz.load("shapes-eca-k3", device="cpu"), ecaviz.images.shapes("test", N)
+    out, shards = tmp_path / "a.profile", [Shard(rank, 3) for rank in range(3)]
+    for shard in shards[:2]:
+        profile(model, drawn, shard=shard, progress=False).save(shard.file(out))
+    with pytest.raises(FileNotFoundError, match=r"a\.profile\.3-of-3"):
+        merged(shards[0], out)  # on several machines with a folder each
+    assert shards[0].file(out).exists()
+    profile(model, drawn, shard=shards[2], progress=False).save(shards[2].file(out))
+    assert merged(shards[1], out) is None
+    assert not out.exists()
+    found = merged(shards[0], out)
+    same(found, whole)
+    assert found.images == whole.images
+    same(AttentionProfile.load(out), whole)
+    assert not any(shard.file(out).exists() for shard in shards)
+
+
+def test_processes_meet_and_part_again_whatever_happens(monkeypatch):
+    said = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **_: said.append(backend))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: said.append("parted"))
+    with together(Shard(0, 1)):
+        assert said == []  # one process has nobody to meet
+    assert said == []
+    with pytest.raises(RuntimeError, match="in between"), together(Shard(1, 2)):
+        raise RuntimeError("in between")
+    assert said == ["gloo", "parted"]
 
 
 def test_torchrun_gives_the_profile_of_one_pass(tmp_path, whole):

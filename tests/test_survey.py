@@ -219,6 +219,14 @@ def test_accuracy_by_module_draws_every_seed(ax):
         assert sorted(line.get_xdata()) == pytest.approx(sorted(100 * runs.loc[runs["name"] == model, "accuracy"]))
 
 
+def test_accuracy_by_module_of_means_alone(ax):
+    table = survey.accuracies()
+    plots.accuracy_by_module(table, ax=ax)
+    means = [line for line in ax.lines if len(line.get_xdata()) == 1]
+    assert [line.get_xdata()[0] for line in means] == pytest.approx(sorted(100 * table["mean"]))
+    assert not any(line.get_marker() == "|" for line in ax.lines)
+
+
 @pytest.mark.parametrize("kind", ["published", "measured"])
 def test_accuracy_by_parameters_names_every_point_once(ax, kind):
     table = survey.accuracies()
@@ -261,6 +269,11 @@ def test_differences_say_what_is_not_significant(ax):
     faces = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() == "o"]
     assert faces[1] == "white"
     assert faces[0] != "white"
+    diamonds = [line for line in ax.lines if line.get_marker() == "D"]
+    assert [list(line.get_xdata()) for line in diamonds] == [[1, 2]]
+    ax.clear()
+    plots.differences([clear, unclear], ax=ax)
+    assert not any(line.get_marker() == "D" for line in ax.lines)
     for arguments in (([],), ([clear], ["x", "y"])):
         with pytest.raises(ValueError, match="equally many"):
             plots.differences(*arguments, ax=ax)
@@ -275,6 +288,8 @@ def test_matrices_beside_each_other():
     for ax, matrix in zip(shown, matrices.values(), strict=True):
         np.testing.assert_array_equal(ax.images[0].get_array(), matrix.numpy())
     assert len(figure.axes) == 4
+    assert figure.get_suptitle() == "three"
+    assert plots.matrix_grid(matrices).get_suptitle() == ""
     with pytest.raises(ValueError, match="no matrix to draw"):
         plots.matrix_grid({})
     with pytest.raises(ValueError, match=r"x: a matrix C×C was expected, got shape \(2, 3\)"):

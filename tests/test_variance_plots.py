@@ -202,6 +202,11 @@ def test_senet_figure_has_means_and_spread(profile):
     assert len(visible(whole)) == 1
     assert len(visible(whole)[0].lines[0].get_ydata()) == 70
     assert whole.get_suptitle() == "mine"
+    names = ["conv_2_1", "conv_2_2", "conv_3_1", "conv_3_2", "conv_2_1"]
+    five = plots.senet_figure(profile, sites=names)  # of two rows of three, the last stays empty
+    assert [ax.get_title(loc="left")[:8] for ax in visible(five)] == names
+    assert len(five.axes) == 6
+    nothing_cut_off(five)
 
 
 def test_eca_figure_puts_se_above_eca(profile):
@@ -217,6 +222,19 @@ def test_eca_figure_puts_se_above_eca(profile):
     chosen = plots.eca_figure([other, profile], ["class 1"], sites=["layer1.0.se", "conv_3_1"])
     assert [ax.get_title(loc="left") for ax in chosen.axes[:2]] == ["conv_2_1: layer1.0.se", "conv_3_1: layer2.0.se"]
     assert len(plots.eca_figure(other).axes) == 2
+
+
+def test_published_figures_fill_a_figure_of_ones_own(profile):
+    other = made("eca", 1)[0]
+    for draw, given in ((plots.senet_figure, profile), (plots.eca_figure, [other, profile])):
+        mine = Figure(figsize=(9, 6), layout="constrained")
+        assert draw(given, figure=mine) is mine
+        nothing_cut_off(mine)
+    gates, labels = gates_of_classes(SIZES, 70)
+    few = profile_of({SITES[0]: gates}, labels, 3)
+    figure = plots.eca_figure([few, profile])  # of one stage, above one of two
+    assert [ax.get_visible() for ax in figure.axes] == [True, False, True, True]
+    nothing_cut_off(figure)
 
 
 def test_one_image_a_class_is_drawn_as_well():
@@ -239,6 +257,9 @@ def test_published_figures_refuse_what_they_cannot_draw(profile):
         ValueError, match=r"senet_figure: there is no site 'conv_9_1'; there are: layer1\.0\.se \(conv_2_1\)"
     ):
         plots.senet_figure(profile, sites=["conv_9_1"])
+    for draw, what in ((plots.senet_figure, "senet_figure"), (plots.eca_figure, "eca_figure")):
+        with pytest.raises(ValueError, match=rf"{what}: sites: at least one was expected, got none\."):
+            draw(profile, sites=[])
     with pytest.raises(ValueError, match="at most 6 classes can be told apart, got 7"):
         plots.senet_figure(profile, ["class 0"] * 7)
     pooled = torch.zeros(4, dtype=torch.int64)

@@ -440,6 +440,103 @@ class Around(nn.Module):
         return self.inner(x)
 
 
+class Grouped(nn.Module):
+    """A matrix of four blocks: each gate sees its own group of channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.sigmoid = nn.Conv2d(C, C, 1, groups=4), nn.Sigmoid()
+
+    def forward(self, x):
+        return x * self.sigmoid(self.fc(over(mean(x))))
+
+
+class TwoActivations(nn.Module):
+    """More stands between its two layers than an SE has."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.relu, self.tanh, self.fc2 = nn.Linear(C, C // R), nn.ReLU(), nn.Tanh(), nn.Linear(C // R, C)
+        self.sigmoid = nn.Sigmoid()
+
+    def logit(self, x):
+        return self.fc2(self.tanh(self.relu(self.fc1(mean(x)))))
+
+    def forward(self, x):
+        return x * over(self.sigmoid(self.logit(x)))
+
+
+class PaddedAfter(nn.Module):
+    """A kernel along the channels that fits them without padding; the gates of the outermost are one half."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.sigmoid = nn.Conv1d(1, 1, 3), nn.Sigmoid()
+
+    def logit(self, x):
+        return F.pad(self.conv(mean(x)[:, None])[:, 0], (1, 1))
+
+    def forward(self, x):
+        return x * over(self.sigmoid(self.logit(x)))
+
+
+class TwoScales(nn.Module):
+    """One kernel for the channels and for pairs of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.sigmoid = nn.Conv1d(1, 1, 3, padding=1), nn.Sigmoid()
+
+    def logit(self, x):
+        y = mean(x)[:, None]
+        return (self.conv(y) + self.conv(F.avg_pool1d(y, 2)).repeat_interleave(2, dim=2))[:, 0]
+
+    def forward(self, x):
+        return x * over(self.sigmoid(self.logit(x)))
+
+
+class PooledMatrix(nn.Module):
+    """The squeeze is a module, and what follows a matrix and no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool, self.sigmoid = nn.AdaptiveAvgPool2d(1), nn.Sigmoid()
+        self.w = nn.Parameter(torch.randn(C, C))
+
+    def forward(self, x):
+        return x * over(self.sigmoid(self.pool(x).flatten(1) @ self.w))
+
+
+class Recurrent(nn.Module):
+    """Runs along the channels; the part that does gives more than one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.run, self.line, self.sigmoid = nn.GRU(1, 4, batch_first=True), nn.Linear(4, 1), nn.Sigmoid()
+        with torch.no_grad():
+            self.run.weight_ih_l0.mul_(9)
+
+    def logit(self, x):
+        return self.line(self.run(mean(x)[:, :, None])[0])[:, :, 0]
+
+    def forward(self, x):
+        return x * over(self.sigmoid(self.logit(x)))
+
+
+class Tempered(nn.Module):
+    """A sigmoid of one number an image sharpens what the next one is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.heat, self.fc = nn.Linear(C, 1), nn.Linear(C, C)
+
+    def logit(self, x):
+        return self.fc(mean(x)) * (1 + torch.sigmoid(self.heat(mean(x))))
+
+    def forward(self, x):
+        return x * over(torch.sigmoid(self.logit(x)))
+
+
 class Factors(nn.Module):
     """Returns the factors; the block multiplies."""
 
@@ -513,6 +610,10 @@ def _cbam(pools: tuple[str, ...]) -> Callable[[nn.Module, Tensor], Tensor]:
 
 def _bare(m: nn.Module, x: Tensor) -> Tensor:
     return mean(x) @ m.w
+
+
+def _own(module: nn.Module, x: Tensor) -> Tensor:
+    return module.logit(x)
 
 
 def _last(name: str) -> Callable:
@@ -687,6 +788,13 @@ GATES: dict[str, Gate] = {
     "matrix-expit": Gate(lambda: Bare(torch.special.expit), _bare, "functional", "foreign"),
     "matrix-relu6": Gate(lambda: Bare(_relu6), _bare, "functional", "foreign", **_HARD),
     "no-weights": Gate(NoWeights, _mean, "functional", "foreign"),
+    "grouped": Gate(Grouped, lambda m, x: m.fc(over(mean(x))).flatten(1), "activation", "foreign", descriptor=_mean),
+    "two-activations": Gate(TwoActivations, _own, "activation", "foreign", descriptor=_mean),
+    "padded-after": Gate(PaddedAfter, _own, "activation", "foreign", descriptor=_mean),
+    "two-scales": Gate(TwoScales, _own, "activation", "foreign"),
+    "pooled-matrix": Gate(PooledMatrix, lambda m, x: mean(x) @ m.w, "activation", "foreign", descriptor=_mean),
+    "recurrent": Gate(Recurrent, _own, "activation", "foreign"),
+    "tempered": Gate(Tempered, _own, "functional", "foreign", descriptor=_mean),
     "matrix-handmade": Gate(lambda: Bare(_handmade), _bare, "least squares", "foreign", known=False),
     "matrix-softmax": Gate(
         lambda: Bare(lambda z: z.softmax(dim=1)),

@@ -1,0 +1,79 @@
+"""Files that are written whole or not at all, and what processes that are no more have left beside them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ecaviz import whole_files
+
+
+@pytest.fixture
+def ended():
+    """The number of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_process_that_is_no_more_has_left_goes_with_the_next_writing(tmp_path, ended):
+    path = tmp_path / "a[1].csv"  # no pattern
+    left = tmp_path / f"a[1].csv.{ended}.half"
+    busy = tmp_path / f"a[1].csv.{os.getppid()}.half"  # of a process that may be writing
+    kept = [busy, tmp_path / f"b.csv.{ended}.half", tmp_path / "a[1].csv.mine.half", tmp_path / f"a1.csv.{ended}.half"]
+    for folder in (left, *kept):
+        folder.mkdir()
+        (folder / "part").write_bytes(b"part")
+    whole_files.replace_file(path, b"whole")
+    assert path.read_bytes() == b"whole"
+    assert sorted(tmp_path.iterdir()) == sorted([path, *kept])
+    assert all((folder / "part").exists() for folder in kept)
+
+
+@pytest.mark.parametrize("number", ["1", str(10**30)])
+def test_a_process_that_may_not_or_cannot_be_asked_for_counts_as_there(tmp_path, number, monkeypatch):
+    ask = os.kill
+
+    def kill(process, signal):
+        if process == 1:
+            raise PermissionError
+        return ask(process, signal)
+
+    monkeypatch.setattr(os, "kill", kill)
+    half = tmp_path / f"a.csv.{number}.half"
+    half.mkdir()
+    whole_files.tidy(tmp_path / "a.csv")
+    assert half.exists()
+
+
+def test_where_a_process_cannot_be_asked_for_age_tells(tmp_path, ended, monkeypatch):
+    monkeypatch.setattr(whole_files, "os", type("Windows", (), {"name": "nt"}))
+    young, old = (tmp_path / f"a.csv.{number}.half" for number in (ended, ended + 1))
+    for half in (young, old):
+        half.mkdir()
+    age = old.stat().st_mtime - 2 * 3600
+    os.utime(old, (age, age))
+    whole_files.tidy(tmp_path / "a.csv")
+    assert list(tmp_path.iterdir()) == [young]
+    assert not whole_files._is_left(old, ended + 1)  # another process has removed it by now
+
+
+def test_an_error_in_between_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("before")
+
+    def stopped():
+        with whole_files.draft(path) as place:
+            place.write_text("half")
+            raise RuntimeError("in between")
+
+    with pytest.raises(RuntimeError, match="in between"):
+        stopped()
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+    missing = tmp_path / "no folder" / "a.csv"
+    with pytest.raises(OSError, match=r"a\.csv cannot be written \(No such file or directory\); what was there before"):
+        whole_files.replace_file(missing, b"")
