@@ -393,7 +393,7 @@ def test_structure_and_coverage_agree_with_the_weights(family, channels, options
     """Pairs and rank of the form, against those of a module with random weights."""
     torch.manual_seed(0)
     own = {"size": 5} if family in ("ge-theta", "ge-theta-plus") else {}
-    options |= own
+    options = options | own
     structure = interaction.structure(family, channels, **options)
     assert structure.matrix.sum() == structure.pairs == structure.partners.sum()
     if family == "gsop":
