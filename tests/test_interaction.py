@@ -610,6 +610,7 @@ def test_several_sites_in_one_pass_are_the_same_as_one_by_one(se, eca, images):
     found = interaction.interaction_matrices(se, images, batch_size=5)
     hook.remove()
     assert len(runs) == 2  # ten images, five at once
+    assert {one.images for one in found.values()} == {10}
     assert list(found) == [site.name for site in gates.find_sites(se)]
     for name in ("layer1.0.se", "layer4.1.se"):
         alone = interaction.interaction_matrix(se, name, images)
@@ -621,6 +622,10 @@ def test_several_sites_in_one_pass_are_the_same_as_one_by_one(se, eca, images):
     assert list(interaction.interaction_matrices(net)) == ["1"]
     with pytest.raises(ValueError, match=r"no closed form for the family 'gsop'"):
         interaction.interaction_matrices(net, sites="0")
+    others = (("gsop", {"reduced": 4}), ("ge-theta", {"extent": 2}), ("gsop", {"reduced": 4}))
+    net = nn.Sequential(*(attention.build(name, 3, **own) for name, own in others))
+    with pytest.raises(ValueError, match=r"no closed form for the family 'gsop, ge-theta'"):
+        interaction.interaction_matrices(net)
 
 
 class Students(nn.Module):
@@ -669,7 +674,43 @@ def test_an_excitation_that_nobody_here_wrote(convolutions):
     if not convolutions:
         alone = interaction.excitation_interaction(net[1].fc[:3], y, "mine")
         torch.testing.assert_close(alone.matrix, found.matrix, rtol=0, atol=1e-6)
-        assert alone.site == "mine"
+        assert (alone.site, alone.family, alone.images) == ("mine", "Sequential", 11)
+
+
+def test_an_excitation_is_called_as_it_calls_itself_and_does_not_train_meanwhile():
+    def doubled(y):
+        return 2 * y
+
+    y = torch.randn(4, 5)
+    found = interaction.excitation_interaction(doubled, y)
+    assert (found.site, found.family, found.images, found.parameters) == ("", "doubled", 4, 0)
+    torch.testing.assert_close(found.matrix.float(), 2 * torch.eye(5))
+    layer = nn.Linear(5, 5, bias=False)
+    assert interaction.excitation_interaction(layer, y).family == "Linear"
+    module = nn.Sequential(layer, nn.Dropout(0.5)).train()
+    torch.testing.assert_close(interaction.excitation_interaction(module, y).matrix.float(), layer.weight.detach())
+    assert module.training
+
+
+@pytest.mark.parametrize("all_sites", [False, True])
+def test_64_images_are_run_at_once(all_sites):
+    net = nn.Sequential(attention.build("se", 3, reduction=1))
+    sizes = []
+    net.register_forward_hook(lambda _m, _i, out: sizes.append(len(out)))
+    images = torch.randn(65, 3, 2, 2)
+    if all_sites:
+        interaction.interaction_matrices(net, images)
+    else:
+        interaction.interaction_matrix(net, "0", images)
+    assert sizes == [64, 1]
+
+
+def test_several_sites_without_images_are_their_structures(se):
+    found = interaction.interaction_matrices(se, sites="layer[12].*")
+    assert list(found) == ["layer1.0.se", "layer1.1.se", "layer2.0.se", "layer2.1.se"]
+    for name, one in found.items():
+        assert (one.kind, one.images) == ("structure", 0)
+        assert torch.equal(one.matrix, interaction.interaction_matrix(se, name).matrix)
 
 
 def test_half_precision_keeps_its_rank():
