@@ -188,8 +188,11 @@ def test_what_is_not_asked_for_is_as_documented():
         assert module.kernel_size == adaptive_kernel_size(2048) == 7
         assert module.excite.conv.weight.shape[-1] == 7
     assert adaptive_kernel_size(64, gamma=0.5) == 15  # |6 + 1| / 0.5 = 14
-    y = torch.randn(3, 5)
-    assert torch.equal(attention.channel_conv(y, torch.tensor([1.0, 0, 0]))[:, 0], torch.zeros(3))
+    y, left = torch.randn(3, 5), torch.tensor([1.0, 0, 0])
+    conv = attention.ChannelConv(3)
+    conv.load_state_dict({"conv.weight": left[None, None]})
+    for z in (attention.channel_conv(y, left), conv(y)):  # nothing lies beyond the ends
+        assert torch.equal(z, nn.functional.pad(y[:, :-1], (1, 0)))
 
 
 def test_one_weight_a_channel_is_drawn_as_pytorch_draws_a_layer_with_one_input():

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import ecaviz
 from ecaviz import attention, gates, interaction
 from ecaviz.networks import Architecture, build
 
@@ -72,7 +73,7 @@ def test_eca_equals_autograd(family, channels, options):
     module = random_module(family, channels, **options)
     y = torch.randn(channels, dtype=torch.float64)
     found = interaction.module_interaction(module)
-    assert found.kind == "exact"
+    assert (found.kind, found.site) == ("exact", "")
     torch.testing.assert_close(found.matrix, jacobian(module.excite, y), rtol=0, atol=1e-12)
     assert torch.allclose(found.form.apply(y[None])[0], found.matrix @ y)
 
@@ -501,7 +502,7 @@ def test_a_family_that_is_not_covered_is_named(se):
         interaction.interaction_matrix(net, "0")
     with pytest.raises(ValueError, match=r"no closed form for the family 'ge-theta' of the site '1'.*ecaviz.influence"):
         interaction.interaction_matrix(net, "1")
-    with pytest.raises(ValueError, match=r"no closed form for the family 'gsop'"):
+    with pytest.raises(ValueError, match=r"no closed form for the family 'gsop'\. Families"):
         interaction.module_interaction(net[0])
     with pytest.raises(ValueError, match=r"'Linear'.*Families covered: eca, se"):
         interaction.module_interaction(nn.Linear(2, 2))
@@ -711,6 +712,42 @@ def test_several_sites_without_images_are_their_structures(se):
     for name, one in found.items():
         assert (one.kind, one.images) == ("structure", 0)
         assert torch.equal(one.matrix, interaction.interaction_matrix(se, name).matrix)
+
+
+@pytest.mark.parametrize("gate", ["eca", "se"])
+def test_images_reach_the_network_as_its_model_says(gate):
+    """Transformed, and in the dtype of the weights; an ECA that does not hold its C needs one image to tell it."""
+    from timm.layers import EcaModule, SEModule
+
+    torch.manual_seed(0)
+    gating = EcaModule(kernel_size=3) if gate == "eca" else SEModule(12, rd_channels=6)
+    net = nn.Sequential(nn.Conv2d(3, 12, 1), gating).double()
+    model = ecaviz.load(net, device="cpu", transform=lambda image: image.float() / 255 - 0.5)
+    sizes = []
+    net.register_forward_hook(lambda _m, _i, out: sizes.append(len(out)))
+    images = torch.randint(256, (7, 3, 4, 4), dtype=torch.uint8)
+    found = interaction.interaction_matrix(model, "1", images)
+    assert sizes == ([1] if gate == "eca" else [7])
+    y = net[0](images.double() / 255 - 0.5).mean(dim=(2, 3))
+    expected = torch.stack([jacobian(gates.site(model, "1").excite, one) for one in y])
+    torch.testing.assert_close(found.matrix, expected.mean(dim=0))
+    if gate == "se":
+        assert 0 < float(found.active.mean()) < 1
+        torch.testing.assert_close(found.of_image(6).matrix, expected[6])
+
+
+def test_images_that_do_not_share_the_descriptors_evenly_are_told():
+    class Shortened(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.se = attention.build("se", 3, reduction=1)
+
+        def forward(self, x):
+            return self.se(x[1:])
+
+    message = r"^interaction: the site 'se' saw 4 descriptors of 5 images; as many for each image were expected\.$"
+    with pytest.raises(ValueError, match=message):
+        interaction.interaction_matrix(Shortened(), "se", torch.randn(5, 3, 4, 4))
 
 
 def test_half_precision_keeps_its_rank():
