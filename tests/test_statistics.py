@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from ecaviz.statistics import Histogram, Moments, Tails, TopK
 
@@ -345,11 +347,47 @@ def test_a_value_is_in_the_bin_that_float64_says(dtype, bins, low, high):
     assert Histogram(1, bins, low=low, high=high).update(x[:, None]).counts[0, 0].tolist() == expected.tolist()
 
 
+class Sizes(TorchFunctionMode):
+    """How many numbers the largest tensor of each dtype has that is made meanwhile."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = Counter()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, tuple) else (made,):
+            if isinstance(one, torch.Tensor):
+                self.largest[one.dtype] = max(self.largest[one.dtype], one.numel())
+        return made
+
+
+@pytest.mark.parametrize(
+    ("statistic", "widened"),
+    [
+        (lambda: Histogram(C), False),
+        (lambda: Histogram(C, 2), False),
+        (lambda: Histogram(C, 10), True),
+        (lambda: Histogram(C, low=1, high=2), True),
+        (lambda: Tails(C), False),
+    ],
+)
+def test_float32_is_made_float64_only_where_that_makes_a_difference(statistic, widened):
+    x, _ = gates()
+    with Sizes() as sizes:
+        statistic().update(x)
+    assert sizes.largest[torch.float32] == N * C or widened
+    assert (sizes.largest[torch.float64] == N * C) == widened
+
+
 def test_quantiles_by_hand():
     """Bins of width 1 from −1 on with 1, 0, 2 and 1 values: each is spread evenly over its bin."""
     histogram = Histogram(1, 4, low=-1, high=3).update(torch.tensor([[-0.9], [1.1], [1.2], [2.9]]))
     by_hand = {0: -1, 0.125: -0.5, 0.25: 0, 0.5: 1.5, 0.75: 2, 0.875: 2.5, 1: 3}
     assert {q: histogram.quantile(q).item() for q in by_hand} == by_hand
+    many = Histogram(1, 4).update(torch.tensor([[0.1]] * 7 + [[0.6]] * 93))
+    assert 0.07 * 100 > 7  # by rounding
+    assert many.quantile(0.07).item() == 0.25  # and yet no more than the bin of the seventh value
     single = Histogram(1, 4).update(torch.tensor([[0.3]]))
     assert [single.quantile(q).item() for q in (0, 0.5, 1)] == [0.25, 0.375, 0.5]
 
@@ -393,6 +431,11 @@ def test_tails_without_groups_add_up_batch_by_batch():
         tails.update(x[piece])
     torch.testing.assert_close(tails.below, (x < 0.125).double().mean(0, keepdim=True))
     torch.testing.assert_close(tails.above, (x > 0.875).double().mean(0, keepdim=True))
+
+
+def test_more_rows_than_float32_can_count():
+    x = torch.zeros(1, 1).expand(2**24 + 1, 1)
+    assert Tails(1).update(x).below.item() == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------- top k

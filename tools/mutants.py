@@ -33,6 +33,7 @@ MUTMUT = (sys.executable, "-c", "from mutmut.__main__ import cli; cli()", "run")
 FATES = {1: "killed", 3: "killed", 0: "survived", 5: "survived", 33: "survived"}  # 5, 33: no test runs it
 FATES |= dict.fromkeys((-24, 24, 36, 152, 255), "timed out")
 """What became of a mutant, by the exit status that mutmut notes; any other is no verdict."""
+UNDECIDED = "left undecided"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def tried(mutated: Path) -> list[tuple[Change, str]]:
         pair = [lines(functions[one]) for one in (f"{own}__mutmut_orig", name)]
         differ = list(difflib.unified_diff(*pair, n=0, lineterm=""))[2:]
         was, now = ("".join(line[1:] for line in differ if line[0] == sign) for sign in "-+")
-        found.append((Change(f"{mutated.stem}.{plain}", was, now), FATES.get(status, "left undecided")))
+        found.append((Change(f"{mutated.stem}.{plain}", was, now), FATES.get(status, UNDECIDED)))
     return found
 
 
@@ -102,32 +103,47 @@ def report(found: dict[str, list[tuple[Change, str]]], reasons: dict[Change, str
         reasons: Those on record.
     """
     text = []
+    of: dict[str, list[Change]] = {fate: [] for fate in (*FATES.values(), UNDECIDED)}
     for module, mutants in found.items():
-        counts = Counter(fate for _, fate in mutants)
-        text.append(
-            f"{module}: {len(mutants):,} mutants, " + ", ".join(f"{n:,} {fate}" for fate, n in sorted(counts.items()))
-        )
-    every = [one for mutants in found.values() for one in mutants]
-    fates: dict[str, list[Change]] = {}
-    for change, fate in every:
-        fates.setdefault(fate, []).append(change)
-    survived, undecided = fates.get("survived", []), fates.get("left undecided", [])
-    killed = len(fates.get("killed", ())) + len(fates.get("timed out", ()))
+        counts = sorted(Counter(fate for _, fate in mutants).items())
+        text.append(f"{module}: {len(mutants):,} mutants, {', '.join(f'{n:,} {fate}' for fate, n in counts)}")
+        for change, fate in mutants:
+            of[fate].append(change)
+    number = sum(map(len, of.values()))
+    survived, undecided = of["survived"], of[UNDECIDED]
     without = [one for one in survived if one not in reasons]
+    stale = reasons.keys() - {*survived, *undecided, *of["timed out"]}
     text.append(
-        f"all: {len(every):,} mutants, {killed / max(len(every), 1):.1%} killed or timed out; "
+        f"all: {number:,} mutants, {len(of['killed']) + len(of['timed out']):,} killed or timed out; "
         f"{len(survived):,} survived, {len(survived) - len(without):,} of them with a reason on record."
     )
-    stale = reasons.keys() - set(survived) - set(fates.get("timed out", ())) - set(undecided)
     if without:
         text.append(f"error: no test fails with these changes, and {RECORD} has no reason. Write a test, or a reason:")
         text += map(str, without)
     if stale:
         text.append(f"error: {RECORD} has reasons of changes that do not survive, or are not made. Take them out:")
         text += sorted(map(str, stale))
-    if undecided or not every:
+    if undecided or not number:
         text.append(f"error: of {len(undecided) or 'all'} mutants nothing is known; --go-on tries them.")
-    return "\n".join(text), 2 if undecided or not every else int(bool(without or stale))
+        return "\n".join(text), 2
+    return "\n".join(text), 1 if without or stale else 0
+
+
+def run(root: Path, jobs: int, go_on: bool) -> int:
+    """Let mutmut try the mutants; its exit status, and what it said last where that is not 0."""
+    made = root / "mutants"
+    if not go_on:
+        shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(exist_ok=True)
+    print("mutmut changes and tests; what it says is in mutants/run.log", flush=True)
+    alone = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+    with (made / "run.log").open("w+", encoding="utf-8", errors="replace") as log:
+        command = [*MUTMUT, "--max-children", str(jobs)]
+        status = subprocess.run(command, cwd=root, env=os.environ | alone, stdout=log, stderr=log).returncode
+        log.seek(0)
+        if status:
+            print(*log.read().splitlines()[-30:], f"error: mutmut ended with status {status}", sep="\n")
+    return status
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
@@ -137,27 +153,11 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--go-on", action="store_true", help="leave what an earlier run has tried")
     parser.add_argument("--read", action="store_true", help="run nothing, read what the last run found")
     given = parser.parse_args(arguments)
-    settings = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["mutmut"]
-    made, log = root / "mutants", root / "mutants" / "run.log"
-    if not given.read:
-        if not given.go_on:
-            shutil.rmtree(made, ignore_errors=True)
-        made.mkdir(exist_ok=True)
-        print(
-            f"mutmut tries every mutant of {', '.join(settings['only_mutate'])}; what it says is in {log}", flush=True
-        )
-        alone = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-        with log.open("w", encoding="utf-8") as out:
-            command = [*MUTMUT, "--max-children", str(given.jobs)]
-            done = subprocess.run(command, cwd=root, env=os.environ | alone, stdout=out, stderr=subprocess.STDOUT)
-        if done.returncode:
-            last = log.read_text("utf-8", errors="replace").replace("\r", "\n").splitlines()[-30:]
-            print("\n".join([*last, f"error: mutmut ended with status {done.returncode}; {log} has all that it said"]))
-            return 2
-    found = {}
-    for file in settings["only_mutate"]:
-        if (made / f"{file}.meta").is_file():
-            found[Path(file).stem] = tried(made / file)
+    if not given.read and run(root, given.jobs, given.go_on):
+        return 2
+    files = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["mutmut"]["only_mutate"]
+    mutated = {Path(file).stem: root / "mutants" / file for file in files}
+    found = {module: tried(file) for module, file in mutated.items() if Path(f"{file}.meta").is_file()}
     text, status = report(found, recorded(root / RECORD))
     print(text)
     return status
