@@ -61,11 +61,9 @@ def project(tmp_path):
 
 
 def record(*changes):
-    """The file with a reason for each of them."""
-    return "\n".join(
-        f'[[survivors]]\nwhere = "{one.where}"\nwhy = "the same value"\nchanges = """\n- {one.was}\n+ {one.now}\n"""\n'
-        for one in changes
-    )
+    """The file with a reason for them: as the run prints them."""
+    text = "\n".join(map(str, changes))
+    return f'[[survivors]]\nwhy = "the same value"\nchanges = """\n{text}\n"""\n' if changes else ""
 
 
 def test_a_mutant_is_known_by_its_statement(project):
@@ -95,6 +93,11 @@ def test_a_mutant_is_known_by_its_statement(project):
 def test_what_is_said_of_a_run(project, capsys, statuses, reasons, status, said):
     assert mutants.main(["--read"], project(statuses, record(*reasons))) == status
     assert said in capsys.readouterr().out
+
+
+def test_a_reason_may_be_of_several_changes(project):
+    root = project([1, 1, 1], record(DEFAULT, CLOSED))
+    assert mutants.recorded(root / mutants.RECORD) == dict.fromkeys((DEFAULT, CLOSED), "the same value")
 
 
 def test_without_a_run_nothing_is_known(project, capsys):

@@ -83,15 +83,17 @@ def tried(mutated: Path) -> list[tuple[Change, str]]:
 
 
 def recorded(path: Path) -> dict[Change, str]:
-    """The reasons on record."""
+    """The reasons on record; their changes are written as :class:`Change` prints itself."""
     reasons = {}
     for group in tomllib.loads(path.read_text("utf-8")).get("survivors", []):
-        was = ""
-        for line in group["changes"].splitlines():
+        where = was = ""
+        for line in map(str.strip, group["changes"].splitlines()):
             if line.startswith("- "):
                 was = line[2:]
             elif line.startswith("+ "):
-                reasons[Change(group["where"], was, line[2:])] = group["why"]
+                reasons[Change(where, was, line[2:])] = group["why"]
+            elif line:
+                where = line
     return reasons
 
 
