@@ -829,9 +829,9 @@ def test_no_other_site_is_asked_for_a_width():
     net = nn.Sequential(nn.Conv2d(3, 12, 1), EcaModule(kernel_size=3), attention.build("se", 12, reduction=2))
     net[2].register_forward_hook(lambda _m, _a, out: out * 1.1)
     images = torch.randn(2, 3, 4, 4)
-    with pytest.raises(RuntimeError, match="failed its proof"), torch.no_grad(), gates.capture(net):
-        net(images)
     assert interaction.interaction_matrix(net, "1", images).channels == 12
+    with pytest.raises(RuntimeError, match="2 failed its proof"), torch.no_grad(), gates.capture(net):
+        net(images)
 
 
 def test_what_is_no_excitation_says_so():

@@ -282,6 +282,8 @@ def test_a_few_rows_are_enough():
     one, two = Moments(2).update(x[:1]), Moments(2).update(x)
     for values in (one.mean, one.min, one.max):
         assert torch.equal(values, x[:1])
+    tails = Tails(2).update(x[:1])
+    assert (tails.below.tolist(), tails.above.tolist()) == ([[0, 0]], [[0, 1]])
     assert torch.equal(two.variance(1), x.var(0, keepdim=True))
     assert torch.equal(two.std(1), x.var(0, keepdim=True).sqrt())
     assert torch.equal(two.std(), x.var(0, correction=0, keepdim=True).sqrt())  # of what was seen, if not asked
@@ -315,6 +317,7 @@ def test_histograms_are_those_of_numpy(bins):
     x, labels = gates()
     x = x.double()
     histogram = Histogram(C, bins, G).update(x, labels)
+    assert histogram.edges.dtype == torch.float64
     edges = histogram.edges.numpy()
     assert (edges[0], edges[-1], len(edges)) == (0, 1, bins + 1)
     for group, channel in itertools.product(range(G), range(C)):

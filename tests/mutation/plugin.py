@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -12,6 +13,14 @@ torch.set_num_threads(1)
 # Without a search for the smallest example that fails: the first one tells.
 settings.register_profile("mutants", derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
 settings.load_profile("mutants")
+
+
+def pytest_sessionstart():
+    """What functions remember is forgotten: it was computed without the mutant, before the process was forked."""
+    for name, module in list(sys.modules.items()):
+        for one in list(vars(module).values()) if name.startswith("ecaviz") else ():
+            if hasattr(one, "cache_clear"):
+                one.cache_clear()
 
 
 def pytest_collection_modifyitems(items):
