@@ -13,7 +13,7 @@ JOBS ?= 2
 ANY_PYTHON = $$(for p in python3 python python3.15 python3.14 python3.13 python3.12 python3.11 "$$PYTHON"; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1 && { command -v "$$p"; break; }; done)
 
-.PHONY: help setup lab dashboard test test-long test-oldest reliability coverage verify-hub report gallery benchmark pictures checkpoints seeds study lock audit clean
+.PHONY: help setup lab dashboard test test-long test-oldest mutants reliability coverage verify-hub report gallery benchmark pictures checkpoints seeds study lock audit clean
 
 help:  ## list the commands
 	@echo "ecaviz: how SE and ECA networks weigh their channels"
@@ -41,8 +41,12 @@ test: setup  ## lint, then the tests: library, notebooks, a real browser
 	$(PY) tools/strip_notebooks.py --check
 	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-test-long: setup  ## the tests that take long: more seeds, trained models evaluated anew
+test-long: setup  ## the tests that take long: more seeds, trained models evaluated anew, and the mutants
 	$(PY) -m pytest -m "long and not gpu and not network" -n $(JOBS) --dist load
+	$(PY) tools/mutants.py --jobs $(JOBS)
+
+mutants: setup  ## change the core modules on purpose, and see that a test fails each time (ten minutes)
+	$(PY) tools/mutants.py --jobs $(JOBS)
 
 # Deprecations are errors where everything is new; here old packages meet younger ones that they did not know.
 test-oldest: setup  ## with a network: the tests with the oldest versions that pyproject.toml allows
@@ -94,5 +98,5 @@ audit: setup  ## with a network: look every package of the lock up in a database
 	$(PY) tools/audit.py
 
 clean:  ## remove .venv, the caches, the report and the screenshots (not what is being trained in build/)
-	rm -rf .venv build/report build/screens build/faults .pytest_cache .ruff_cache ecaviz.egg-info
+	rm -rf .venv build/report build/screens build/faults build/oldest mutants .pytest_cache .ruff_cache ecaviz.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -209,7 +209,7 @@ def resize_kernel(kernel: Tensor, kernel_size: int) -> Tensor:
     old = _length(kernel, "resize_kernel")
     new = checks.kernel_size(kernel_size, "resize_kernel: kernel_size")
     change = (new - old) // 2
-    return kernel[-change : old + change].clone() if change < 0 else nn.functional.pad(kernel, (change, change))
+    return nn.functional.pad(kernel, (change, change))  # by a negative number: cropped
 
 
 def gates_for_kernel(

@@ -220,7 +220,7 @@ class Histogram(Sums):
         self.low, self.high = float(low), float(high)
         self._scale = self.bins / (self.high - self.low)
         # x · 2ⁿ has no rounding, so that float32 gives the same bins as float64, in half the time
-        self._exact = self.low == 0 and math.frexp(self._scale)[0] == 0.5 and self.bins < 2**24
+        self._exact = self.low == 0 and math.frexp(self._scale)[0] == 0.5
         self._counts = self._full((self.groups, self.channels, self.bins), 0, torch.int64)
         self._outside = self._full((self.groups, self.channels), 0, torch.int64)
 
@@ -292,7 +292,7 @@ class Histogram(Sums):
         bin_ = (upto < rank[..., None]).sum(-1).clamp(max=self.bins - 1)
         count = self._counts.gather(-1, bin_[..., None])[..., 0]
         before = upto.gather(-1, bin_[..., None])[..., 0] - count
-        part = ((q * n - before) / count.clamp(min=1)).clamp(0, 1)
+        part = ((q * n - before) / count.clamp(min=1)).clamp(max=1)
         value = self.low + (bin_ + part) * ((self.high - self.low) / self.bins)
         return torch.where(n > 0, value, torch.nan)
 

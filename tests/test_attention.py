@@ -130,6 +130,81 @@ def test_reduction_out_of_range(options, message):
         SE(16, **options)
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: adaptive_kernel_size(0),
+            "^adaptive_kernel_size: channels must be a whole number of at least 1, got 0",
+        ),
+        (lambda: adaptive_kernel_size(8, gamma=0), "^adaptive_kernel_size: gamma must be positive, got 0"),
+        (
+            lambda: adaptive_kernel_size(8, minimum=2),
+            "^adaptive_kernel_size: minimum must be an odd whole number.*got 2",
+        ),
+        (lambda: attention.ChannelConv(2), "^ChannelConv: kernel_size must be an odd whole number.*got 2"),
+        (lambda: ECA(0), "^ECA: channels must be a whole number of at least 1, got 0"),
+        (lambda: ECA(16, 2), "^ECA: kernel_size must be an odd whole number.*got 2"),
+        (lambda: ECA(16, 3, padding="mirror"), '^ECA: padding must be "zeros" or "circular", got .mirror'),
+        (lambda: attention.ECANS(16, 2), "^ECANS: kernel_size must be an odd whole number.*got 2"),
+        (lambda: SE(16, 0), "^SE: reduction must be a whole number of at least 1, got 0"),
+        (lambda: SE(16, 32), "^SE: reduction r = 32 leaves no hidden unit for C = 16"),
+        (lambda: SE(16, hidden=0), "^SE: hidden must be a whole number of at least 1, got 0"),
+        (lambda: attention.SEGC(16), "^SEGC: give either groups or group_size, got groups=None, group_size=None"),
+        (lambda: attention.SEGC(16, 2, group_size=2), "^SEGC: give either .*, got groups=2, group_size=2"),
+        (lambda: attention.SEGC(16, 0), "^SEGC: groups must be a whole number of at least 1, got 0"),
+        (lambda: attention.SEGC(16, group_size=0), "^SEGC: group_size must be a whole number of at least 1, got 0"),
+        (
+            lambda: attention.SEGC(16, group_size=3),
+            r"^SEGC: C = 16 channels cannot be divided evenly by group_size = 3. Use a divisor of 16\.$",
+        ),
+        (lambda: attention.build("sse", 16), r"^attention: no module is called 'sse'. Known: none, se, se-var1, "),
+        (lambda: ECA(16, 3)(torch.zeros(16, 16, 16)), "^ECA: expected N×16×H×W, got 16×16×16"),
+        (lambda: ECA(16, 3)(torch.zeros(2, 8, 16, 4)), "^ECA: expected N×16×H×W, got 2×8×16×4"),
+    ],
+)
+def test_an_error_says_who_was_asked_what_came_and_what_to_do(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("name", [name for name in attention.FAMILIES if name != "none"])
+def test_weights_are_of_the_device_and_dtype_asked_for(name):
+    options = {"size": 7} if name in ("ge-theta", "ge-theta-plus") else {}
+    for more in ({}, {"bias": True}) if name == "se" else ({},):
+        module = attention.build(name, 32, device="meta", dtype=torch.float64, **options, **more)
+        state = [value for value in module.state_dict().values() if value.is_floating_point()]
+        assert all(value.device.type == "meta" and value.dtype == torch.float64 for value in state)
+        assert bool(state) == (name not in ("se-var1", "ge-theta-minus"))
+
+
+def test_what_is_not_asked_for_is_as_documented():
+    assert SE(64).excite.fc1.weight.shape == (4, 64)  # r = 16
+    assert SE(33).excite.fc1.weight.shape == (2, 33)
+    assert (SE(64).reduction, SE(64, hidden=5).reduction) == (16, 12.8)
+    assert SE(64).excite.fc1.bias is SE(64).excite.fc2.bias is None
+    assert attention.Bottleneck(6, 2).fc1.bias is attention.Bottleneck(6, 2).fc2.bias is None
+    for module in (ECA(2048), attention.ECANS(2048)):
+        assert module.kernel_size == adaptive_kernel_size(2048) == 7
+        assert module.excite.conv.weight.shape[-1] == 7
+    assert adaptive_kernel_size(64, gamma=0.5) == 15  # |6 + 1| / 0.5 = 14
+    y, left = torch.randn(3, 5), torch.tensor([1.0, 0, 0])
+    conv = attention.ChannelConv(3)
+    conv.load_state_dict({"conv.weight": left[None, None]})
+    for z in (attention.channel_conv(y, left), conv(y)):  # nothing lies beyond the ends
+        assert torch.equal(z, nn.functional.pad(y[:, :-1], (1, 0)))
+
+
+def test_one_weight_a_channel_is_drawn_as_pytorch_draws_a_layer_with_one_input():
+    torch.manual_seed(0)
+    ours = attention.build("se-var2", 20000).excite.weight.detach()
+    theirs = nn.Linear(1, 20000, bias=False).weight.detach()
+    for weight in (ours, theirs):
+        assert -1 <= weight.min() < -0.99
+        assert 0.99 < weight.max() <= 1
+        assert abs(weight.mean()) < 0.02
+
+
 def test_other_bad_input():
     with pytest.raises(ValueError, match=r"no module is called 'sse'. Known: none, se, se-var1, .*, eca, eca-ns, cbam"):
         attention.build("sse", 16)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import ecaviz
 from ecaviz import attention, gates, interaction
 from ecaviz.gather_excite import GatherExcite
 from ecaviz.networks import Architecture, build
@@ -73,7 +74,7 @@ def test_eca_equals_autograd(family, channels, options):
     module = random_module(family, channels, **options)
     y = torch.randn(channels, dtype=torch.float64)
     found = interaction.module_interaction(module)
-    assert found.kind == "exact"
+    assert (found.kind, found.site) == ("exact", "")
     torch.testing.assert_close(found.matrix, jacobian(module.excite, y), rtol=0, atol=1e-12)
     assert torch.allclose(found.form.apply(y[None])[0], found.matrix @ y)
 
@@ -394,7 +395,7 @@ def test_structure_and_coverage_agree_with_the_weights(family, channels, options
     """Pairs and rank of the form, against those of a module with random weights."""
     torch.manual_seed(0)
     own = {"size": 5} if family in ("ge-theta", "ge-theta-plus") else {}
-    options |= own
+    options = options | own
     structure = interaction.structure(family, channels, **options)
     assert structure.matrix.sum() == structure.pairs == structure.partners.sum()
     if family == "gsop":
@@ -502,7 +503,7 @@ def test_a_family_that_is_not_covered_is_named(se):
         interaction.interaction_matrix(net, "0")
     with pytest.raises(ValueError, match=r"no closed form for the family 'ge-theta' of the site '1'.*ecaviz.influence"):
         interaction.interaction_matrix(net, "1")
-    with pytest.raises(ValueError, match=r"no closed form for the family 'gsop'"):
+    with pytest.raises(ValueError, match=r"no closed form for the family 'gsop'\. Families"):
         interaction.module_interaction(net[0])
     with pytest.raises(ValueError, match=r"'Linear'.*Families covered: eca, se"):
         interaction.module_interaction(nn.Linear(2, 2))
@@ -611,6 +612,7 @@ def test_several_sites_in_one_pass_are_the_same_as_one_by_one(se, eca, images):
     found = interaction.interaction_matrices(se, images, batch_size=5)
     hook.remove()
     assert len(runs) == 2  # ten images, five at once
+    assert {one.images for one in found.values()} == {10}
     assert list(found) == [site.name for site in gates.find_sites(se)]
     for name in ("layer1.0.se", "layer4.1.se"):
         alone = interaction.interaction_matrix(se, name, images)
@@ -622,6 +624,10 @@ def test_several_sites_in_one_pass_are_the_same_as_one_by_one(se, eca, images):
     assert list(interaction.interaction_matrices(net)) == ["1"]
     with pytest.raises(ValueError, match=r"no closed form for the family 'gsop'"):
         interaction.interaction_matrices(net, sites="0")
+    others = (("gsop", {"reduced": 4}), ("ge-theta", {"extent": 2}), ("gsop", {"reduced": 4}))
+    net = nn.Sequential(*(attention.build(name, 3, **own) for name, own in others))
+    with pytest.raises(ValueError, match=r"no closed form for the family 'gsop, ge-theta'"):
+        interaction.interaction_matrices(net)
 
 
 class Students(nn.Module):
@@ -670,7 +676,79 @@ def test_an_excitation_that_nobody_here_wrote(convolutions):
     if not convolutions:
         alone = interaction.excitation_interaction(net[1].fc[:3], y, "mine")
         torch.testing.assert_close(alone.matrix, found.matrix, rtol=0, atol=1e-6)
-        assert alone.site == "mine"
+        assert (alone.site, alone.family, alone.images) == ("mine", "Sequential", 11)
+
+
+def test_an_excitation_is_called_as_it_calls_itself_and_does_not_train_meanwhile():
+    def doubled(y):
+        return 2 * y
+
+    y = torch.randn(4, 5)
+    found = interaction.excitation_interaction(doubled, y)
+    assert (found.site, found.family, found.images, found.parameters) == ("", "doubled", 4, 0)
+    torch.testing.assert_close(found.matrix.float(), 2 * torch.eye(5))
+    layer = nn.Linear(5, 5, bias=False)
+    assert interaction.excitation_interaction(layer, y).family == "Linear"
+    module = nn.Sequential(layer, nn.Dropout(0.5)).train()
+    torch.testing.assert_close(interaction.excitation_interaction(module, y).matrix.float(), layer.weight.detach())
+    assert module.training
+
+
+@pytest.mark.parametrize("all_sites", [False, True])
+def test_64_images_are_run_at_once(all_sites):
+    net = nn.Sequential(attention.build("se", 3, reduction=1))
+    sizes = []
+    net.register_forward_hook(lambda _m, _i, out: sizes.append(len(out)))
+    images = torch.randn(65, 3, 2, 2)
+    if all_sites:
+        interaction.interaction_matrices(net, images)
+    else:
+        interaction.interaction_matrix(net, "0", images)
+    assert sizes == [64, 1]
+
+
+def test_several_sites_without_images_are_their_structures(se):
+    found = interaction.interaction_matrices(se, sites="layer[12].*")
+    assert list(found) == ["layer1.0.se", "layer1.1.se", "layer2.0.se", "layer2.1.se"]
+    for name, one in found.items():
+        assert (one.kind, one.images) == ("structure", 0)
+        assert torch.equal(one.matrix, interaction.interaction_matrix(se, name).matrix)
+
+
+@pytest.mark.parametrize("gate", ["eca", "se"])
+def test_images_reach_the_network_as_its_model_says(gate):
+    """Transformed, and in the dtype of the weights; an ECA that does not hold its C needs one image to tell it."""
+    from timm.layers import EcaModule, SEModule
+
+    torch.manual_seed(0)
+    gating = EcaModule(kernel_size=3) if gate == "eca" else SEModule(12, rd_channels=6)
+    net = nn.Sequential(nn.Conv2d(3, 12, 1), gating).double()
+    model = ecaviz.load(net, device="cpu", transform=lambda image: image.float() / 255 - 0.5)
+    sizes = []
+    net.register_forward_hook(lambda _m, _i, out: sizes.append(len(out)))
+    images = torch.randint(256, (7, 3, 4, 4), dtype=torch.uint8)
+    found = interaction.interaction_matrix(model, "1", images)
+    assert sizes == ([1] if gate == "eca" else [7])
+    y = net[0](images.double() / 255 - 0.5).mean(dim=(2, 3))
+    expected = torch.stack([jacobian(gates.site(model, "1").excite, one) for one in y])
+    torch.testing.assert_close(found.matrix, expected.mean(dim=0))
+    if gate == "se":
+        assert 0 < float(found.active.mean()) < 1
+        torch.testing.assert_close(found.of_image(6).matrix, expected[6])
+
+
+def test_images_that_do_not_share_the_descriptors_evenly_are_told():
+    class Shortened(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.se = attention.build("se", 3, reduction=1)
+
+        def forward(self, x):
+            return self.se(x[1:])
+
+    message = r"^interaction: the site 'se' saw 4 descriptors of 5 images; as many for each image were expected\.$"
+    with pytest.raises(ValueError, match=message):
+        interaction.interaction_matrix(Shortened(), "se", torch.randn(5, 3, 4, 4))
 
 
 def test_half_precision_keeps_its_rank():
@@ -744,6 +822,17 @@ def test_an_eca_that_learns_its_width_from_the_images():
     assert interaction.interaction_matrix(net, "1", images).channels == 12
     net = nn.Sequential(nn.Conv2d(3, 12, 1), EcaModule(kernel_size=3))
     assert interaction.interaction_matrices(net, images)["1"].channels == 12
+
+
+def test_no_other_site_is_asked_for_a_width():
+    from timm.layers import EcaModule
+
+    net = nn.Sequential(nn.Conv2d(3, 12, 1), EcaModule(kernel_size=3), attention.build("se", 12, reduction=2))
+    net[2].register_forward_hook(lambda _m, _a, out: out * 1.1)
+    images = torch.randn(2, 3, 4, 4)
+    assert interaction.interaction_matrix(net, "1", images).channels == 12
+    with pytest.raises(RuntimeError, match="2 failed its proof"), torch.no_grad(), gates.capture(net):
+        net(images)
 
 
 def test_what_is_no_excitation_says_so():

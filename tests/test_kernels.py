@@ -77,6 +77,19 @@ def test_nearest_odd_is_nearest(gamma, b):
     assert table.tie.any()
 
 
+def test_a_tie_is_exact_but_for_rounding():
+    """The same for the table and for the curve, which find it in their own ways."""
+    for off, tie in ((0, True), (1e-10, True), (-1e-10, True), (1e-8, False), (-1e-8, False)):
+        assert kernels.rule_table(2048, b=1 + off).tie.tolist() == [tie], off
+        assert kernels.rule_curve(2000, 2100, b=1 + off).ties == [2048] * tie, off
+
+
+def test_a_table_of_nothing_has_its_columns():
+    table = kernels.rule_table([])
+    assert len(table) == 0
+    assert list(table.columns) == list(kernels.rule_table(64).columns)
+
+
 def test_continuous_rule_by_hand():
     assert kernels.adaptive_continuous(512) == 5
     assert kernels.adaptive_continuous(2**4.5) == pytest.approx(2.75)  # need not be whole
@@ -119,9 +132,9 @@ def test_resize_returns_a_new_tensor(k):
 @pytest.mark.parametrize(
     ("kernel", "k", "message"),
     [
-        (torch.ones(5), 4, "resize_kernel: kernel_size must be an odd whole number.*got 4"),
+        (torch.ones(5), 4, "^resize_kernel: kernel_size must be an odd whole number.*got 4"),
         (torch.ones(5), -1, "odd whole number.*got -1"),
-        (torch.ones(4), 3, "resize_kernel: the length of the kernel must be an odd whole number.*got 4"),
+        (torch.ones(4), 3, "^resize_kernel: the length of the kernel must be an odd whole number.*got 4"),
         (torch.ones(1, 1, 5), 3, r"must be a vector of k weights, got shape \(1, 1, 5\)"),
     ],
 )
@@ -175,6 +188,7 @@ def test_gates_by_hand():
     torch.testing.assert_close(identity, torch.tensor([[1.2, 12.4, 24.0]]))
     wrapped = kernels.gates_for_kernel(y, kernel, "circular", activation=lambda z: z)
     torch.testing.assert_close(wrapped, torch.tensor([[41.2, 12.4, 24.1]]))
+    assert torch.equal(kernels.gates_for_kernel(y, kernel.double(), activation=lambda z: z), identity)
     hard = kernels.gates_for_kernel(y, kernel / 10, activation="hardsigmoid")
     torch.testing.assert_close(hard, torch.tensor([[0.12, 1.24, 2.4]]).div(6).add(0.5))
     assert torch.equal(kernels.gates_for_kernel(y, kernel), identity.sigmoid())
@@ -197,11 +211,20 @@ def test_timm_eca_gates(images):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda y: kernels.gates_for_kernel(y, torch.ones(4)), "length of the kernel must be an odd.*got 4"),
+        (
+            lambda y: kernels.gates_for_kernel(y, torch.ones(4)),
+            "^gates_for_kernel: the length of the kernel must be an odd.*got 4",
+        ),
         (lambda y: kernels.gates_for_kernel(y[0], torch.ones(3)), r"must be N×C, got shape \(6,\)"),
-        (lambda y: kernels.gates_for_kernel(y, torch.ones(3), "same"), 'padding must be "zeros" or "circular".*same'),
+        (
+            lambda y: kernels.gates_for_kernel(y, torch.ones(3), "same"),
+            '^gates_for_kernel: padding must be "zeros" or "circular".*same',
+        ),
         (lambda y: kernels.gates_for_kernel(y, torch.ones(15), "circular"), "more than once .* Use k ≤ 13"),
-        (lambda y: kernels.gates_for_kernel(y, torch.ones(3), activation="softmax"), "'softmax'. Known: sigmoid"),
+        (
+            lambda y: kernels.gates_for_kernel(y, torch.ones(3), activation="softmax"),
+            r"'softmax'. Known: sigmoid(, \w+)+; or give a f",
+        ),
     ],
 )
 def test_bad_gates_are_explained(call, message):
@@ -256,11 +279,18 @@ def test_summary_of_a_kernel_of_zeros_is_undefined():
     assert math.isnan(found.centre_share)
     assert math.isnan(found.symmetry)
     assert found.sum == 0
+    with pytest.raises(
+        ValueError, match=r"^summarise_kernel: the kernel must be a vector of k weights, got shape \(1, 3\)"
+    ):
+        kernels.summarise_kernel(torch.ones(1, 3))
 
 
 def test_kernel_summary_has_a_row_a_site(net):
     table = kernels.kernel_summary(net)
+    assert list(table.columns) == ["site", "depth", "channels", "k", "centre_share", "sum", "symmetry"]
     assert table.site.tolist() == [site.name for site in gates.find_sites(net)]
+    assert table.depth.tolist() == list(range(8))
+    assert table.channels.tolist() == [32, 32, 64, 64, 128, 128, 256, 256]
     learned = kernels.learned_kernels(net)
     for row in table.itertuples():
         w = learned.weight[learned.site == row.site].to_numpy()
@@ -274,7 +304,24 @@ def test_kernel_summary_has_a_row_a_site(net):
 
 def test_a_model_without_eca_is_explained():
     se = build(Architecture("se", {"reduction": 4}))
-    with pytest.raises(ValueError, match=r"learned_kernels: the model has 8 gates, but none is an ECA.*found: se"):
+    with pytest.raises(ValueError, match=r"^learned_kernels: the model has 8 gates, but none is an ECA.*found: se"):
         kernels.learned_kernels(se)
+    with pytest.raises(ValueError, match=r"^kernel_summary: the model has 8 gates"):
+        kernels.kernel_summary(se)
     with pytest.raises(ValueError, match="has no channel gates"):
         kernels.kernel_summary(nn.Linear(2, 2))
+
+
+def test_kernels_that_are_not_shared_are_wanted_or_not():
+    net = nn.Sequential(*(attention.build(name, 32) for name in ("eca", "se", "eca-ns", "se-var2")))
+    every = gates.find_sites(net)
+    assert [site.name for site in kernels.ecas_among(every, "f")] == ["0"]
+    assert [site.name for site in kernels.ecas_among(every, "f", unshared=True)] == ["0", "2"]
+    for unshared, wanted in (
+        (False, "none is an ECA, which alone has a kernel over the channels"),
+        (True, "none is an ECA or ECA-NS, which alone have kernels over the channels"),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"^f: the model has 2 gates, but {wanted}\. Families found: se, se-var2\.$"
+        ):
+            kernels.ecas_among(every[1::2], "f", unshared=unshared)

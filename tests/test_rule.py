@@ -106,6 +106,8 @@ def test_a_curve_begins_and_ends_where_it_is_told():
     assert (curve.channels[0], curve.channels[-1], len(curve.channels)) == (60, 200, 141)
     assert curve.ties == [128]
     assert repr(curve) == "RuleCurve(gamma=2, b=1, C = 60 … 200, ties at [128])"
+    assert repr(kernels.rule_curve(9, 100)) == "RuleCurve(gamma=2, b=1, C = 9 … 100, ties at none)"
+    assert repr(kernels.rule_curve()) == "RuleCurve(gamma=2, b=1, C = 2 … 4096, ties at [8, 128, 2048])"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,8 @@ def test_a_curve_begins_and_ends_where_it_is_told():
         ({"gamma": float("nan")}, "gamma must be a finite number, got nan"),
         ({"gamma": "2"}, "gamma must be a finite number, got '2'"),
         ({"b": float("inf")}, "b must be a finite number, got inf"),
-        ({"smallest": 0}, "smallest must be a whole number of at least 1, got 0"),
+        ({"smallest": 0}, "^rule_curve: smallest must be a whole number of at least 1, got 0"),
+        ({"largest": 1.5}, "^rule_curve: largest must be a whole number of at least 1, got 1.5"),
         ({"smallest": 64, "largest": 64}, "smallest must be below largest, got 64 and 64"),
     ],
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from ecaviz.statistics import Histogram, Moments, Tails, TopK
 
@@ -174,6 +176,39 @@ def test_made_wrongly():
         Histogram(3, 16).merge(Histogram(3, 8))
 
 
+@pytest.mark.parametrize("groups", [None, G])
+@pytest.mark.parametrize("make", KINDS)
+def test_everything_is_kept_where_it_was_asked_for(make, groups):
+    """On torch's device without storage, which refuses to be mixed with tensors of the CPU."""
+    x, labels = gates()
+    one = make(groups, "meta")
+    for batch in (x, x.to("meta")):
+        update(one, batch, labels, slice(None))
+    one.merge(update(make(groups), x, labels, slice(None)))
+    pooled = [one.pooled()] if hasattr(one, "pooled") else []
+    for statistic in (one, *pooled):
+        assert statistic.device.type == "meta"
+        kept = [value for value in vars(statistic).values() if isinstance(value, torch.Tensor)]
+        shown = [getattr(statistic, name) for name, v in vars(type(statistic)).items() if isinstance(v, property)]
+        assert {value.device.type for value in kept + shown} == {"meta"}
+
+
+def test_what_is_not_asked_for_is_as_documented():
+    assert repr(Moments(3)) == "Moments(channels=3, groups=1)"
+    assert repr(Histogram(3)) == "Histogram(channels=3, groups=1, bins=64, low=0.0, high=1.0)"
+    assert repr(Tails(3)) == "Tails(channels=3, groups=1, low=0.05, high=0.95)"
+
+
+@pytest.mark.parametrize("kind", [Histogram, Tails])
+def test_other_bounds_are_not_merged(kind):
+    for bounds in ({"low": 0.25}, {"high": 0.75}):
+        ((name, value),) = bounds.items()
+        with pytest.raises(
+            ValueError, match=rf"merge: {kind.__name__}\(.*{name}={value}.*does not fit {kind.__name__}\("
+        ):
+            kind(3).merge(kind(3, **bounds))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("make", KINDS)
 def test_on_the_gpu_as_on_the_cpu(make):
@@ -216,6 +251,7 @@ def test_pooled_moments_are_those_without_groups():
     x, labels = gates()
     assert_same(Moments(C, G).update(x, labels).pooled(), Moments(C).update(x))
     assert_same(Moments(C, G).pooled(), Moments(C))
+    assert_same(Moments(C, G).update(x[:1], labels[:1]).pooled(), Moments(C).update(x[:1]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -239,6 +275,18 @@ def test_one_row_has_variance_zero_and_no_unbiased_one():
     moments = Moments(2).update(torch.tensor([[0.25, 1e9]]))
     assert moments.variance().tolist() == [[0, 0]]
     assert moments.variance(1).isnan().all()
+
+
+def test_a_few_rows_are_enough():
+    x = torch.tensor([[0.25, 3.0], [0.5, -1.0]], dtype=torch.float64)
+    one, two = Moments(2).update(x[:1]), Moments(2).update(x)
+    for values in (one.mean, one.min, one.max):
+        assert torch.equal(values, x[:1])
+    tails = Tails(2).update(x[:1])
+    assert (tails.below.tolist(), tails.above.tolist()) == ([[0, 0]], [[0, 1]])
+    assert torch.equal(two.variance(1), x.var(0, keepdim=True))
+    assert torch.equal(two.std(1), x.var(0, keepdim=True).sqrt())
+    assert torch.equal(two.std(), x.var(0, correction=0, keepdim=True).sqrt())  # of what was seen, if not asked
 
 
 def test_nan_shows_where_it_came_in_and_nowhere_else():
@@ -269,6 +317,7 @@ def test_histograms_are_those_of_numpy(bins):
     x, labels = gates()
     x = x.double()
     histogram = Histogram(C, bins, G).update(x, labels)
+    assert histogram.edges.dtype == torch.float64
     edges = histogram.edges.numpy()
     assert (edges[0], edges[-1], len(edges)) == (0, 1, bins + 1)
     for group, channel in itertools.product(range(G), range(C)):
@@ -283,6 +332,67 @@ def test_the_ends_are_inside_and_the_rest_is_counted_outside():
     assert histogram.counts.tolist() == [[[1, 0, 1, 1]]]
     assert histogram.outside.tolist() == [[4]]
     assert Histogram(1, 2, low=-1, high=3).update(torch.tensor([[0.9], [1.0], [3.0]])).counts.tolist() == [[[1, 2]]]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bins", "low", "high"),
+    [
+        (torch.float32, 10, 0, 1),  # x·10 rounds in float32
+        (torch.float32, 2, -1, 1),  # x + 1 does
+        (torch.float16, 2**17, 0, 1),  # x·2¹⁷ overflows in float16
+        (torch.bfloat16, 10, 0, 1),
+    ],
+)
+def test_a_value_is_in_the_bin_that_float64_says(dtype, bins, low, high):
+    edges = low + (high - low) * torch.arange(11, dtype=torch.float64) / 10
+    x = torch.cat([edges - 1e-9, edges, edges + 1e-9]).clamp(low, high).to(dtype)
+    expected, _ = np.histogram(x.double().numpy(), bins, range=(low, high))
+    assert Histogram(1, bins, low=low, high=high).update(x[:, None]).counts[0, 0].tolist() == expected.tolist()
+
+
+class Sizes(TorchFunctionMode):
+    """How many numbers the largest tensor of each dtype has that is made meanwhile."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = Counter()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, tuple) else (made,):
+            if isinstance(one, torch.Tensor):
+                self.largest[one.dtype] = max(self.largest[one.dtype], one.numel())
+        return made
+
+
+@pytest.mark.parametrize(
+    ("statistic", "widened"),
+    [
+        (lambda: Histogram(C), False),
+        (lambda: Histogram(C, 2), False),
+        (lambda: Histogram(C, 10), True),
+        (lambda: Histogram(C, low=1, high=2), True),
+        (lambda: Tails(C), False),
+    ],
+)
+def test_float32_is_made_float64_only_where_that_makes_a_difference(statistic, widened):
+    x, _ = gates()
+    with Sizes() as sizes:
+        statistic().update(x)
+    assert sizes.largest[torch.float32] == N * C or widened
+    assert (sizes.largest[torch.float64] == N * C) == widened
+
+
+def test_quantiles_by_hand():
+    """Bins of width 1 from −1 on with 1, 0, 2 and 1 values: each is spread evenly over its bin."""
+    histogram = Histogram(1, 4, low=-1, high=3).update(torch.tensor([[-0.9], [1.1], [1.2], [2.9]]))
+    by_hand = {0: -1, 0.125: -0.5, 0.25: 0, 0.5: 1.5, 0.75: 2, 0.875: 2.5, 1: 3}
+    assert {q: histogram.quantile(q).item() for q in by_hand} == by_hand
+    many = Histogram(1, 4).update(torch.tensor([[0.1]] * 7 + [[0.6]] * 93))
+    assert 0.07 * 100 > 7  # by rounding
+    assert many.quantile(0.07).item() == 0.25  # and yet no more than the bin of the seventh value
+    single = Histogram(1, 4).update(torch.tensor([[0.3]]))
+    assert [single.quantile(q).item() for q in (0, 0.5, 1)] == [0.25, 0.375, 0.5]
 
 
 @pytest.mark.parametrize("bins", [8, 64])
@@ -315,6 +425,20 @@ def test_tails_are_counted_exactly():
         torch.testing.assert_close(tails.above[group], (mine > 0.875).double().mean(0))
     assert tails.below[G - 1].isnan().all()
     assert tails.above[G - 1].isnan().all()
+
+
+def test_tails_without_groups_add_up_batch_by_batch():
+    x, _ = gates()
+    tails = Tails(C, 0.125, 0.875)
+    for piece in splits(5):
+        tails.update(x[piece])
+    torch.testing.assert_close(tails.below, (x < 0.125).double().mean(0, keepdim=True))
+    torch.testing.assert_close(tails.above, (x > 0.875).double().mean(0, keepdim=True))
+
+
+def test_more_rows_than_float32_can_count():
+    x = torch.zeros(1, 1).expand(2**24 + 1, 1)
+    assert Tails(1).update(x).below.item() == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------- top k
