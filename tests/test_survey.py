@@ -243,7 +243,8 @@ def test_accuracy_by_parameters_names_every_point_once(ax, kind):
     for i, box in enumerate(boxes):
         assert window.x0 <= box.x0
         assert box.x1 <= window.x1
-        assert not any(box.overlaps(other) for other in boxes[i + 1 :]), texts[i].get_text()
+        inner = box.padded(-1.5)  # letters are a pixel wider under some versions of matplotlib
+        assert not any(inner.overlaps(other) for other in boxes[i + 1 :]), texts[i].get_text()
 
 
 @pytest.mark.parametrize("value", ["parameters", "multiply_adds"])
