@@ -49,8 +49,8 @@ mutants: setup  ## change the core modules on purpose, and see that a test fails
 	$(PY) tools/mutants.py --jobs $(JOBS)
 
 # Deprecations are errors where everything is new; here old packages meet younger ones that they did not know.
-test-oldest: setup  ## with a network: the tests with the oldest versions that pyproject.toml allows
-	$(PY) -m uv venv --quiet --clear --python $(PY) build/oldest
+test-oldest: setup  ## with a network: the tests with the oldest versions that pyproject.toml allows (wants a Python 3.11)
+	$(PY) -m uv venv --quiet --clear --python 3.11 build/oldest
 	$(PY) -m uv pip install --quiet --python build/oldest/bin/python --resolution lowest-direct -e ".[lab,parquet,test,bench]"
 	build/oldest/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -W ignore::DeprecationWarning
 
@@ -98,5 +98,5 @@ audit: setup  ## with a network: look every package of the lock up in a database
 	$(PY) tools/audit.py
 
 clean:  ## remove .venv, the caches, the report and the screenshots (not what is being trained in build/)
-	rm -rf .venv build/report build/screens build/faults build/oldest mutants .pytest_cache .ruff_cache ecaviz.egg-info
+	rm -rf .venv build/report build/screens build/faults build/oldest mutants .coverage .pytest_cache .ruff_cache ecaviz.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

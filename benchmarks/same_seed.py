@@ -1,12 +1,13 @@
 """How far one recipe and one seed come out on other machines: trained anew by other arithmetic, beside the bundled one.
 
-    python benchmarks/same_seed.py [--model shapes-eca-k3] [--ways native "two threads" AVX2 "no AVX"] [--record]
+    python benchmarks/same_seed.py [--model shapes-eca-k3] [--ways native "two threads" "no AVX"] [--record]
 
 Other processors, other numbers of threads and other versions of PyTorch add in another order, and training makes that
 grow. Here the same machine is told to use other instructions or threads, each in a process of its own; one way trained
-twice says what is left without such a change. ``agreement`` is the share of the held-out images for which the network
-and the bundled checkpoint answer the same; ``identical`` whether all weights are those of the bundled checkpoint, bit
-for bit. Results: build/benchmarks/same_seed.csv; with --record also benchmarks/results/same_seed.csv.
+twice says what is left without such a change. MKL chooses its own instructions. ``agreement`` is the share of the
+held-out images for which the network and the bundled checkpoint answer the same; ``identical`` whether all weights are
+those of the bundled checkpoint, bit for bit. Results: build/benchmarks/same_seed.csv; with --record also
+benchmarks/results/same_seed.csv.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import ecaviz
 from ecaviz import bundle, training, training_sets
 from ecaviz.recipes import Recipe
 
+SETTINGS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
+ONE = {"OMP_NUM_THREADS": "1"}
 WAYS = {
     "native": {},
     "native, again": {},
@@ -65,7 +68,7 @@ def main() -> None:
     for way in given.ways:
         done = subprocess.run(
             [sys.executable, __file__, "--one", "--model", given.model],
-            env={**os.environ, "OMP_NUM_THREADS": "1"} | WAYS[way],
+            env={key: value for key, value in os.environ.items() if key not in SETTINGS} | ONE | WAYS[way],
             stdout=subprocess.PIPE,
             text=True,
             check=True,

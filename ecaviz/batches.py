@@ -330,6 +330,8 @@ def batches(
 
 def describe(images) -> str:
     """One line on a set of images, without paths, for tables and saved files."""
+    if isinstance(images, str | os.PathLike):
+        return f"folder {Path(images).expanduser().resolve().name}"
     if isinstance(images, ImageFiles):
         return f"{images.name}: {len(images)} images, {len(images.classes)} classes"
     if isinstance(images, Shapes | Cifar10):

@@ -173,10 +173,19 @@ def clear_changes(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns: site, class, n (images), channels, clear (share of the intervals that leave zero out), by_chance (the
-        share that would if no channel mattered), largest (absolute change), together (sum of all changes).
+        share that would if no channel mattered, 1 − level: nominal, with few images somewhat more do), largest
+        (absolute change), together (sum of all changes).
+
+    Raises:
+        ValueError: There are no intervals, or none of the exact changes.
     """
     import pandas as pd
 
+    if table[["change", "low", "high"]].isna().any(axis=None):
+        raise ValueError(
+            "clear_changes: exact changes with intervals were expected, and some are missing. "
+            "class_channels(…, exact=True) gives them, of at least two images of each class."
+        )
     rows = []
     for (site, name), one in table.groupby(["site", "class"], sort=False):
         clear = (one["low"] > 0) | (one["high"] < 0)

@@ -73,7 +73,7 @@ def measure(x: Tensor, out: Tensor) -> Fit:
         x: The input, as it was before the module ran.
         out: The output, of the same shape.
     """
-    tolerance, _ = tolerance_of(x, out)
+    tolerance, dtype = tolerance_of(x, out)
     x, out = wide(x), wide(out)
     scale = float(x.abs().max())
     if not (bool(x.isfinite().all()) and bool(out.isfinite().all())):
@@ -85,7 +85,7 @@ def measure(x: Tensor, out: Tensor) -> Fit:
     shift = None
     residual = float((out - x * over(gate.nan_to_num())).abs().max())
     if residual > tolerance:
-        line, level, varying = _line(x, out)
+        line, level, varying = _line(x, out, 4 * torch.finfo(dtype).eps)
         straight = float((out - x * over(line.nan_to_num()) - over(level)).abs().max())
         if straight > tolerance:
             kind, reason = _not_by_channel(x, out, residual, tolerance)
@@ -107,16 +107,18 @@ def _through_zero(x: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
     return gate.where(energy > _DEAD * energy.max(), torch.nan), energy > _CLEAR**2 * energy.max()
 
 
-def _line(x: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """ω and β of the line of least squares, and which channels tell ω clearly; β alone where x is constant."""
+def _line(x: Tensor, out: Tensor, rounding: float) -> tuple[Tensor, Tensor, Tensor]:
+    """ω and β of the line of least squares, and which channels tell ω clearly; β alone where x is constant.
+
+    What varies by no more than ``rounding``, |x| being at most 1, is constant: rounding has a slope of its own.
+    """
     mean, level = x.mean(dim=(2, 3)), out.mean(dim=(2, 3))
     away = x - over(mean)
     energy = away.square().mean(dim=(2, 3))
     most = energy.max()
-    rounding = (16 * torch.finfo(x.dtype).eps) ** 2  # |x| ≤ 1: what rounding makes of a level map
-    defined = energy > (_DEAD * most).clamp_min(rounding)
+    defined = energy > (_DEAD * most).clamp_min(rounding**2)
     gate = ((away * (out - over(level))).mean(dim=(2, 3)) / energy).where(defined, torch.nan)
-    return gate, level - gate.nan_to_num() * mean, energy > (_CLEAR**2 * most).clamp_min(rounding)
+    return gate, level - gate.nan_to_num() * mean, energy > (_CLEAR**2 * most).clamp_min(rounding**2)
 
 
 def _judge(gate: Tensor, clear: Tensor, added: bool, tolerance: float) -> tuple[str, str]:

@@ -260,7 +260,9 @@ def decoded(file: Path | BinaryIO, path: Path, *, at_most: int | None = None) ->
     except (
         Exception
     ) as error:  # of a damaged file, Pillow raises nearly anything: OSError, SyntaxError, struct.error, …
-        raise ImageReadError(path, str(error).replace(str(path), path.name) or type(error).__name__) from error
+        # Of a missing file the system's words alone: Pillow may name where a link leads to.
+        words = getattr(error, "strerror", None) or str(error).replace(str(path), path.name)
+        raise ImageReadError(path, words or type(error).__name__) from error
 
 
 def to_rgb(image):

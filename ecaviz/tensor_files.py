@@ -95,7 +95,9 @@ def _in_order(header: bytes) -> bytes:
     if "__metadata__" in parts:
         parts["__metadata__"] = dict(sorted(parts["__metadata__"].items()))
     text = json.dumps(parts, ensure_ascii=False, separators=(",", ":")).encode()
-    return text.ljust(len(header)) if len(text) <= len(header) else header  # where tensors begin stays as it is
+    if len(text) > len(header):
+        raise AssertionError("the header of a safetensors file is longer in order than it was")
+    return text.ljust(len(header))  # where the tensors begin stays as it is
 
 
 def digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> dict[str, str]:

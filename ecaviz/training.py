@@ -24,7 +24,7 @@ from .networks import Architecture
 from .recipes import Recipe
 from .whole_files import tidy
 
-__all__ = ["OutOfTime", "Recipe", "TrainingResult", "accuracy", "answers", "logits", "train"]
+__all__ = ["OutOfTime", "Recipe", "TrainingResult", "accuracy", "answers", "hardware", "logits", "train"]
 
 
 class OutOfTime(Exception):  # noqa: N818 - nothing went wrong: the same call goes on from here

@@ -244,6 +244,9 @@ def test_clear_changes_are_counted():
     found = clear_changes(table).set_index(["site", "class"])
     assert found.loc[("a", "x")].tolist() == pytest.approx([9, 4, 0.5, 0.1, 3.0, -1.5])
     assert found.loc[("b", "x")].tolist() == pytest.approx([9, 2, 0.5, 0.1, 0.2, 0.3])
+    for missing in ({"low": np.nan, "high": np.nan}, {"change": np.nan}):  # of one image, and where nothing is exact
+        with pytest.raises(ValueError, match=r"exact changes with intervals were expected.*exact=True"):
+            clear_changes(table.assign(**missing))
 
 
 def test_bad_requests(planted_model, planted_profile):

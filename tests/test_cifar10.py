@@ -168,6 +168,7 @@ def test_the_kept_profiles_are_of_the_bundled_models_and_say_of_what_images(name
     assert kept.accuracy == pytest.approx(row.accuracy, abs=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not cifar10.is_here(), reason="CIFAR-10 is not on this machine")
 def test_a_kept_profile_is_what_the_images_give():
     kept, data = kept_profile("cifar10-eca-k3"), images.cifar10("test", download=False)

@@ -80,7 +80,7 @@ def test_the_same_tensors_give_the_same_file_each_time(tmp_path):
 
 @pytest.mark.long
 def test_a_bundled_model_trained_anew_is_as_good_as_the_recorded_one():
-    """This machine is another than the one the record is of; what is allowed is stated in data/README.md."""
+    """This machine is another than the one the record is of; data/README.md states how far apart they may be."""
     name, recipe = "shapes-eca-k3", Recipe()
     test = training_sets.SETS["shapes"].read("test", recipe.test_images, None, False)
     found = training.train(bundle.BUNDLE[name], recipe, test=(test.images, test.labels), progress=False)

@@ -76,6 +76,19 @@ def test_what_cannot_be_measured_is_undecided(x):
     assert (once.kind, once.reason[:26]) == ("undecided", "no channel varies over pos")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(4))
+def test_rounding_of_level_maps_tells_no_factor(x, dtype, seed):
+    """Maps that vary in the last place alone, as those of a real network that are level do."""
+    level = 0.4 + 0.6 * torch.rand(N, C, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    level[:, 0] = 0  # so that something is seen to be added
+    last = torch.finfo(dtype).eps * (torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) - 0.5)
+    given = over(level).double() * (1 + last.double())
+    found = measure(given.to(dtype), (0.5 * given + 0.5 + last.roll(1, 2).double()).to(dtype))
+    assert found.kind == "undecided"
+    assert found.gate.isnan().all()
+
+
 def test_a_dead_channel_has_no_factor(x):
     gate, x = numbers(N, C), x.clone()
     x[:, 2] = 0

@@ -168,7 +168,10 @@ def test_unknown_name(name, nearest):
 def test_a_timm_network_that_nobody_has_trained():
     import timm
 
-    name = next(name for name in timm.list_models("se*net*") if not timm.get_pretrained_cfg(name).has_weights)
+    untrained = [name for name in timm.list_models("se*net*") if not timm.get_pretrained_cfg(name).has_weights]
+    if not untrained:
+        pytest.skip("timm has weights for all of them")
+    name = untrained[0]
     with pytest.raises(ValueError, match=rf"timm has no pretrained weights for '{name}'. Use pretrained=False"):
         ecaviz.load(name, device="cpu")
 

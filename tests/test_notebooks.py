@@ -812,6 +812,8 @@ def test_interventions_are_those_of_the_library(ran):
     assert clear["model"].tolist() == ["shapes-se-r16"] * 2 + ["shapes-eca-k3"] * 2
     assert clear["clear"].min() > 0.5  # "in both networks more than half"
     assert clear.loc[clear["site"] == "layer4.1.se", "largest"].max() < 0.05
+    half_way = clear[clear["site"] == "layer2.1.se"].set_index("model")["largest"]
+    assert half_way["shapes-eca-k3"] == pytest.approx(0.36, abs=0.01)  # "one channel alone moves the logit by 0.36"
     folded = {row[0]: row[1:4] for row in probed["folded"]}
     assert folded["shapes-eca-k3"][1] == 24
     assert folded["shapes-se-r16"][1] / folded["shapes-se-r16"][0] == pytest.approx(0.09, abs=0.005)

@@ -6,8 +6,8 @@ The environment gets the pinned versions, with their hashes checked, and this ch
 inside .venv records what was installed; while requirements.lock and pyproject.toml stay as they are, a second run does
 nothing. The stamp is written last, so an interrupted installation is simply taken up again.
 
-The interpreter: $PYTHON if it is set, else the one that runs this file, else python3.15 down to python3.11 or python3:
-the first that is new enough and can make a virtual environment.
+The interpreter: $PYTHON if it is set, else the one that runs this file, else one of python3.14 to python3.11,
+python3.15 or python3: the first that is new enough and can make a virtual environment.
 """
 
 # This file has to start on an old Python, to be able to say that it is too old: no syntax here newer than 3.6.
@@ -18,7 +18,8 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OLDEST = (3, 11)
-NAMES = ["python3.%d" % minor for minor in range(15, OLDEST[1] - 1, -1)] + ["python3"]
+# The lock has wheels of everything for 3.11 to 3.14; on 3.15 two packages are compiled.
+NAMES = ["python3.%d" % minor for minor in (14, 13, 12, 11, 15)] + ["python3"]
 
 ASK = "import sys; print('%d.%d' % sys.version_info[:2]); import venv, ensurepip"
 NEED_PIP = "import ensurepip, importlib.util; importlib.util.find_spec('pip') or ensurepip.bootstrap()"

@@ -102,6 +102,10 @@ def test_a_case_that_was_run_in_part_keeps_its_row(tmp_path, monkeypatch, capsys
     assert run(tmp_path, one=1200, other=3) == {"one": "1,200", "other": "3"}
     assert run(tmp_path, one=1199, other=4) == {"one": "1,200", "other": "4"}
     assert "run in part this time, and kept as it was: A: one" in capsys.readouterr().out
+    row = json.loads((tmp_path / "one.json").read_text())
+    (tmp_path / "one.json").write_text(json.dumps(row | {"happened": {"h": 2}, "lost": {"a file": 1}}))
+    assert run(tmp_path) == {"one": "2", "other": "4"}  # a loss is news, however often it was tried
+    assert run(tmp_path, one=1200) == {"one": "1,200", "other": "4"}
     totals = {"covered_lines": 9, "num_statements": 10, "covered_branches": 3, "num_branches": 4}
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "coverage.json").write_text(json.dumps({"totals": totals}))
