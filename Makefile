@@ -13,7 +13,7 @@ JOBS ?= 2
 ANY_PYTHON = $$(for p in python3 python python3.15 python3.14 python3.13 python3.12 python3.11 "$$PYTHON"; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 6))' >/dev/null 2>&1 && { command -v "$$p"; break; }; done)
 
-.PHONY: help setup lab dashboard test test-long test-oldest mutants reliability coverage verify-hub report gallery benchmark pictures checkpoints seeds study lock audit clean
+.PHONY: help setup lab dashboard test test-long mutants test-oldest reliability coverage verify-hub report gallery benchmark pictures checkpoints seeds study lock audit clean
 
 help:  ## list the commands
 	@echo "ecaviz: how SE and ECA networks weigh their channels"
