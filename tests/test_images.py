@@ -867,9 +867,16 @@ def test_errors_in_other_processes_are_those_of_this_one(given, transform, kind,
     assert own or "Traceback" in str(error.__cause__)
 
 
+class InTwoParts(Labelled):
+    def __getitem__(self, index):
+        if index == 2:
+            raise TwoPartsError("one", "other")  # made in the other process: it cannot be pickled to it either
+        return super().__getitem__(index)
+
+
 @WORKERS
 def test_an_error_that_cannot_be_passed_on_is_told():
-    _, error = failure(Failing(TwoPartsError("one", "other")), normalise, 2)
+    _, error = failure(InTwoParts(list(pictures(8)), range(8)), normalise, 2)
     assert type(error) is RuntimeError
     assert str(error) == "TwoPartsError: one and other"
 
