@@ -45,7 +45,7 @@ test-long: setup  ## the tests that take long: more seeds, trained models evalua
 	$(PY) -m pytest -m "long and not gpu and not network" -n $(JOBS) --dist load
 	$(PY) tools/mutants.py --jobs $(JOBS)
 
-mutants: setup  ## change the core modules on purpose, and see that a test fails each time (ten minutes)
+mutants: setup  ## change the core modules on purpose, and see that a test fails each time (a quarter of an hour)
 	$(PY) tools/mutants.py --jobs $(JOBS)
 
 # Deprecations are errors where everything is new; here old packages meet younger ones that they did not know.

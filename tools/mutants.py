@@ -1,6 +1,6 @@
 """Change the library on purpose, one small change after the other, and see that a test fails each time.
 
-    python tools/mutants.py               # all: about ten minutes on two cores; `make mutants`
+    python tools/mutants.py               # all: a quarter of an hour on two busy cores; `make mutants`
     python tools/mutants.py --jobs 4      # so many processes
     python tools/mutants.py --go-on       # what a run that was stopped had left
     python tools/mutants.py --read        # run nothing, read what the last run found
