@@ -330,15 +330,16 @@ def batches(
 
 def describe(images) -> str:
     """One line on a set of images, without paths, for tables and saved files."""
+    *around, innermost = _nested(images)
+    return " of ".join([*(type(one).__name__ for one in around), _described(innermost)])
+
+
+def _described(images) -> str:
     if isinstance(images, str | os.PathLike):
         return f"folder {Path(images).expanduser().resolve().name}"
     if isinstance(images, ImageFiles):
         return f"{images.name}: {len(images)} images, {len(images.classes)} classes"
-    if isinstance(images, Shapes | Cifar10):
-        return repr(images)
-    if not isinstance(images, Tensor) and hasattr(images, "dataset"):
-        return f"{type(images).__name__} of {describe(images.dataset)}"
-    return items.what(images)
+    return repr(images) if isinstance(images, Shapes | Cifar10) else items.what(images)
 
 
 def _kind(images) -> str:
@@ -387,10 +388,17 @@ def _words(transform) -> str:
 
 def _attribute(images, name: str):
     """The attribute of a set, or of the set that it is a part of (Subset, DataLoader)."""
-    if isinstance(images, Tensor) or images is None:
-        return None
-    own = getattr(images, name, None)
-    return _attribute(getattr(images, "dataset", None), name) if own is None else own
+    return next((own for one in _nested(images) if (own := getattr(one, name, None)) is not None), None)
+
+
+def _nested(images) -> list:
+    """A set, and what it is a part of (Subset, DataLoader), from the outermost to the innermost; each once."""
+    found = [images]
+    while not isinstance(images, Tensor) and (images := getattr(images, "dataset", None)) is not None:
+        if any(images is one for one in found):
+            break
+        found.append(images)
+    return found
 
 
 def _whole(labels, n: int) -> Tensor | None:

@@ -267,6 +267,16 @@ def test_class_names_are_found_through_subsets_and_loaders():
     assert images.batches(DataLoader(named)).classes == ("a", "b")
 
 
+def test_a_set_that_is_a_part_of_itself_is_gone_through_all_the_same():
+    whole = Labelled(list(torch.zeros(3, 3, 8, 8, dtype=torch.uint8)))
+    whole.dataset = Subset(whole, [0, 1, 2])
+    found = images.batches(whole, normalise)
+    assert found.classes is None
+    assert found.transform
+    assert found.description.startswith("Labelled of ")
+    assert everything(found)[0].shape == (3, 3, 8, 8)
+
+
 # --------------------------------------------------------------------------------------------------- what is not taken
 
 THE_KINDS = r"dataset or a folder of uint8 tensors.*float tensor N×3×H×W, or a DataLoader.*uint8 tensor N×3×H×W"
