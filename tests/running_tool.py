@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -33,6 +34,16 @@ class Running:
     token: str
     said: str
     log: Path
+
+    def check_private(self) -> None:
+        """It listens on the one address of the loopback, and its token stands in no list of processes."""
+        if sys.platform != "linux":
+            return
+        with socket.socket() as probe:  # all of 127/8 is this machine; a server on every address answers there
+            assert probe.connect_ex(("127.0.0.2", int(self.port))) != 0
+        commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.is_file()]
+        assert any(b"with_token.py" in one for one in commands)
+        assert not any(self.token.encode() in one for one in commands)
 
 
 @contextmanager
@@ -71,7 +82,7 @@ def running(
             said += line
             if line.startswith("To stop:"):
                 break
-        address = re.search(rf"http://localhost:(\d+){re.escape(page)}\?token=(\w+)", said)
+        address = re.search(rf"http://127\.0\.0\.1:(\d+){re.escape(page)}\?token=(\w+)", said)
         assert address, said + log.read_text()
         port, token = address.groups()
         yield Running(f"http://127.0.0.1:{port}", port, token, said, log)

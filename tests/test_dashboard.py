@@ -23,6 +23,9 @@ def dashboard(browser, tmp_path_factory):
     """A running dashboard in dark colours."""
     pytest.importorskip("voila", reason="the extra `lab` is not installed")
     folder = tmp_path_factory.mktemp("dashboard")
+    (folder / "config").mkdir()
+    settings = "c.Voila.token = ''; c.Voila.auto_token = False; c.Voila.ip = '0.0.0.0'; c.Voila.base_url = '/x/'"
+    (folder / "config/voila.py").write_text(settings)  # the options are to outrank it
     tool = ROOT / "tools/dashboard.py"
     with running(tool, "--theme", "dark", page="/", folder=folder, seconds=500) as found:
         yield found
@@ -37,6 +40,7 @@ def test_without_the_token_there_is_only_the_way_to_log_in(dashboard):
         urllib.request.urlopen(f"{dashboard.url}/api/kernels/5d2f2a1e-0000-4000-8000-000000000000", timeout=20)
     assert refused.value.code == 403
     refused.value.close()
+    dashboard.check_private()
 
 
 def test_every_explorer_follows_the_keyboard(dashboard, browser):

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from lab_browser import ROOT
+from lab_browser import ROOT, isolated
 from running_tool import running
 
 sys.path.append(str(ROOT / "tools"))
@@ -45,10 +45,10 @@ def test_login_is_the_address_the_user_came_to(monkeypatch):
 
 def test_message_says_how_to_reach_stop_and_reopen(monkeypatch):
     monkeypatch.setattr(serving.getpass, "getuser", lambda: "ada")
-    url = "http://localhost:8890/lab/tree/notebooks/00_tour.ipynb?token=abc"
+    url = "http://127.0.0.1:8890/lab/tree/notebooks/00_tour.ipynb?token=abc"
     headless = serving.message("JupyterLab", "lab", url, True, 8890, REMOTE)
     assert f"JupyterLab is running at\n    {url}\n" in headless
-    assert "ssh -N -L 8890:localhost:8890 ada@192.0.2.10" in headless
+    assert "ssh -N -L 8890:127.0.0.1:8890 ada@192.0.2.10" in headless
     assert "Ctrl-C" in headless
     seen = serving.message("The dashboard", "dashboard", url, False, 8890, {})
     assert url in seen
@@ -94,18 +94,37 @@ def test_missing_notebook_is_an_error_that_lists_what_is_there():
     assert "there are: " in done.stderr
 
 
-@pytest.mark.notebook
-@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a signal")
-def test_headless_start_prints_a_working_address_and_one_ctrl_c_stops_it(tmp_path):
+@pytest.fixture
+def tool(tmp_path):
+    """tools/lab.py beside an empty notebook of the tour's name."""
     nbformat = pytest.importorskip("nbformat", reason="the extra `lab` is not installed")
     for folder in ("tools", "notebooks"):
         (tmp_path / folder).mkdir()
-    for name in ("lab.py", "serving.py"):
+    for name in ("lab.py", "serving.py", "with_token.py"):
         shutil.copy(ROOT / "tools" / name, tmp_path / "tools" / name)
     nbformat.write(nbformat.v4.new_notebook(), tmp_path / lab_tool.TOUR)
-    tool, page = tmp_path / "tools/lab.py", f"/lab/tree/{lab_tool.TOUR}"
-    with running(tool, page=page, folder=tmp_path, seconds=120, env=REMOTE) as lab:
-        assert f"ssh -N -L {lab.port}:localhost:{lab.port} " in lab.said
+    return tmp_path / "tools/lab.py"
+
+
+def configure(folder, text):
+    (folder / "config").mkdir()
+    (folder / "config/jupyter_server_config.py").write_text(text)
+
+
+@pytest.mark.notebook
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a signal")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "",
+        "c.IdentityProvider.token = c.ServerApp.token = ''; c.ServerApp.ip = '0.0.0.0'; c.ServerApp.base_url = '/x'",
+    ],
+    ids=["usual", "settings of one's own"],
+)
+def test_headless_start_prints_a_working_address_and_one_ctrl_c_stops_it(tool, tmp_path, settings):
+    configure(tmp_path, settings)
+    with running(tool, page=f"/lab/tree/{lab_tool.TOUR}", folder=tmp_path, seconds=120, env=REMOTE) as lab:
+        assert f"ssh -N -L {lab.port}:127.0.0.1:{lab.port} " in lab.said
         contents = f"{lab.url}/api/contents/{lab_tool.TOUR}"
         with urllib.request.urlopen(f"{contents}?token={lab.token}", timeout=20) as answer:
             assert answer.status == 200
@@ -113,3 +132,29 @@ def test_headless_start_prints_a_working_address_and_one_ctrl_c_stops_it(tmp_pat
             urllib.request.urlopen(contents, timeout=20)
         assert refused.value.code == 403
         refused.value.close()
+        lab.check_private()
+
+
+@pytest.mark.notebook
+def test_a_server_that_lets_anybody_in_is_stopped(tool, tmp_path):
+    configure(tmp_path, "c.PasswordIdentityProvider.token = ''")  # nearer to what is used than any option
+    done = subprocess.run(
+        [sys.executable, tool, "--no-browser"], capture_output=True, text=True, env=os.environ | isolated(tmp_path)
+    )
+    assert done.returncode == 1
+    assert "error: the server was given a token and asks for none" in done.stderr
+    assert "jupyter --paths" in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_token_is_an_option_of_the_module_and_of_no_command_line(tmp_path):
+    (tmp_path / "a_server.py").write_text("import sys; print(__name__, sys.argv[1:])")
+    command = [*serving.with_token("--Some.token", "a_server"), "--other=1"]
+    assert "secret" not in " ".join(command)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JUPYTER_TOKEN": "secret", "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.stdout == "__main__ ['--other=1', '--Some.token=secret']\n", done.stderr

@@ -21,11 +21,12 @@ THEMES = ("light", "dark")
 def command(port: int, theme: str = "light") -> list[str]:
     """The command line of Voilà: on the loopback, with a token, each explorer shown as soon as it is there."""
     return [
-        *(sys.executable, "-m", "voila", str(NOTEBOOK), "--no-browser"),
+        *serving.with_token("--Voila.token", "voila"),
+        *(str(NOTEBOOK), "--no-browser"),
         "--Voila.ip=127.0.0.1",
         f"--Voila.port={port}",
         "--Voila.port_retries=0",
-        "--Voila.auto_token=True",  # that is, $JUPYTER_TOKEN, which no list of processes shows
+        "--Voila.base_url=/",  # whatever a user's settings say
         "--VoilaConfiguration.template=ecaviz",
         f"--VoilaConfiguration.theme={theme}",
         "--VoilaConfiguration.progressive_rendering=True",
@@ -49,14 +50,14 @@ def main() -> int:
     arguments = parser.parse_args()
 
     port, secret, headless = serving.chosen_port(arguments.port), serving.token(), serving.is_headless()
-    url = f"http://localhost:{port}/?token={secret}"
+    url = f"{serving.address(port)}/?token={secret}"
 
     def say() -> None:
         print(serving.message("The dashboard", "dashboard", url, headless, port), flush=True)
         if not (headless or arguments.no_browser):
             webbrowser.open(url)  # Voilà would open it without the token
 
-    return serving.serve(command(port, arguments.theme), environment(secret), f"http://127.0.0.1:{port}/login", say)
+    return serving.serve(command(port, arguments.theme), environment(secret), port, say)
 
 
 if __name__ == "__main__":

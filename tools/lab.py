@@ -17,9 +17,10 @@ TOUR = "notebooks/00_tour.ipynb"
 def command(port: int, notebook: str, browser: bool) -> list[str]:
     """The command line of JupyterLab: on the loopback, quiet, and stopped by one Ctrl-C."""
     return [
-        *(sys.executable, "-m", "jupyterlab"),
+        *serving.with_token("--IdentityProvider.token", "jupyterlab"),
         f"--ServerApp.root_dir={ROOT}",
         "--ServerApp.ip=127.0.0.1",
+        *("--ServerApp.base_url=/", "--ServerApp.sock=", "--ServerApp.certfile="),  # whatever a user's settings say
         f"--ServerApp.port={port}",
         "--ServerApp.port_retries=0",
         f"--ServerApp.open_browser={browser}",
@@ -42,11 +43,11 @@ def main() -> int:
         print(f"error: no notebook {arguments.notebook} in {ROOT}; there are: {there or 'none'}", file=sys.stderr)
         return 2
     port, secret, headless = serving.chosen_port(arguments.port), serving.token(), serving.is_headless()
-    url = f"http://localhost:{port}/lab/tree/{arguments.notebook}?token={secret}"
+    url = f"{serving.address(port)}/lab/tree/{arguments.notebook}?token={secret}"
     return serving.serve(
         command(port, arguments.notebook, not (headless or arguments.no_browser)),
         {"JUPYTER_TOKEN": secret},
-        f"http://127.0.0.1:{port}/api",
+        port,
         lambda: print(serving.message("JupyterLab", "lab", url, headless, port), flush=True),
     )
 

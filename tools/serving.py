@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# Where Jupyter Server and Voilà say 403 to whoever has no token, and 404 to whoever needs none.
+GUARDED = "/api/kernels/00000000-0000-4000-8000-000000000000"
 
 
 def add_options(parser: argparse.ArgumentParser, port: int) -> None:
@@ -68,6 +70,16 @@ def chosen_port(first: int) -> int:
         raise SystemExit(2) from None
 
 
+def address(port: int) -> str:
+    """Where a server answers: not "localhost", which may be ::1, where on a shared machine another user may listen."""
+    return f"http://127.0.0.1:{port}"
+
+
+def with_token(option: str, module: str) -> list[str]:
+    """The start of a command line that runs `python -m module` with $JUPYTER_TOKEN as the value of an option."""
+    return [sys.executable, str(ROOT / "tools/with_token.py"), option, module]
+
+
 def token() -> str:
     """The token a server is to ask for: $JUPYTER_TOKEN, or a new one."""
     return os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(24)
@@ -100,7 +112,7 @@ def message(what: str, tool: str, url: str, headless: bool, port: int, env=os.en
         lines += [
             "This machine has no display of its own.",
             "On the computer you sit at, forward the port, and leave this running:",
-            f"    ssh -N -L {port}:localhost:{port} {login(env)}",
+            f"    ssh -N -L {port}:127.0.0.1:{port} {login(env)}",
             "then open the address above in your browser there.",
             "",
         ]
@@ -109,35 +121,48 @@ def message(what: str, tool: str, url: str, headless: bool, port: int, env=os.en
     return "\n".join(lines)
 
 
-def answers(url: str) -> bool:
-    """Whether a server answers at an address."""
+def status(url: str) -> int | None:
+    """What a server answers at an address: a status of HTTP, or None where nothing answers yet."""
     try:
-        urllib.request.urlopen(url, timeout=2).close()
-    except urllib.error.HTTPError:
-        return True
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
     except OSError:
-        return False
-    return True
+        return None
 
 
-def serve(command: Sequence[str], env: Mapping[str, str], address: str, say: Callable[[], None]) -> int:
-    """Run a server until it is stopped.
+def serve(command: Sequence[str], env: Mapping[str, str], port: int, say: Callable[[], None]) -> int:
+    """Run a server of Jupyter's until it is stopped; one that lets others in without the token is stopped at once.
 
     Args:
         command: Its command line.
         env: Variables of its environment, beside those there are.
-        address: Where it answers when it is ready.
-        say: Called then.
+        port: Where it listens.
+        say: Called when it answers.
 
     Returns:
-        Its exit status.
+        Its exit status; 1 if it asked nobody for the token, which has been said.
     """
     server = subprocess.Popen(command, cwd=ROOT, env=os.environ | env)
     # Ctrl-C reaches the server too: it stops its kernels, and this waits for it. A plain kill is passed on.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
-    while server.poll() is None and not answers(address):
+    found = None
+    while server.poll() is None and (found := status(address(port) + GUARDED)) is None:
         time.sleep(0.2)
-    if server.poll() is None:
-        say()
+    if server.poll() is not None:
+        return server.wait()
+    if found not in (401, 403):
+        server.terminate()
+        server.wait()
+        print(
+            "error: the server was given a token and asks for none, so that anybody on this machine could use it: it "
+            "was stopped. Some configuration file of Jupyter's switches tokens off (look for IdentityProvider in "
+            f"jupyter_*config.*); the folders where it may be are listed by: {sys.executable} -m jupyter --paths",
+            file=sys.stderr,
+        )
+        return 1
+    say()
     return server.wait()
