@@ -54,6 +54,9 @@ TO_WIDGET = """async () => {
 START = """box => box.querySelector('select, [tabindex="0"]').focus({preventScroll: true})"""
 HAS_FOCUS = """box => box.contains(document.activeElement)
     && document.activeElement.matches('select, .noUi-handle, input[type=checkbox]')"""
+# ipywidgets writes the spaces of an option as no-break spaces.
+CHOICE = r"""(box, words) =>
+    [box.selectedIndex, Array.from(box.options).findIndex(one => one.text.replace(/\s/g, ' ') === words)]"""
 VALUE = """box => box.querySelector('select')?.selectedIndex
     ?? box.querySelector('input[type=checkbox]')?.checked
     ?? box.querySelector('.widget-readout').innerText"""
@@ -147,9 +150,10 @@ class Shown:
     def choose(self, label: str, option: str) -> bool:
         """Choose what a dropdown offers, by its words; whether it was another before."""
         select = self.control("dropdown", label).locator("select")
-        before = select.evaluate("e => e.selectedIndex")
-        select.select_option(label=option)
-        return select.evaluate("e => e.selectedIndex") != before
+        before, index = select.evaluate(CHOICE, option)
+        assert index >= 0, f"{label!r} does not offer {option!r}"
+        select.select_option(index=index)
+        return index != before
 
     def tab_to(self, kind: str, label: str):
         """Go from the explorer's first control to another with the Tab key alone."""

@@ -47,7 +47,7 @@ def main() -> int:
     return serving.serve(
         command(port, arguments.notebook, not (headless or arguments.no_browser)),
         {"JUPYTER_TOKEN": secret},
-        port,
+        f"{serving.address(port)}/lab",
         lambda: print(serving.message("JupyterLab", "lab", url, headless, port), flush=True),
     )
 

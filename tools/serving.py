@@ -17,8 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Where Jupyter Server and Voilà say 403 to whoever has no token, and 404 to whoever needs none.
-GUARDED = "/api/kernels/00000000-0000-4000-8000-000000000000"
 
 
 def add_options(parser: argparse.ArgumentParser, port: int) -> None:
@@ -121,10 +119,17 @@ def message(what: str, tool: str, url: str, headless: bool, port: int, env=os.en
     return "\n".join(lines)
 
 
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer, too."""
+
+    def redirect_request(self, *_):
+        return None
+
+
 def status(url: str) -> int | None:
     """What a server answers at an address: a status of HTTP, or None where nothing answers yet."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with urllib.request.build_opener(_Stay).open(url, timeout=10) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         error.close()
@@ -133,13 +138,13 @@ def status(url: str) -> int | None:
         return None
 
 
-def serve(command: Sequence[str], env: Mapping[str, str], port: int, say: Callable[[], None]) -> int:
+def serve(command: Sequence[str], env: Mapping[str, str], page: str, say: Callable[[], None]) -> int:
     """Run a server of Jupyter's until it is stopped; one that lets others in without the token is stopped at once.
 
     Args:
         command: Its command line.
         env: Variables of its environment, beside those there are.
-        port: Where it listens.
+        page: The address of a page that it shows to nobody without the token, but sends them where it is asked for.
         say: Called when it answers.
 
     Returns:
@@ -150,11 +155,11 @@ def serve(command: Sequence[str], env: Mapping[str, str], port: int, say: Callab
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     found = None
-    while server.poll() is None and (found := status(address(port) + GUARDED)) is None:
+    while server.poll() is None and (found := status(page)) is None:
         time.sleep(0.2)
     if server.poll() is not None:
         return server.wait()
-    if found not in (401, 403):
+    if found not in (302, 401, 403):
         server.terminate()
         server.wait()
         print(
