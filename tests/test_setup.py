@@ -259,7 +259,7 @@ def test_make_help_lists_every_command():
     assert re.findall(r"^  make (\S+) +\S", shown, flags=re.M) == targets
 
 
-def test_gpu_tests_are_collected_without_jupyter_and_playwright(tmp_path):
+def test_gpu_tests_are_collected_without_jupyter_and_playwright(tmp_path, pytestconfig):
     (tmp_path / "without.py").write_text(
         "import sys\n"
         "class Absent:\n"
@@ -270,7 +270,10 @@ def test_gpu_tests_are_collected_without_jupyter_and_playwright(tmp_path):
         "sys.meta_path.insert(0, Absent())\n"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "without", "-m", "gpu", "--collect-only", "-q"],
+        [
+            *(sys.executable, "-m", "pytest", "-p", "without", "-m", "gpu", "--collect-only", "-q"),
+            *(f"-W{one}" for one in pytestconfig.known_args_namespace.pythonwarnings or ()),
+        ],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,
