@@ -148,6 +148,23 @@ def test_a_server_that_lets_anybody_in_is_stopped(tool, tmp_path):
     assert done.stdout == ""
 
 
+def test_a_port_that_somebody_else_has_taken_meanwhile_is_not_said_to_be_ours():
+    listen = (
+        "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1]); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", listen], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        try:
+            port = int(other.stdout.readline())
+            assert serving.listens(other.pid, port)
+            assert serving.listens(os.getpid(), port), "it was started by this process"
+            with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as ours:
+                assert not serving.listens(ours.pid, port)
+                ours.communicate(b"\n")
+            assert not serving.listens(ours.pid, port)
+        finally:
+            other.communicate(b"")
+
+
 def test_the_token_is_an_option_of_the_module_and_of_no_command_line(tmp_path):
     (tmp_path / "a_server.py").write_text("import sys; print(__name__, sys.argv[1:])")
     command = [*serving.with_token("--Some.token", "a_server"), "--other=1"]

@@ -57,7 +57,7 @@ def main() -> int:
         if not (headless or arguments.no_browser):
             webbrowser.open(url)  # Voilà would open it without the token
 
-    return serving.serve(command(port, arguments.theme), environment(secret), f"{serving.address(port)}/", say)
+    return serving.serve(command(port, arguments.theme), environment(secret), port, "/", say)
 
 
 if __name__ == "__main__":

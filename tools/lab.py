@@ -47,7 +47,8 @@ def main() -> int:
     return serving.serve(
         command(port, arguments.notebook, not (headless or arguments.no_browser)),
         {"JUPYTER_TOKEN": secret},
-        f"{serving.address(port)}/lab",
+        port,
+        "/lab",
         lambda: print(serving.message("JupyterLab", "lab", url, headless, port), flush=True),
     )
 

@@ -138,13 +138,26 @@ def status(url: str) -> int | None:
         return None
 
 
-def serve(command: Sequence[str], env: Mapping[str, str], page: str, say: Callable[[], None]) -> int:
+def listens(pid: int, port: int) -> bool:
+    """Whether a process, or one that it has started, listens at a port; another user's server may have taken it."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        found = [one for each in (process, *process.children(recursive=True)) for one in each.net_connections("tcp")]
+    except psutil.Error:  # it has ended
+        return False
+    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in found)
+
+
+def serve(command: Sequence[str], env: Mapping[str, str], port: int, page: str, say: Callable[[], None]) -> int:
     """Run a server of Jupyter's until it is stopped; one that lets others in without the token is stopped at once.
 
     Args:
         command: Its command line.
         env: Variables of its environment, beside those there are.
-        page: The address of a page that it shows to nobody without the token, but sends them where it is asked for.
+        port: Where it listens.
+        page: The path of a page that it shows to nobody without the token, but sends them where it is asked for.
         say: Called when it answers.
 
     Returns:
@@ -155,8 +168,9 @@ def serve(command: Sequence[str], env: Mapping[str, str], page: str, say: Callab
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     found = None
-    while server.poll() is None and (found := status(page)) is None:
+    while server.poll() is None and found is None:
         time.sleep(0.2)
+        found = status(address(port) + page) if listens(server.pid, port) else None
     if server.poll() is not None:
         return server.wait()
     if found not in (302, 401, 403):
