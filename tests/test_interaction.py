@@ -1006,3 +1006,33 @@ def test_a_site_of_another_model_is_refused():
     one, other = (build(Architecture("eca", {"kernel_size": k})) for k in (3, 9))
     with pytest.raises(ValueError, match=r"'layer3.0.se' belongs to another model"):
         interaction.interaction_matrix(one, gates.site(other, "layer3.0.se"))
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+@pytest.mark.parametrize("middle", [False, True])
+def test_memory_that_runs_out_comes_with_words(se, error, middle):
+    """Those of the innermost: whoever captures gets the capture's, and not twice."""
+
+    def stop(*_):
+        raise error
+
+    error.__notes__ = []
+    hook = se.layer4.register_forward_pre_hook(stop)
+    try:
+        with pytest.raises(type(error)) as raised:
+            if middle:
+                interaction.interaction_matrices(se, torch.zeros(2, 3, 64, 64))
+            else:
+                with gates.capture(se):
+                    se(torch.zeros(2, 3, 64, 64))
+    finally:
+        hook.remove()
+    (note,) = raised.value.__notes__
+    assert note.startswith("interaction: memory ran out" if middle else "capture: memory ran out")
+    assert "on the CPU" in note or "--device cpu" in note
+
+
+def test_another_error_comes_without_words_of_memory(se):
+    with pytest.raises(RuntimeError) as raised, gates.capture(se):
+        raise RuntimeError("another")
+    assert not hasattr(raised.value, "__notes__")
