@@ -1008,28 +1008,35 @@ def test_a_site_of_another_model_is_refused():
         interaction.interaction_matrix(one, gates.site(other, "layer3.0.se"))
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
-@pytest.mark.parametrize("middle", [False, True])
-def test_memory_that_runs_out_comes_with_words(se, error, middle):
-    """Those of the innermost: whoever captures gets the capture's, and not twice."""
+def captured(net, images):
+    with gates.capture(net):
+        net(images)
+
+
+@pytest.mark.parametrize(
+    ("who", "run"),
+    [
+        ("capture", captured),
+        ("interaction", interaction.interaction_matrices),
+        ("influence", lambda net, images: ecaviz.influence(net, "layer1.0.se", images)),
+    ],
+)
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, MemoryError, RuntimeError])
+def test_memory_that_runs_out_comes_with_words(se, who, run, kind):
+    """Those of the innermost, once: an interaction captures, too."""
 
     def stop(*_):
-        raise error
+        raise kind("CUDA out of memory.")
 
-    error.__notes__ = []
     hook = se.layer4.register_forward_pre_hook(stop)
     try:
-        with pytest.raises(type(error)) as raised:
-            if middle:
-                interaction.interaction_matrices(se, torch.zeros(2, 3, 64, 64))
-            else:
-                with gates.capture(se):
-                    se(torch.zeros(2, 3, 64, 64))
+        with pytest.raises(kind) as raised:
+            run(se, torch.zeros(2, 3, 64, 64))
     finally:
         hook.remove()
     (note,) = raised.value.__notes__
-    assert note.startswith("interaction: memory ran out" if middle else "capture: memory ran out")
-    assert "on the CPU" in note or "--device cpu" in note
+    assert note.startswith(f"{who}: memory ran out")
+    assert "CPU" in note
 
 
 def test_another_error_comes_without_words_of_memory(se):
