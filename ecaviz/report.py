@@ -250,16 +250,14 @@ def _finish(pages: list[Page], index: Path) -> Path:
         ReportError: It cannot be written, or something else went wrong before.
     """
     problems = [page.problem for page in pages if page.problem]
-    failed = len(problems)
+    said = f"{len(problems)} of {len(pages)} notebooks failed; the report is in {index.parent} as far as it came."
     try:
         replace_file(index, _index(pages).encode())
     except OSError as error:
+        said = said if problems else f"The pages are in {index.parent}, but not their index."
         problems.append(str(error))
     if problems:
-        raise ReportError(
-            f"{failed} of {len(pages)} notebooks failed; the report is in {index.parent} as far as it came.\n\n"
-            + "\n\n".join(problems)
-        )
+        raise ReportError("\n\n".join([said, *problems]))
     return index
 
 
