@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from .whole_files import writable_folder
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,23 +23,57 @@ def main() -> None:
     """Long jobs of ecaviz. What is quick lives in the library and the notebooks."""
 
 
-def _fail(error: Exception) -> typer.Exit:
-    typer.secho(str(error), fg=typer.colors.RED, err=True)
+_ERRORS = (ValueError, TypeError, OSError, RuntimeError, ModuleNotFoundError, MemoryError)
+"""What the library raises where something is wrong, and memory that ran out."""
+
+
+@contextmanager
+def _told(kept: Callable[[], str] = str, stopped: Callable[[], str] = str) -> Iterator[None]:
+    """An error or an interrupt inside the ``with`` becomes words, and a status: 1, or 130 as shells have it.
+
+    Args:
+        kept: What to say besides of either: what there is already.
+        stopped: What to say besides of an interrupt: how it goes on.
+    """
+    try:
+        yield
+    except typer.Exit:  # a RuntimeError, too
+        raise
+    except _ERRORS as error:
+        raise _fail(error, kept()) from None
+    except KeyboardInterrupt as interrupt:
+        notes = getattr(interrupt, "__notes__", [])
+        typer.secho(" ".join(filter(None, ["Interrupted.", *notes, kept(), stopped()])), err=True)
+        raise typer.Exit(130) from None
+
+
+def _fail(error: Exception, *more: str) -> typer.Exit:
+    """Print an error with its notes, and what else there is to say; the exit to raise."""
+    said = str(error)
+    if isinstance(error, MemoryError):
+        said = f"Memory ran out{f': {said}' if said else '.'}"
+    elif isinstance(error, OSError) and error.filename is None:
+        said = error.strerror or said  # without the number in front
+    notes = getattr(error, "__notes__", [])
+    typer.secho("\n".join(filter(None, [said, *notes, *more])), fg=typer.colors.RED, err=True)
     return typer.Exit(1)
 
 
-def _writable(out: Path, command: str = "profile", option: str = "--out") -> None:
-    """Say before a long run, not after it, that its result could not be written."""
-    if out.is_dir():
-        raise IsADirectoryError(
-            f"{command}: {option} {out} is a folder; a file's name was expected, such as {out / 'a.profile'}."
-        )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise OSError(f"{command}: {option} {out} cannot be written: {error}") from None
+@contextmanager
+def _file(path: Path | None, what: str) -> Iterator[None]:
+    """Say before a long run, not after it, that its file could not be written; see :func:`writable_folder`.
+
+    Args:
+        path: The file; None if none is asked for.
+        what: The command and the option.
+    """
+    if path is None:
+        yield
+        return
+    if path.is_dir():
+        raise IsADirectoryError(f"{what} {path} is a folder; a file's name was expected, such as {path / 'a.profile'}.")
+    with writable_folder(path.parent, f"{what} {path}"):
+        yield
 
 
 @app.command()
@@ -52,10 +88,8 @@ def models(
 
     from .catalogue import available
 
-    try:
+    with _told():
         table = available(source=source, family=family)
-    except (ValueError, OSError) as error:
-        raise _fail(error) from None
     table = table[[fnmatchcase(name, pattern) for name in table["name"]]]
     if cached:
         table = table[table["cached"]]
@@ -126,11 +160,15 @@ def profile(
 
     out = out or Path(f"{model}.profile")
     partial = out
-    try:
-        _writable(out)
-        if table is not None:
+    if table is not None:
+        with _told():
             tables.check_ending(table)
-            _writable(table, option="--table")
+    goes_on = "The same command goes on from {}, if a batch was through."
+    with (
+        _told(stopped=lambda: goes_on.format(partial)),
+        _file(out, "profile: --out"),
+        _file(table, "profile: --table"),
+    ):
         if autocast not in (None, "bfloat16", "float16"):
             raise ValueError(f"profile: --autocast: bfloat16 or float16 was expected, got {autocast!r}.")
         shard = shards.shard_of_this_process()
@@ -174,11 +212,6 @@ def profile(
             partial.unlink(missing_ok=True)  # only now: where another process fails, this one is through already
         if result is not None and table is not None:  # in the other processes there is none
             result.save_table(table)
-    except (ValueError, TypeError, OSError, RuntimeError, ModuleNotFoundError) as error:
-        raise _fail(error) from None
-    except KeyboardInterrupt:
-        typer.secho(f"Interrupted; the same command goes on from {partial}, if a batch was through.", err=True)
-        raise typer.Exit(130) from None
     if result is not None:
         typer.echo(f"{result}\nwritten to {out}")
         if table is not None:
@@ -220,7 +253,7 @@ def train(
     import torch
 
     from . import recipes, training_sets
-    from .bundle import BUNDLE, SURVEY
+    from .bundle import BUNDLE, SURVEY, data_folder
     from .bundle_training import train_bundled
     from .devices import choose_device
     from .training import OutOfTime, Recipe
@@ -230,31 +263,33 @@ def train(
             "give the names of models, or --bundle for all of them, or --survey for one of each module (one of the "
             "three), or --recipe for those of a recipe."
         )
-    try:
+    folder = out or data_folder() / "checkpoints"
+    goes_on = "The same command goes on from the last finished epoch."
+    with (
+        _told(stopped=lambda: goes_on),
+        writable_folder(folder, f"train: {folder}"),
+        writable_folder(scratch, f"train: --scratch {scratch}"),
+    ):
         if threads is not None:
             torch.set_num_threads(threads)
         study = recipes.Study(Recipe(), (), (0,)) if recipe is None else recipes.read(recipe)
         how = study.recipe if epochs is None else replace(study.recipe, epochs=epochs)
         every = [name for name in BUNDLE if training_sets.of(name).name == how.data]
-        train_bundled(
-            every if bundle else list(SURVEY) if survey else list(names or study.models),
-            seeds=seed or study.seeds,
-            recipe=how,
-            device=choose_device(device),
-            folder=out,
-            scratch=scratch,
-            root=root,
-            minutes=minutes,
-            redo=redo,
-        )
-    except OutOfTime as stopped:
-        typer.secho(f"{stopped} The time is over; the same command goes on from there.", err=True)
-        raise typer.Exit(75) from None
-    except (ValueError, OSError, RuntimeError) as error:
-        raise _fail(error) from None
-    except KeyboardInterrupt:
-        typer.secho("Interrupted; the same command goes on from the last finished epoch.", err=True)
-        raise typer.Exit(130) from None
+        try:
+            train_bundled(
+                every if bundle else list(SURVEY) if survey else list(names or study.models),
+                seeds=seed or study.seeds,
+                recipe=how,
+                device=choose_device(device),
+                folder=out,
+                scratch=scratch,
+                root=root,
+                minutes=minutes,
+                redo=redo,
+            )
+        except OutOfTime as stopped:
+            typer.secho(f"{stopped} The time is over; the same command goes on from there.", err=True)
+            raise typer.Exit(75) from None
 
 
 @app.command()
@@ -274,42 +309,56 @@ def coverage(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Measure how much cross-channel interaction the sites of models allow and realise: pairs, rank, partners, cost."""
-    from . import coverage_records, coverages, tables
+    """Measure how much cross-channel interaction the sites of models allow and realise: pairs, rank, partners, cost.
+
+    Interrupt at will: the same command goes on after the last model that was through, from coverage.partial in the
+    folder. The tables that are there stay as they are until the new ones are whole.
+    """
+    from . import bundle, coverage_records, coverage_runs, tables
     from .images import folder
     from .models import load
 
     if recorded == bool(models) or (recorded and (images or sites or locality or influences)):
         raise typer.BadParameter("give the names of models, or --record alone (one of the two).")
+    if recorded:
+        results = bundle.data_folder() / "results"
+        with (
+            _told(stopped=lambda: "What was measured so far is in data/results."),
+            writable_folder(results, f"coverage: {results}"),
+        ):
+            found = coverage_records.measure_runs()
+        typer.echo(f"measured {len(found)} networks; written to data/results")
+        return
+    partial = out / "coverage.partial"
+    through: list[str] = []
     written: list[str] = []
 
     def keep(name: str, table: Any) -> None:
         tables.save_table(table, out / f"{name}.csv")
         written.append(str(out / f"{name}.csv"))
 
-    try:
-        if recorded:
-            found = coverage_records.measure_runs()
-            typer.echo(f"measured {len(found)} networks; written to data/results")
-            return
-        _writable(out / "coverage.csv", "coverage")
+    def kept() -> str:
+        said = [f"Written: {', '.join(written)}."] if written else []
+        if through:
+            said.append(f"The rows of {', '.join(through)} are in {partial}; the same command goes on from there.")
+        return " ".join(said)
+
+    with (
+        _told(kept, stopped=lambda: "" if through else "Nothing was through, and what was there before is as it was."),
+        writable_folder(out, f"coverage: --out {out}"),
+    ):
         loaded = [load(name, device=device) for name in models]
         chosen = None if images is None else folder(images)
-        table = coverages.coverage_table(loaded, chosen, sites, influences=influences)
+        run = coverage_runs.Run(partial, loaded, chosen, sites, influences=influences)
+        through = run.through
+        table = run.coverage()
         keep("coverage", table)
         columns = ["model", "site", "family", "channels", "structural", "rank"]
         columns += ["effective_rank", "partners", "directness"]
         typer.echo(table[columns].round(4).to_string(index=False))
         if locality:
-            keep("locality", coverages.locality_table(loaded, chosen, sites))
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        raise _fail(error) from None
-    except KeyboardInterrupt:
-        kept = (
-            "what was measured so far is in data/results" if recorded else ", ".join(written) or "nothing was written"
-        )
-        typer.secho(f"Interrupted; {kept}.", err=True)
-        raise typer.Exit(130) from None
+            keep("locality", run.locality())
+        run.forget()
     typer.echo(f"written to {', '.join(written)}")
 
 
@@ -324,15 +373,14 @@ def interventions(
 
     Models for CIFAR-10 need its images, in $ECAVIZ_CIFAR10 or ~/.cache/ecaviz/cifar10.
     """
-    from . import intervention_records
+    from . import bundle, intervention_records
 
-    try:
+    folder = out or bundle.data_folder() / "results"
+    with (
+        _told(stopped=lambda: "What was measured so far is in the table."),
+        writable_folder(folder, f"interventions: {folder}"),
+    ):
         measured = intervention_records.record(models or intervention_records.MODELS, out)
-    except (ValueError, OSError, RuntimeError) as error:
-        raise _fail(error) from None
-    except KeyboardInterrupt:
-        typer.secho("Interrupted; what was measured so far is in the table.", err=True)
-        raise typer.Exit(130) from None
     left = [name for name in models or intervention_records.MODELS if name not in measured]
     typer.echo(f"measured: {', '.join(measured) or 'none'}")
     if left:
@@ -346,13 +394,11 @@ def report(
     timeout: Annotated[float, typer.Option(help="The most seconds one cell may take.", min=1)] = 600,
 ) -> None:
     """Run every notebook without a browser into HTML pages that show everything with the network blocked."""
-    from .report import ReportError, build_report
+    from .report import build_report
 
     given = notebooks or [Path("notebooks")]
-    try:
+    with _told(stopped=lambda: "The same command runs all of them anew."):
         index = build_report(given[0] if len(given) == 1 else given, out, timeout=timeout)
-    except (ReportError, ModuleNotFoundError, ValueError, OSError) as error:
-        raise _fail(error) from None
     typer.echo(f"The report is in {index}")
 
 

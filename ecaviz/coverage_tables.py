@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import checks, gates, locality, measures
@@ -11,14 +11,19 @@ from .excitations import COVERED
 from .influences import Influence, influence
 from .interaction import interaction_matrices
 from .matrices import InteractionMatrix
+from .memory import memory_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from .models import LoadedModel
 
 __all__ = ["BANDS", "coverage_table", "locality_table"]
 
 SINGLES = 2000
 """Images that are looked at one by one."""
+AT_MOST = 240
+"""Images that are taken where none are named."""
 BANDS = (3, 9, 33)
 """Kernel sizes whose bands are looked at if none are named."""
 
@@ -30,7 +35,7 @@ def coverage_table(
     *,
     level: float = 0.95,
     resamples: int = 200,
-    at_most: int = 240,
+    at_most: int = AT_MOST,
     influences: bool = False,
 ) -> pd.DataFrame:
     """Coverage of every site of one or several models that has a J: what its form allows beside what it realises.
@@ -61,21 +66,42 @@ def coverage_table(
     Raises:
         ValueError: A model has no site with a J, or the images cannot be used.
     """
+    options = {"level": level, "resamples": resamples, "influences": influences}
+    each = each_with_images(models, images, at_most)
+    return coverage_frame([row for one, chosen in each for row in coverage_of(one, chosen, sites, **options)])
+
+
+def coverage_frame(rows: Sequence[Mapping]) -> pd.DataFrame:
+    """The table of :func:`coverage_table`, of its rows."""
     import pandas as pd
 
-    rows = []
-    for one, chosen in _each(models, images, at_most):
-        measured = influenced(one, chosen, sites) if influences and chosen is not None else []
-        picked = gates.select_sites(one, sites)
-        if not measured or any(has_j(site) for site in picked):
-            found = interaction_matrices(one, chosen, sites)
-            rows += [coverage_row(one.name, None, matrix, level, resamples) for matrix in found.values()]
-        rows += [influence_row(one.name, None, site, found) for site, found in measured]
     return nullable(pd.DataFrame(rows))
 
 
-def _each(models: Any, images: Any, at_most: int) -> Iterable[tuple[Any, Any]]:
-    """Every model, loaded, and the images to run it on."""
+def coverage_of(
+    model: LoadedModel,
+    images: Any,
+    sites: gates.Selection = None,
+    *,
+    level: float = 0.95,
+    resamples: int = 200,
+    influences: bool = False,
+) -> list[dict[str, Any]]:
+    """The rows of :func:`coverage_table` for one model, over images that :func:`each_with_images` gave."""
+    with memory_in_words(_MEMORY.format(model.name)):
+        measured = influenced(model, images, sites) if influences and images is not None else []
+        rows = []
+        if not measured or any(has_j(site) for site in gates.select_sites(model, sites)):
+            found = interaction_matrices(model, images, sites)
+            rows = [coverage_row(model.name, None, matrix, level, resamples) for matrix in found.values()]
+        return rows + [influence_row(model.name, None, *pair) for pair in measured]
+
+
+_MEMORY = "coverages: memory ran out at {}. Fewer images, or fewer sites at once (sites, or --sites), take less."
+
+
+def each_with_images(models: Any, images: Any = None, at_most: int = AT_MOST) -> Iterator[tuple[LoadedModel, Any]]:
+    """Every model of those that :func:`coverage_table` takes, loaded, and the images to run it on."""
     from .images import suited
     from .readings import load_all
 
@@ -188,7 +214,7 @@ def locality_table(
     sizes: Sequence[int] = BANDS,
     draws: int = 999,
     seriated_draws: int = 99,
-    at_most: int = 240,
+    at_most: int = AT_MOST,
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -215,19 +241,42 @@ def locality_table(
     Raises:
         ValueError: As for :func:`coverage_table`; an even k; no k that is below the C of some site.
     """
-    import pandas as pd
-    from tqdm.auto import tqdm
-
     sizes = [sizes] if isinstance(sizes, int) else list(sizes)
     sizes = sorted({checks.kernel_size(k, "locality_table: sizes") for k in sizes})
-    rows = []
-    for one, chosen in _each(models, images, at_most):
-        found = interaction_matrices(one, chosen, sites).values()
-        for matrix in tqdm(found, desc=f"locality of {one.name}", unit="site", delay=2, disable=not progress):
-            rows += locality_rows(one.name, None, matrix, sizes, draws, seriated_draws, seed)
+    options = {"sizes": sizes, "draws": draws, "seriated_draws": seriated_draws, "seed": seed, "progress": progress}
+    each = each_with_images(models, images, at_most)
+    return locality_frame([row for one, chosen in each for row in locality_of(one, chosen, sites, **options)], sizes)
+
+
+def locality_frame(rows: Sequence[Mapping], sizes: Sequence[int] = BANDS) -> pd.DataFrame:
+    """The table of :func:`locality_table`, of its rows."""
+    import pandas as pd
+
     if not rows:
         raise ValueError(f"locality_table: no site has more channels than a band of k = {sizes or 'none'}.")
     return pd.DataFrame(rows)
+
+
+def locality_of(
+    model: LoadedModel,
+    images: Any,
+    sites: gates.Selection = None,
+    *,
+    sizes: Sequence[int] = BANDS,
+    draws: int = 999,
+    seriated_draws: int = 99,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """The rows of :func:`locality_table` for one model, over images that :func:`each_with_images` gave."""
+    from tqdm.auto import tqdm
+
+    rows = []
+    with memory_in_words(_MEMORY.format(model.name)):
+        found = interaction_matrices(model, images, sites).values()
+        for matrix in tqdm(found, desc=f"locality of {model.name}", unit="site", delay=2, disable=not progress):
+            rows += locality_rows(model.name, None, matrix, sizes, draws, seriated_draws, seed)
+    return rows
 
 
 def locality_rows(

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from .fits import TOLERANCE
 from .function_calls import StandIn
+from .memory import memory_in_words
 from .readers import Reader
 from .sites import (
     ACTIVATIONS,
@@ -167,6 +168,11 @@ class _Enough(BaseException):
     """All that is wanted of a forward has been read. No Exception: a network may catch those."""
 
 
+_MEMORY = (
+    "capture: memory ran out while the network ran. Give it fewer images at once, or smaller ones, or run it on the "
+    "CPU."
+)
+
 _RUNNING: list[_Run] = []
 """The captures that are under way: a forward may end early only where all that it concerns have enough."""
 
@@ -295,7 +301,8 @@ def capture(model: Any, sites: Selection = None, *, stop: bool = False) -> Itera
         run = _Run(net, captured, stop)
         try:
             run.attach(chosen)
-            yield captured
+            with memory_in_words(_MEMORY):
+                yield captured
         finally:
             run.detach()
 

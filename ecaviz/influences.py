@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from . import checks, gates
 from .batches import batches
 from .gates import evaluating
+from .memory import memory_in_words
 
 __all__ = ["Influence", "influence", "module_influence"]
 
@@ -106,8 +107,12 @@ def influence(model: Any, site: Any, images: Any, *, at_most: int = 8, batch_siz
     net = model if isinstance(model, nn.Module) else model.net
     transform = None if isinstance(model, nn.Module) else model.transform
     like = next(net.parameters(), torch.zeros(()))
-    x = _inputs(net, one, batches(images, transform, min(batch_size, at_most), like), at_most)
-    return Influence(one.family, one.name, x.shape[1], len(x), _mean_norms(one, x))
+    with memory_in_words(
+        f"influence: memory ran out at {one.name}. Fewer images (at_most), fewer at once (batch_size) or smaller ones "
+        f"take less; or use the CPU (device, or --device cpu)."
+    ):
+        x = _inputs(net, one, batches(images, transform, min(batch_size, at_most), like), at_most)
+        return Influence(one.family, one.name, x.shape[1], len(x), _mean_norms(one, x))
 
 
 def _inputs(net: nn.Module, site: gates.GateSite, stream: Any, at_most: int) -> Tensor:

@@ -41,6 +41,7 @@ from .forms import Band, Dense, LowRank
 from .gates import evaluating
 from .matrices import InteractionMatrix
 from .measures import Coverage, coverage
+from .memory import memory_in_words
 from .sites import network
 from .structure import (
     Structure,
@@ -202,6 +203,12 @@ def _knowing_its_width(model, site, images):
     return gates.site(model, one.name)
 
 
+_MEMORY = (
+    "interaction: memory ran out while the network ran over the images. Fewer images at once (batch_size), smaller "
+    "images, or fewer sites (sites, or --sites) take less; or use the CPU (device, or --device cpu)."
+)
+
+
 def _run(model, plans: Sequence[Plan], images, batch_size: int) -> int:
     """Run the network over the images and hand every plan its descriptors; the number of images.
 
@@ -219,7 +226,8 @@ def _run(model, plans: Sequence[Plan], images, batch_size: int) -> int:
         for name, module in modules.items()
     ]
     try:
-        with evaluating(net), gates.capture(net, sites) if sites else nullcontext({}) as captured:
+        reading = gates.capture(net, sites) if sites else nullcontext({})
+        with evaluating(net), reading as captured, memory_in_words(_MEMORY):
             like = next(net.parameters(), torch.zeros(()))
             for x, _ in batches(images, transform, batch_size, like):
                 read.clear()

@@ -15,6 +15,7 @@ Jupyter is imported when a report is built, not before: `import ecaviz.report` i
 
 from __future__ import annotations
 
+import asyncio
 import html
 import importlib.util
 import logging
@@ -22,12 +23,15 @@ import os
 import re
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from . import frames
+from .whole_files import replace_file, writable_folder
 
 __all__ = [
     "MIME_TYPES",
@@ -132,7 +136,7 @@ td:first-child, td:last-child {{ white-space: nowrap }} .failed {{ color: #b0002
 
 
 class ReportError(RuntimeError):
-    """A notebook failed. What was built before and after it is kept."""
+    """A notebook failed, or a page could not be written. What was built before and after it is kept."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ class Page:
 
     Attributes:
         notebook: Where it was read.
-        path: The HTML file; None if not even that could be made.
+        path: The HTML file; None if not even that could be made (one of before is left as it is).
         title: Its first heading.
         seconds: How long its cells took.
         problem: Why it failed, with the cell; "" if it did not.
@@ -185,6 +189,9 @@ def build_report(
 ) -> Path:
     """Run notebooks and write each as an HTML file that shows everything with the network blocked.
 
+    Every file is written whole or not at all, over one that was there. An interrupt keeps the pages that are through,
+    and is raised with a note that says so.
+
     Args:
         notebooks: A folder, or the notebooks themselves. They are read and not changed.
         out: The folder to write to: one page for each notebook, and index.html.
@@ -198,15 +205,15 @@ def build_report(
         FileNotFoundError: There is no such notebook or folder, or no notebook in it.
         ValueError: Two notebooks have the same name.
         ModuleNotFoundError: The extra ``lab`` is not installed.
+        OSError: ``out`` is a file, or nothing can be written there; told before a notebook is run.
         ReportError: A notebook failed. The message names notebook, cell and error; the other notebooks are run all the
-            same, and the page of the failed one shows how far it came.
+            same, and the page of the failed one shows how far it came. Or a page could not be written.
     """
     _require_jupyter()
     import nbformat
     from tqdm import tqdm
 
     paths, out = find_notebooks(notebooks), Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     books: dict[Path, Any] = {}
     pages: list[Page] = []
     for path in paths:
@@ -216,19 +223,41 @@ def build_report(
             pages.append(Page(path, None, path.stem, 0.0, f"{path}: not a notebook that can be read: {error}"))
 
     total = sum(cell.cell_type == "code" for book in books.values() for cell in book.cells)
-    with tqdm(total=total, unit="cell", disable=not progress) as bar:
-        for path, book in books.items():
-            bar.set_description(path.stem)
-            pages.append(_build_page(path, book, out, timeout, bar, pages=[p.stem for p in paths]))
+    with writable_folder(out, f"report: {out}"), tqdm(total=total, unit="cell", disable=not progress) as bar:
+        try:
+            for path, book in books.items():
+                bar.set_description(path.stem)
+                pages.append(_build_page(path, book, out, timeout, bar, pages=[p.stem for p in paths]))
+        except KeyboardInterrupt as stopped:
+            stopped.add_note(_so_far(pages, len(paths), out))
+            raise
+        pages.sort(key=lambda page: paths.index(page.notebook))
+        return _finish(pages, out / "index.html")
 
-    index = out / "index.html"
-    pages.sort(key=lambda page: paths.index(page.notebook))
-    index.write_text(_index(pages), "utf-8")
-    if problems := [page.problem for page in pages if page.problem]:
-        raise ReportError(
-            f"{len(problems)} of {len(pages)} notebooks failed; the report is in {index} as far as it came.\n\n"
-            + "\n\n".join(problems)
-        )
+
+def _so_far(pages: list[Page], count: int, out: Path) -> str:
+    """What there is of a report that was interrupted."""
+    there = [page.path.name for page in pages if page.path]
+    if not there:
+        return f"No page was through, and {out} is as it was."
+    return f"{len(there)} of {count} pages are in {out}: {', '.join(there)}. There is no new index.html to them."
+
+
+def _finish(pages: list[Page], index: Path) -> Path:
+    """Write the index.
+
+    Raises:
+        ReportError: It cannot be written, or something else went wrong before.
+    """
+    problems = [page.problem for page in pages if page.problem]
+    said = f"{len(problems)} of {len(pages)} notebooks failed; the report is in {index.parent} as far as it came."
+    try:
+        replace_file(index, _index(pages).encode())
+    except OSError as error:
+        said = said if problems else f"The pages are in {index.parent}, but not their index."
+        problems.append(str(error))
+    if problems:
+        raise ReportError("\n\n".join([said, *problems]))
     return index
 
 
@@ -276,10 +305,12 @@ def _build_page(path: Path, book: Any, out: Path, timeout: float, bar: Any, page
     bar.update(before + sum(cell.cell_type == "code" for cell in book.cells) - bar.n)  # past what did not run
     target: Path | None = out / f"{path.stem}.html"
     try:
-        target.write_text(_to_html(path, book, pages), "utf-8")
-    except ValueError as error:
-        target.unlink(missing_ok=True)
-        target, problem = None, "\n".join(filter(None, [problem, f"{path}: {error}"]))
+        replace_file(target, _to_html(path, book, pages).encode())
+    except (
+        Exception
+    ) as error:  # the disk, a formula, whatever nbconvert makes of an output: the others come all the same
+        said = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+        target, problem = None, "\n".join(filter(None, [problem, f"{path}: {said}"]))
     return Page(path, target, title, seconds, problem)
 
 
@@ -302,6 +333,7 @@ def run_notebook(path: Path, book: Any, timeout: float, bar: Any, *, moving: boo
     Returns:
         What went wrong, with the cell; "" if nothing did.
     """
+    from jupyter_client.kernelspec import NoSuchKernel
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -328,17 +360,44 @@ def run_notebook(path: Path, book: Any, timeout: float, bar: Any, *, moving: boo
         on_cell_executed=lambda **_: bar.update(),
     )
     try:
-        client.execute(env=env)
+        _execute(client, env)
     except CellExecutionError as error:
         reason = f"{error.ename}: {error.evalue}"
     except CellTimeoutError:
         reason = f"it took longer than {timeout:g} s, the most one cell may take"
     except DeadKernelError:
         reason = "the kernel died; was there enough memory?"
+    except (NoSuchKernel, RuntimeError, OSError) as error:  # it could not even be started
+        return f"{path}: its kernel cannot be run: {error}"
     else:
         return ""
     source = "\n".join(f"    {line}" for line in book.cells[at].source.splitlines())
     return f"{path}, cell {at + 1} of {len(book.cells)}: {reason}\n{source}"
+
+
+def _execute(client: Any, env: dict[str, str]) -> None:
+    """Run the cells in a thread of their own. In the main one, nbclient would take Ctrl-C for itself, and fail of it.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, once the kernel has ended.
+    """
+    runner = asyncio.Runner(loop_factory=asyncio.SelectorEventLoop)
+    loop = runner.get_loop()
+    task = loop.create_task(client.async_execute(env=env))
+
+    def run() -> None:
+        with runner:
+            loop.run_until_complete(task)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run)
+        try:
+            running.result()
+        except KeyboardInterrupt:
+            client.shutdown_kernel = "immediate"  # what is under way would have its last words
+            with suppress(RuntimeError):  # it has just come to its end
+                loop.call_soon_threadsafe(task.cancel)
+            raise
 
 
 def _to_html(path: Path, book: Any, pages: list[str]) -> str:

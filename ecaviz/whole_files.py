@@ -7,12 +7,13 @@ import glob
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["draft", "replace_file", "tidy"]
+__all__ = ["draft", "replace_file", "tidy", "writable_folder"]
 
 _HALF = ".half"
 _LONG = 3600.0  # seconds
@@ -55,6 +56,39 @@ def replace_file(path: Path, content: bytes) -> None:
     """
     with draft(path) as place:
         place.write_bytes(content)
+
+
+@contextmanager
+def writable_folder(folder: Path, what: str) -> Iterator[None]:
+    """A folder that files can be written into, for as long as the ``with`` lasts: told before a long run, not after it.
+
+    It is made where it is missing. What was made and is still empty at the end, with the folders above it, is removed.
+
+    Args:
+        folder: The folder.
+        what: The message of an error begins with that: who writes what.
+
+    Raises:
+        OSError: It is a file or lies in one, or nothing can be written into it: no room, no permission.
+    """
+    above = [folder, *folder.parents]
+    missing = [one for one in above if not os.path.lexists(one)]
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"0")
+        except OSError as error:
+            there = next(one for one in above if one not in missing)
+            why = f"{error.strerror or error}. Make room there, make it writable, or name another place"
+            if not there.is_dir():
+                why = f"{there} is a file; a folder was expected. Name another place"
+            raise OSError(error.errno or errno.EIO, f"{what} cannot be written: {why}") from error
+        yield
+    finally:
+        for one in missing:
+            with suppress(OSError):  # it holds something, or somebody else has removed it
+                one.rmdir()
 
 
 def tidy(path: Path) -> None:

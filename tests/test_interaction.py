@@ -1006,3 +1006,40 @@ def test_a_site_of_another_model_is_refused():
     one, other = (build(Architecture("eca", {"kernel_size": k})) for k in (3, 9))
     with pytest.raises(ValueError, match=r"'layer3.0.se' belongs to another model"):
         interaction.interaction_matrix(one, gates.site(other, "layer3.0.se"))
+
+
+def captured(net, images):
+    with gates.capture(net):
+        net(images)
+
+
+@pytest.mark.parametrize(
+    ("who", "run"),
+    [
+        ("capture", captured),
+        ("interaction", interaction.interaction_matrices),
+        ("influence", lambda net, images: ecaviz.influence(net, "layer1.0.se", images)),
+    ],
+)
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, MemoryError, RuntimeError])
+def test_memory_that_runs_out_comes_with_words(se, who, run, kind):
+    """Those of the innermost, once: an interaction captures, too."""
+
+    def stop(*_):
+        raise kind("CUDA out of memory.")
+
+    hook = se.layer4.register_forward_pre_hook(stop)
+    try:
+        with pytest.raises(kind) as raised:
+            run(se, torch.zeros(2, 3, 64, 64))
+    finally:
+        hook.remove()
+    (note,) = raised.value.__notes__
+    assert note.startswith(f"{who}: memory ran out")
+    assert "CPU" in note
+
+
+def test_another_error_comes_without_words_of_memory(se):
+    with pytest.raises(RuntimeError) as raised, gates.capture(se):
+        raise RuntimeError("another")
+    assert not hasattr(raised.value, "__notes__")

@@ -1,8 +1,11 @@
 """The command line: each command helps, works, and fails with one line and a status that tells."""
 
+import json
 import re
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +19,11 @@ import ecaviz
 from ecaviz import (
     bundle,
     bundle_training,
+    catalogue,
     cifar10,
     coverage_records,
+    coverage_runs,
+    coverage_tables,
     coverages,
     images,
     intervention_records,
@@ -249,19 +255,175 @@ def test_what_goes_on_after_ctrl_c_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(bundle_training, "train_bundled", stops(KeyboardInterrupt()))
     stopped = run("train", "shapes-none", "--device", "cpu")
     assert (stopped.exit_code, "goes on from the last finished epoch" in stopped.stderr) == (130, True)
-    monkeypatch.setattr(coverages, "locality_table", stops(KeyboardInterrupt()))
+    monkeypatch.setattr(coverage_runs, "locality_of", stops(KeyboardInterrupt()))
     options = ("coverage", "shapes-eca-k3", "--sites", "layer1.0.se", "--locality", "--device", "cpu")
     stopped = run(*options, "--out", tmp_path / "covered")
     assert stopped.exit_code == 130
-    assert f"Interrupted; {tmp_path / 'covered' / 'coverage.csv'}." in stopped.stderr  # of what was through
+    assert f"Interrupted. Written: {tmp_path / 'covered' / 'coverage.csv'}. The rows of coverage of" in stopped.stderr
     assert pd.read_csv(tmp_path / "covered" / "coverage.csv")["site"].tolist() == ["layer1.0.se"]
-    monkeypatch.setattr(coverages, "coverage_table", stops(KeyboardInterrupt()))
-    assert "Interrupted; nothing was written." in run(*options, "--out", tmp_path / "other").stderr
+    monkeypatch.setattr(coverage_runs, "coverage_of", stops(KeyboardInterrupt()))
+    stopped = run(*options, "--out", tmp_path / "other" / "deep")
+    assert "Interrupted. Nothing was through, and what was there before is as it was." in stopped.stderr
+    assert not (tmp_path / "other").exists()
     monkeypatch.setattr(coverage_records, "measure_runs", stops(KeyboardInterrupt()))
-    assert "what was measured so far is in data/results" in run("coverage", "--record").stderr
+    assert "What was measured so far is in data/results" in run("coverage", "--record").stderr
     monkeypatch.setattr(intervention_records, "measure", stops(KeyboardInterrupt()))
     stopped = run("interventions", "shapes-se-r16", "--out", tmp_path)
     assert (stopped.exit_code, "is in the table" in stopped.stderr) == (130, True)
+    interrupt = KeyboardInterrupt()
+    interrupt.add_note("2 of 3 pages are there.")
+    monkeypatch.setattr(ecaviz_report, "build_report", stops(interrupt))
+    stopped = run("report")
+    assert (stopped.exit_code, "Interrupted. 2 of 3 pages are there. The same" in stopped.stderr) == (130, True)
+
+
+class Failing:
+    """What measures a model, which notes those it was called for and fails at some."""
+
+    def __init__(self, measure, error, *names):
+        self.measure, self.error, self.names, self.asked = measure, error, names, []
+
+    def __call__(self, model, *given, **options):
+        self.asked.append(model.name)
+        if model.name in self.names:
+            raise self.error
+        return self.measure(model, *given, **options)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt(), 130), (ValueError("broken"), 1)], ids=["interrupt", "error"]
+)
+def test_coverage_goes_on_after_the_last_model_that_was_through(tmp_path, monkeypatch, error, status):
+    names = "shapes-eca-k3", "shapes-se-r16", "shapes-cbam"
+    command = ("coverage", *names, "--sites", "layer1.0.*", "--locality", "--device", "cpu", "--out")
+    short = Failing(partial(coverage_tables.locality_of, draws=9, seriated_draws=9), error, "shapes-se-r16")
+    monkeypatch.setattr(coverage_runs, "locality_of", short)
+    whole = Failing(coverage_tables.coverage_of, error, "shapes-se-r16")
+    monkeypatch.setattr(coverage_runs, "coverage_of", whole)
+
+    (tmp_path / "coverage.csv").write_text("of an earlier run\n")
+    stopped = run(*command, tmp_path)
+    assert stopped.exit_code == status
+    kept = tmp_path / "coverage.partial"
+    assert f"The rows of coverage of shapes-eca-k3 are in {kept}; the same command goes on" in stopped.stderr
+    assert str(error) in stopped.stderr
+    assert (tmp_path / "coverage.csv").read_text() == "of an earlier run\n"
+    assert whole.asked == ["shapes-eca-k3", "shapes-se-r16"]
+
+    whole.names, whole.asked = (), []
+    stopped = run(*command, tmp_path)
+    assert stopped.exit_code == status  # in the other table
+    assert f"there already, in {kept}: coverage of shapes-eca-k3\n" in stopped.stdout
+    assert whole.asked == ["shapes-se-r16", "shapes-cbam"]
+    assert pd.read_csv(tmp_path / "coverage.csv")["model"].unique().tolist() == list(names)
+    assert "coverage of shapes-cbam, locality of shapes-eca-k3 are in" in stopped.stderr
+
+    short.names, short.asked, whole.asked = (), [], []
+    assert run(*command, tmp_path).exit_code == 0
+    assert (short.asked, whole.asked) == (["shapes-se-r16", "shapes-cbam"], [])
+    assert {path.name for path in tmp_path.iterdir()} == {"coverage.csv", "locality.csv"}
+    assert run(*command, tmp_path / "unbroken").exit_code == 0
+    for name in ("coverage.csv", "locality.csv"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+
+
+def test_coverage_takes_from_an_earlier_run_only_what_was_made_the_same_way(tmp_path, monkeypatch):
+    for name in ("one", "other"):
+        (tmp_path / name / "images").mkdir(parents=True)
+        shutil.copy(next(iter(images.photographs().paths)), tmp_path / name / "images" / "a.jpg")
+    monkeypatch.setattr(coverage_runs, "locality_of", stops(ValueError("later")))
+    measure = Failing(coverage_tables.coverage_of, None)
+    monkeypatch.setattr(coverage_runs, "coverage_of", measure)
+    options = ("--locality", "--device", "cpu", "--out", tmp_path)
+    for more in (
+        ("--sites", "layer1.*"),
+        ("--sites", "layer2.*"),
+        ("--sites", "layer1.*", "--influences"),
+        ("--sites", "layer1.*", "--images", tmp_path / "one" / "images"),
+        ("--sites", "layer1.*", "--images", tmp_path / "other" / "images"),
+    ):
+        for times in (1, 0):
+            measure.asked = []
+            assert run("coverage", "shapes-eca-k3", *more, *options).exit_code == 1
+            assert len(measure.asked) == times
+    rows = json.loads((tmp_path / "coverage.partial").read_bytes().partition(b"\n")[2])
+    assert len(rows) == 5
+    monkeypatch.undo()
+    assert run("coverage", "shapes-eca-k3", "--sites", "layer2.*", "--device", "cpu", "--out", tmp_path).exit_code == 0
+    assert len(json.loads((tmp_path / "coverage.partial").read_bytes().partition(b"\n")[2])) == 4  # of other runs
+
+
+def test_coverage_tells_of_a_model_without_sites_before_it_measures_others(tmp_path, monkeypatch):
+    measure = Failing(coverage_tables.coverage_of, None)
+    monkeypatch.setattr(coverage_runs, "coverage_of", measure)
+    for name, says in (("shapes-none", "no channel gates"), ("shapes-gsop", "no closed form for the family 'gsop'")):
+        result = run("coverage", "shapes-eca-k3", name, "--out", tmp_path)
+        assert (result.exit_code, says in result.stderr) == (1, True)
+    assert measure.asked == []
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "Memory ran out.\nUse the CPU.\n"),
+        (MemoryError("Unable to allocate 3 GiB"), "Memory ran out: Unable to allocate 3 GiB\nUse the CPU.\n"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "CUDA out of memory.\nUse the CPU.\n"),
+        (OSError(28, "no room"), "no room\nUse the CPU.\n"),
+    ],
+    ids=lambda one: str(one)[:20],
+)
+@pytest.mark.parametrize("command", ["models", "profile", "train", "coverage", "record", "interventions", "report"])
+def test_errors_are_told_with_their_notes(tmp_path, monkeypatch, command, error, says):
+    error.__notes__ = ["Use the CPU."]
+    fails = stops(error)
+    monkeypatch.setattr(catalogue, "available", fails)
+    monkeypatch.setattr(profiles, "profile", fails)
+    monkeypatch.setattr(bundle_training, "train_bundled", fails)
+    monkeypatch.setattr(coverage_runs, "coverage_of", fails)
+    monkeypatch.setattr(coverage_records, "measure_runs", fails)
+    monkeypatch.setattr(intervention_records, "record", fails)
+    monkeypatch.setattr(ecaviz_report, "build_report", fails)
+    out = ("--device", "cpu", "--out", tmp_path / "new" / "deep")
+    commands = {
+        "profile": ("profile", "shapes-eca-k3", "shapes:12", *out),
+        "train": ("train", "shapes-none", *out, "--scratch", tmp_path / "states"),
+        "coverage": ("coverage", "shapes-eca-k3", *out),
+        "record": ("coverage", "--record"),
+        "interventions": ("interventions", *out[2:]),
+        "report": ("report", *out[2:]),
+    }
+    result = run(*commands.get(command, [command]))
+    assert (result.exit_code, result.stderr) == (1, says)
+    assert list(tmp_path.iterdir()) == []  # no folder that was made for nothing
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("profile", "shapes-eca-k3", "shapes:12", "--out", "file/a.profile"),
+        ("profile", "shapes-eca-k3", "shapes:12", "--out", "a.profile", "--table", "file/a.csv"),
+        ("train", "shapes-none", "--out", "file", "--scratch", "states"),
+        ("train", "shapes-none", "--out", "out", "--scratch", "file"),
+        ("coverage", "shapes-eca-k3", "--out", "file"),
+        ("interventions", "shapes-se-r16", "--out", "file"),
+        ("report", "a.ipynb", "--out", "file"),
+    ],
+    ids=lambda command: " ".join(command[::2]),
+)
+def test_what_cannot_be_written_is_told_before_the_run(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    never = stops(AssertionError("it ran"))
+    monkeypatch.setattr(profiles, "profile", never)
+    monkeypatch.setattr(bundle_training, "train_bundled", never)
+    monkeypatch.setattr(coverage_runs, "coverage_of", never)
+    monkeypatch.setattr(intervention_records, "record", never)
+    monkeypatch.setattr(ecaviz_report, "run_notebook", never)
+    for name in ("file", "a.ipynb"):
+        Path(name).write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
+    result = run(*command)
+    assert result.exit_code == 1, result.output
+    assert re.search(rf"{command[0]}: .*file.* cannot be written: file is a file; a folder was expected", result.stderr)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "a.ipynb"}
 
 
 def test_train_takes_models_seeds_and_recipe_of_a_study(tmp_path, monkeypatch):

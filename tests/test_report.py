@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import ecaviz.report
 from ecaviz.report import ReportError, build_report, formula
 
 nbformat = pytest.importorskip("nbformat", reason="the extra `lab` is not installed")
@@ -243,6 +244,24 @@ def test_unreadable_notebook_is_named_and_the_rest_is_kept(tmp_path):
     with pytest.raises(ReportError, match=r"broken.ipynb: not a notebook that can be read"):
         build_report(tmp_path, tmp_path / "out", progress=False)
     assert (tmp_path / "out/fine.html").exists()
+
+
+def test_a_kernel_that_cannot_be_started_is_named_and_the_rest_is_kept(tmp_path, monkeypatch):
+    from jupyter_client.kernelspec import NoSuchKernel
+
+    write(tmp_path / "a.ipynb", ("md", "# A"), ("code", "1"))
+    write(tmp_path / "b.ipynb", ("md", "# B"))
+    errors = iter([NoSuchKernel("python3"), OSError(28, "No space left on device")])
+
+    def stop(*_):
+        raise next(errors)
+
+    monkeypatch.setattr(ecaviz.report, "_execute", stop)
+    with pytest.raises(ReportError, match=r"2 of 2 notebooks failed") as caught:
+        build_report(tmp_path, tmp_path / "out", progress=False)
+    assert "a.ipynb: its kernel cannot be run: No such kernel named python3" in str(caught.value)
+    assert "b.ipynb: its kernel cannot be run: [Errno 28] No space left" in str(caught.value)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.html", "b.html", "index.html"}
 
 
 def test_nothing_to_run_is_an_error_that_names_the_place(tmp_path):

@@ -78,3 +78,28 @@ def test_an_error_in_between_leaves_what_was_there(tmp_path):
     missing = tmp_path / "no folder" / "a.csv"
     with pytest.raises(OSError, match=r"a\.csv cannot be written \(No such file or directory\); what was there before"):
         whole_files.replace_file(missing, b"")
+
+
+def test_a_folder_that_was_made_for_nothing_goes_and_one_that_holds_something_stays(tmp_path):
+    with whole_files.writable_folder(tmp_path / "a" / "b" / "c", "test"):
+        assert list((tmp_path / "a" / "b" / "c").iterdir()) == []
+        (tmp_path / "a" / "kept").touch()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["kept"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(KeyboardInterrupt), whole_files.writable_folder(tmp_path / "empty" / "d", "test"):
+        raise KeyboardInterrupt
+    assert list((tmp_path / "empty").iterdir()) == []  # it was there before
+    with whole_files.writable_folder(tmp_path / "e", "test"):
+        (tmp_path / "e").rmdir()  # by somebody else
+
+
+@pytest.mark.parametrize("name", ["file", "file/a", "new/" + "n" * 300])
+def test_a_folder_that_cannot_be_written_to_is_told_at_once(tmp_path, name):
+    (tmp_path / "file").touch()
+    folder = tmp_path / name
+    with pytest.raises(
+        OSError, match=r"^\[Errno \d+\] test: out cannot be written: .*\. .*[Nn]ame another place$"
+    ) as raised:
+        whole_files.writable_folder(folder, "test: out").__enter__()
+    assert ("is a file; a folder was expected" in str(raised.value)) == name.startswith("file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
