@@ -56,7 +56,8 @@ def train_bundled(
 
     Raises:
         ValueError: A name that the bundle does not have or that is of another set of images, or runs that are there
-            with another recipe.
+            with another recipe; or a training that diverged. The rest is not trained then: one recipe is for all, and
+            with another learning rate it would have to be trained anew. What is recorded stays.
         OutOfTime: The minutes are over before all is trained.
     """
     recipe = recipe or Recipe()
@@ -157,9 +158,17 @@ def keep(
         folder: As for :func:`train_bundled`.
         scratch: As for :func:`train_bundled`.
         replaced: As for :func:`ecaviz.results.record`.
+
+    Raises:
+        ValueError: The network has weights or answers that are NaN or infinite; nothing is written.
     """
     images = training_sets.SETS[recipe.data]
     answered = logits(net, test.images, data=recipe.data, device=device)
+    if not bool(answered.isfinite().all()):
+        raise ValueError(
+            f"train: what {name}, seed {seed}, answers is NaN or infinite, and it is not kept: the training diverged. "
+            f"Lower the recipe's learning_rate ({recipe.learning_rate:g}). What was recorded before is untouched."
+        )
     right = (answered.argmax(1) == test.labels).numpy()
     about = {
         "data": test.data,

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import networks, training_sets, training_states
+from . import networks, tensor_files, training_sets, training_states
 from .devices import choose_device
 from .gates import evaluating
 from .networks import Architecture
@@ -94,7 +94,8 @@ def train(
     Raises:
         PermissionError: ``state`` may not be read.
         RuntimeError: The device is not there.
-        ValueError: ``state`` belongs to another architecture, recipe or seed, or is damaged.
+        ValueError: ``state`` belongs to another architecture, recipe or seed, or is damaged; or the training diverged:
+            the loss or a weight is NaN or infinite. ``state`` is that of the epoch before then.
         OutOfTime: The moment came before the last epoch; with ``state``, the same call goes on from there.
     """
     from tqdm.auto import tqdm
@@ -151,6 +152,7 @@ def train(
             if until is not None and epoch > done and time.monotonic() + lasted > until:
                 raise OutOfTime(f"train: stopped after epoch {epoch} of {recipe.epochs}.")
             loss, correct = _epoch(net, optimizer, schedule, images, labels, recipe, seed, epoch, bar)
+            _check_finite(loss, net, recipe, epoch, state)
             lasted = time.perf_counter() - started
             seconds += lasted
             history.append({"epoch": epoch + 1, "loss": loss, "train_accuracy": correct, "seconds": seconds})
@@ -212,6 +214,21 @@ def _epoch(net, optimizer, schedule, images, labels, recipe, seed, epoch, bar) -
         hits += (logits.detach().argmax(1) == target).sum()
         bar.update()
     return float(loss_sum) / len(images), float(hits) / len(images)
+
+
+def _check_finite(loss: float, net: nn.Module, recipe: Recipe, epoch: int, state: Path | None) -> None:
+    """Raise a ValueError if an epoch has left a loss or weights that are NaN or infinite."""
+    bad = tensor_files.not_finite(net.state_dict())
+    if math.isfinite(loss) and not bad:
+        return
+    kept = "" if state is None else f" {state} was not written."
+    if state is not None and epoch:
+        kept = f" {state} stays as it was after epoch {epoch}; delete it before another recipe is tried."
+    raise ValueError(
+        f"train: the training diverged in epoch {epoch + 1} of {recipe.epochs}: its mean loss is {loss:g}"
+        f"{f', and weights are NaN or infinite, in {bad}' if bad else ''}. Lower the recipe's learning_rate (it is "
+        f"{recipe.learning_rate:g}), or give it a longer warmup ({recipe.warmup:g}).{kept}"
+    )
 
 
 def shifted(images: Tensor, shifts: Tensor, most: int) -> Tensor:

@@ -368,10 +368,8 @@ def _check_kind(state: dict[str, Tensor], path: Path) -> None:
 
 def check_finite(state: dict[str, Tensor], path: Path) -> None:
     """Raise a ValueError that names them if weights are NaN or infinite."""
-    bad = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
-    if bad:
-        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+    if bad := tensor_files.not_finite(state):
         raise ValueError(
-            f"load: {path} has weights that are NaN or infinite, in {', '.join(bad[:3])}{more}: the training diverged "
+            f"load: {path} has weights that are NaN or infinite, in {bad}: the training diverged "
             f"or the file is damaged. Take an earlier checkpoint, or fetch the file again."
         )
