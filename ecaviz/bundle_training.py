@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from . import bundle, coverage_records, results, training_sets
 from .recipes import Recipe
-from .training import OutOfTime, hardware, logits, train
+from .training import OutOfTime, hardware, logits, memory_told, train
 from .whole_files import replace_file
 
 __all__ = ["keep", "train_bundled"]
@@ -109,7 +109,8 @@ def train_bundled(
         )
         _write_history(scratch / f"{name}-seed{seed}.csv", result.history)
         about = result.seconds, hardware(device), recipe, test, device, folder, scratch
-        run = keep(name, seed, result.net, *about, replaced=todo)
+        with memory_told(recipe, state):
+            run = keep(name, seed, result.net, *about, replaced=todo)
         state.unlink(missing_ok=True)
         if redo:
             done.add((name, seed, recipe.digest))

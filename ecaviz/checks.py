@@ -14,6 +14,7 @@ __all__ = [
     "file",
     "hidden_units",
     "kernel_size",
+    "out_of_memory",
     "padding",
     "readable",
     "rule",
@@ -175,3 +176,13 @@ def readable(path: Path, what: str) -> None:
         raise PermissionError(
             f"{what}: {path} may not be read: permission denied. Allow it (chmod u+rX {path.name}), or ask its owner."
         ) from error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; also in words alone, as the CPU, mps, cuDNN and cuBLAS say it."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = ("out of memory", "can't allocate memory", "_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

@@ -308,7 +308,7 @@ class _Pass:
             try:
                 output = self.net(x)
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not checks.out_of_memory(error):
                     raise
                 if len(x) == 1:
                     error.add_note("profile: a single image does not fit into memory. Use smaller images, or the CPU.")
@@ -451,12 +451,6 @@ def _precision(net: nn.Module, device: torch.device) -> str:
     own = str(next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32))
     low = str(torch.get_autocast_dtype(device.type)) if torch.is_autocast_enabled(device.type) else own
     return " under autocast to ".join(dict.fromkeys(one.removeprefix("torch.") for one in (own, low)))
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Also where it is said in words alone: by the CPU, by mps, by cuDNN and cuBLAS."""
-    words = ("out of memory", "can't allocate memory", "_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def fingerprint_of(net: nn.Module) -> str:

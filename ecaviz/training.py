@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import networks, tensor_files, training_sets, training_states
+from . import checks, networks, tensor_files, training_sets, training_states
 from .devices import choose_device
 from .gates import evaluating
 from .networks import Architecture
 from .recipes import Recipe
 from .whole_files import tidy
 
-__all__ = ["OutOfTime", "Recipe", "TrainingResult", "accuracy", "answers", "hardware", "logits", "train"]
+__all__ = ["OutOfTime", "Recipe", "TrainingResult", "accuracy", "answers", "hardware", "logits", "memory_told", "train"]
 
 
 class OutOfTime(Exception):  # noqa: N818 - nothing went wrong: the same call goes on from here
@@ -93,14 +95,53 @@ def train(
 
     Raises:
         PermissionError: ``state`` may not be read.
-        RuntimeError: The device is not there.
+        RuntimeError: The device is not there; or memory ran out (torch.OutOfMemoryError, on a GPU): a note says what to
+            do, and ``state`` is that of the epoch before then.
         ValueError: ``state`` belongs to another architecture, recipe or seed, or is damaged; or the training diverged:
             the loss or a weight is NaN or infinite. ``state`` is that of the epoch before then.
         OutOfTime: The moment came before the last epoch; with ``state``, the same call goes on from there.
     """
+    recipe, device = recipe or Recipe(), choose_device(device)
+    with memory_told(recipe, state):
+        return _train(architecture, recipe, seed, device, state, data, test, until, progress)
+
+
+@contextmanager
+def memory_told(recipe: Recipe, state: Path | None) -> Iterator[None]:
+    """Inside the ``with``, an error that memory ran out gets a note: what is kept, and what to do.
+
+    Args:
+        recipe: How is trained.
+        state: File for resuming; None for none.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if checks.out_of_memory(error):
+            kept = "Nothing was kept"
+            if state is not None and Path(state).exists():
+                kept = f"The state after the last whole epoch is kept in {state}, and the same call goes on from there"
+            error.add_note(
+                f"train: memory ran out. {kept}. End what else needs memory there and start again; or train afresh "
+                f"with a smaller batch_size in the recipe (it is {recipe.batch_size})."
+            )
+        raise
+
+
+def _train(
+    architecture: Architecture,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device,
+    state: Path | None,
+    data: tuple[Tensor, Tensor] | None,
+    test: tuple[Tensor, Tensor] | None,
+    until: float | None,
+    progress: bool,
+) -> TrainingResult:
+    """As :func:`train`, which says what the arguments are."""
     from tqdm.auto import tqdm
 
-    recipe, device = recipe or Recipe(), choose_device(device)
     images, labels = data if data is not None else _read(recipe, "train", progress=progress)
     held_out = test if test is not None else _read(recipe, "test", progress=progress)
 
