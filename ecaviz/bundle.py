@@ -187,8 +187,17 @@ def write(
         row: The other fields of :class:`ManifestRow`: data, seed, epochs, train_images, seconds, hardware, test_images,
             accuracy.
         folder: Where to; None for the bundled checkpoints.
+
+    Raises:
+        ValueError: The network has weights that are NaN or infinite; what was there stays.
+        OSError: The folder cannot be written.
     """
     folder = _checkpoints(folder)
+    if bad := tensor_files.not_finite(net.state_dict()):
+        raise ValueError(
+            f"train: {name} has weights that are NaN or infinite, in {bad}, and is not kept: the training diverged. "
+            f"Lower its learning_rate. What {folder} has is untouched."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     about = {
         "format": FORMAT,

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from . import bundle, coverage_records, results, training_sets
+from .memory import memory_in_words
 from .recipes import Recipe
-from .training import OutOfTime, hardware, logits, train
+from .training import OutOfTime, hardware, logits, memory_advice, train
 from .whole_files import replace_file
 
 __all__ = ["keep", "train_bundled"]
@@ -56,7 +57,8 @@ def train_bundled(
 
     Raises:
         ValueError: A name that the bundle does not have or that is of another set of images, or runs that are there
-            with another recipe.
+            with another recipe; or a training that diverged. The rest is not trained then: one recipe is for all, and
+            with another learning rate it would have to be trained anew. What is recorded stays.
         OutOfTime: The minutes are over before all is trained.
     """
     recipe = recipe or Recipe()
@@ -108,7 +110,8 @@ def train_bundled(
         )
         _write_history(scratch / f"{name}-seed{seed}.csv", result.history)
         about = result.seconds, hardware(device), recipe, test, device, folder, scratch
-        run = keep(name, seed, result.net, *about, replaced=todo)
+        with memory_in_words(memory_advice(recipe, state)):
+            run = keep(name, seed, result.net, *about, replaced=todo)
         state.unlink(missing_ok=True)
         if redo:
             done.add((name, seed, recipe.digest))
@@ -157,9 +160,17 @@ def keep(
         folder: As for :func:`train_bundled`.
         scratch: As for :func:`train_bundled`.
         replaced: As for :func:`ecaviz.results.record`.
+
+    Raises:
+        ValueError: The network has weights or answers that are NaN or infinite; nothing is written.
     """
     images = training_sets.SETS[recipe.data]
     answered = logits(net, test.images, data=recipe.data, device=device)
+    if not bool(answered.isfinite().all()):
+        raise ValueError(
+            f"train: what {name}, seed {seed}, answers is NaN or infinite, and it is not kept: the training diverged. "
+            f"Lower the recipe's learning_rate ({recipe.learning_rate:g}). What was recorded before is untouched."
+        )
     right = (answered.argmax(1) == test.labels).numpy()
     about = {
         "data": test.data,

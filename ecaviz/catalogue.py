@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import bundle, hub, training_sets
+from . import bundle, hub, published_tables, training_sets
 from .attention import FAMILIES
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def available(source: str | None = None, family: str | None = None) -> pd.DataFr
         needs no download).
 
     Raises:
-        ValueError: Unknown source or family.
-        FileNotFoundError: The table of the pretrained networks is missing.
+        ValueError: Unknown source or family; or the table of the pretrained networks was truncated or changed.
+        FileNotFoundError: It is missing.
     """
     import pandas as pd
 
@@ -65,16 +65,9 @@ def pretrained() -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: The file is missing.
+        ValueError: It was truncated or changed.
     """
-    import pandas as pd
-
-    path = bundle.data_folder() / "published" / "pretrained.csv"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"ecaviz: {path} is missing. Restore it with `git checkout -- data/published`, or write it anew: "
-            f"`python tools/pretrained.py`."
-        )
-    return pd.read_csv(path)
+    return published_tables.read("pretrained")
 
 
 def _bundled() -> list[dict]:

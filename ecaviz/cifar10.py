@@ -8,12 +8,23 @@ Source: Krizhevsky, "Learning multiple layers of features from tiny images", 200
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import tarfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .downloads import BrokenError, Source, WrongError, alone, download
+from .image_files import ImageReadError, decoded
+from .whole_files import draft
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
 
 __all__ = ["CLASSES", "JPEG", "MEAN", "ORIGINAL", "SIZE", "SPLITS", "STD", "Cifar10", "find"]
 
@@ -43,7 +54,7 @@ class Cifar10(torch.utils.data.Dataset):
         root: A folder with ``{train,test}/CLASS/*.jpg``, or where torchvision has, or shall put, the original files;
             None for ``$ECAVIZ_CIFAR10``, else ``~/.cache/ecaviz/cifar10``.
         n: The first n images; None for all.
-        download: Whether torchvision may fetch the original (170 MB) if the folder has neither.
+        download: Whether the original (170 MB) may be fetched, to where torchvision has it, if the folder has neither.
         progress: Whether to show a progress bar.
 
     Attributes:
@@ -53,8 +64,10 @@ class Cifar10(torch.utils.data.Dataset):
         data: "cifar10", or "cifar10-jpeg" for the copy with losses.
 
     Raises:
-        ValueError: Unknown split, negative n, or a JPEG that cannot be read.
+        ValueError: Unknown split, negative n, a JPEG that cannot be read, or what was fetched is another file.
         FileNotFoundError: There is no such folder; it has neither and there is no download; a class without images.
+        ConnectionError: The original could not be fetched.
+        OSError: The folder cannot be read, or not be written.
     """
 
     def __init__(
@@ -118,7 +131,6 @@ def is_here(root: str | os.PathLike | None = None) -> bool:
 
 
 def _read_jpegs(folder: Path, n: int | None, progress: bool) -> tuple[Tensor, Tensor]:
-    from PIL import Image
     from tqdm.auto import tqdm
 
     by_class = [sorted((folder / name).glob("*.jpg")) for name in CLASSES]
@@ -127,30 +139,85 @@ def _read_jpegs(folder: Path, n: int | None, progress: bool) -> tuple[Tensor, Te
         raise FileNotFoundError(f"cifar10: {folder} has no .jpg of the class {', '.join(empty)}.")
     longest = max(map(len, by_class))
     files = [(paths[i], label) for i in range(longest) for label, paths in enumerate(by_class) if i < len(paths)][:n]
-    images = np.empty((len(files), SIZE, SIZE, 3), dtype=np.uint8)
+    images = torch.empty((len(files), 3, SIZE, SIZE), dtype=torch.uint8)
     for i, (path, _) in enumerate(tqdm(files, desc="reading CIFAR-10", unit="image", disable=not progress)):
         try:
-            with Image.open(path) as image:
-                pixels = np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"cifar10: {path} cannot be read: {error}.") from error
-        if pixels.shape != (SIZE, SIZE, 3):
-            raise ValueError(f"cifar10: {path} has {pixels.shape[1]}×{pixels.shape[0]} pixels; 32×32 were expected.")
+            pixels, _ = decoded(path, path, at_most=SIZE * SIZE)
+        except ImageReadError as error:
+            raise ValueError(f"cifar10: {path} cannot be read: {error.reason.rstrip('.')}. Restore it.") from error
+        if pixels.shape != images.shape[1:]:
+            raise ValueError(f"cifar10: {path} has {pixels.shape[2]}×{pixels.shape[1]} pixels; 32×32 were expected.")
         images[i] = pixels
-    labels = torch.tensor([label for _, label in files], dtype=torch.int64)
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels
+    return images, torch.tensor([label for _, label in files], dtype=torch.int64)
 
 
 def _read_original(folder: Path, split: str, n: int | None, download: bool) -> tuple[Tensor, Tensor]:
+    found = _opened(folder, split)
+    if found is None and download:
+        found = _fetched(folder, split)
+    if found is None:
+        raise FileNotFoundError(f"{_lacking(folder)}. {_elsewhere()}.")
+    images = torch.from_numpy(np.ascontiguousarray(found.data[:n])).permute(0, 3, 1, 2).contiguous()
+    return images, torch.tensor(found.targets[:n], dtype=torch.int64)
+
+
+def _opened(folder: Path, split: str) -> CIFAR10 | None:
+    """What torchvision reads there, which checks the md5 of every file; None if they are not there, or damaged."""
     from torchvision.datasets import CIFAR10
 
     try:
-        found = CIFAR10(str(folder), train=split == "train", download=download)
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f"cifar10: {folder} has neither {{train,test}}/CLASS/*.jpg nor torchvision's cifar-10-batches-py"
-            + (f", and fetching it failed ({error})" if download else "")
-            + f". Name a folder that has one of the two with root= (or ${VARIABLE})."
+        return CIFAR10(str(folder), train=split == "train")
+    except RuntimeError:
+        return None
+    except OSError as error:
+        raise OSError(
+            error.errno or errno.EIO,
+            f"cifar10: {folder / CIFAR10.base_folder} cannot be read ({error.strerror}). Allow it, or ask its owner",
         ) from error
-    images = torch.from_numpy(np.ascontiguousarray(found.data[:n])).permute(0, 3, 1, 2).contiguous()
-    return images, torch.tensor(found.targets[:n], dtype=torch.int64)
+
+
+def _fetched(folder: Path, split: str) -> CIFAR10 | None:
+    """Bring the original to where torchvision has it, unless the archive is there already, and open it."""
+    from torchvision.datasets import CIFAR10
+
+    source = Source("CIFAR-10", CIFAR10.url, md5=CIFAR10.tgz_md5)
+    archive, files = folder / CIFAR10.filename, folder / CIFAR10.base_folder
+    names = [name for name, _ in (*CIFAR10.train_list, *CIFAR10.test_list)] + [CIFAR10.meta["filename"]]
+    try:
+        with alone(folder / ".locks" / f"{archive.name}.lock", source.title):
+            found = _opened(folder, split)  # by now, where the lock had to be waited for
+            if found is not None:
+                return found
+            if not archive.is_file() or source.hash_of(archive) != source.md5:
+                download(source, archive)
+            with draft(files) as place, tarfile.open(archive) as packed:
+                place.mkdir()
+                for name in names:
+                    with packed.extractfile(f"{files.name}/{name}") as member:
+                        (place / name).write_bytes(member.read())
+                shutil.rmtree(files, ignore_errors=True)  # of files that are there, one at least is damaged
+            return _opened(folder, split)
+    except BrokenError as error:
+        raise ConnectionError(
+            f"{_lacking(folder)}, and the original could not be fetched{error}. {error.advice}. {_elsewhere()}."
+        ) from error
+    except WrongError as error:
+        raise ValueError(
+            f"{_lacking(folder)}, and what arrived from {source.url} is not the original: {error}. It was thrown away. "
+            f"Try again; if this repeats, a server or a proxy sends something else. {_elsewhere()}."
+        ) from error
+    except OSError as error:
+        number = error.errno or errno.EIO
+        raise OSError(
+            number,
+            f"cifar10: the original cannot be stored in {folder} ({os.strerror(number)}). Make room there or make it "
+            f"writable. {_elsewhere()}",
+        ) from error
+
+
+def _lacking(folder: Path) -> str:
+    return f"cifar10: {folder} has neither {{train,test}}/CLASS/*.jpg nor torchvision's cifar-10-batches-py"
+
+
+def _elsewhere() -> str:
+    return f"Name a folder that has one of the two with root= (or ${VARIABLE})"

@@ -1,6 +1,6 @@
 """One file over HTTP: resumable, with its hash checked, whole or not at all.
 
-What arrives is kept beside its place as ``….incomplete`` and moved there when it is whole and its sha256 is right. The
+What arrives is kept beside its place as ``….incomplete`` and moved there when it is whole and its hash is right. The
 next call asks for what is missing; a file whose hash nobody tells is fetched anew.
 
 A server that cannot be reached or does not answer within TIMEOUT seconds is asked once, at each of its addresses. A
@@ -15,8 +15,10 @@ import errno
 import hashlib
 import os
 import ssl
+import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -24,7 +26,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
-__all__ = ["BrokenError", "Source", "WrongError", "download", "refused", "timeout", "unreachable"]
+__all__ = ["BrokenError", "Source", "WrongError", "alone", "download", "refused", "timeout", "unreachable"]
 
 TIMEOUT = 15.0  # seconds; the environment variable ECAVIZ_TIMEOUT replaces it
 TRIES = 4
@@ -45,6 +47,7 @@ class Source:
         sha256: The file's, in hexadecimal: all of it, its first digits, or nothing if nobody tells.
         size: Bytes, if they are known.
         headers: Of the request; a token goes to this address only, not to where it redirects.
+        md5: The file's, where nobody tells its sha256.
     """
 
     title: str
@@ -52,6 +55,22 @@ class Source:
     sha256: str = ""
     size: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    md5: str = ""
+
+    @property
+    def digits(self) -> str:
+        """What the file's hash begins with; nothing if nobody tells."""
+        return self.sha256 or self.md5
+
+    @property
+    def algorithm(self) -> str:
+        """Of the hash: "sha256" or "md5"."""
+        return "md5" if self.md5 and not self.sha256 else "sha256"
+
+    def hash_of(self, path: Path) -> str:
+        """The hash of a file, in hexadecimal."""
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.new(self.algorithm, usedforsecurity=False)).hexdigest()
 
 
 class BrokenError(Exception):
@@ -73,19 +92,19 @@ def download(source: Source, path: Path) -> None:
     partial = path.with_name(f"{path.name}.incomplete")
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if not source.sha256:
+        if not source.digits:
             partial.unlink(missing_ok=True)
         kept = _length(partial) > 0
-        if not kept or not _sha256(partial).startswith(source.sha256):
+        if not kept or not source.hash_of(partial).startswith(source.digits):
             _receive(source, partial)
-        found = _sha256(partial)
-        if kept and not found.startswith(source.sha256):
+        found = source.hash_of(partial)
+        if kept and not found.startswith(source.digits):
             partial.unlink()  # what the earlier call left may be to blame
             _receive(source, partial)
-            found = _sha256(partial)
-        if not found.startswith(source.sha256):
-            digits = f"starts with {source.sha256}" if len(source.sha256) < 64 else f"is {source.sha256}"
-            raise WrongError(f"its sha256 is {found}; that of the right file {digits}")
+            found = source.hash_of(partial)
+        if not found.startswith(source.digits):
+            right = f"{'is' if len(source.digits) == len(found) else 'starts with'} {source.digits}"
+            raise WrongError(f"its {source.algorithm} is {found}; that of the right file {right}")
         os.replace(partial, path)
     except (OSError, WrongError) as error:
         if isinstance(error, WrongError) or error.errno in _FULL:  # a full disk is left as it was
@@ -93,7 +112,7 @@ def download(source: Source, path: Path) -> None:
                 partial.unlink(missing_ok=True)
         raise
     except BrokenError as error:
-        if not source.sha256:
+        if not source.digits:
             partial.unlink(missing_ok=True)
         elif _length(partial):
             error.advice += f" ({_length(partial):,} bytes are kept, and the next call goes on from there)"
@@ -106,7 +125,7 @@ def _receive(source: Source, partial: Path) -> None:
     while True:
         try:
             # Without a hash nothing would tell whether two parts belong together.
-            with _ask(source, _length(partial) if source.sha256 else 0) as response:
+            with _ask(source, _length(partial) if source.digits else 0) as response:
                 begun = True
                 _append(source, response, partial)
             return
@@ -176,7 +195,7 @@ def _append(source: Source, response: HTTPResponse, partial: Path) -> None:
                 raise BrokenError(f" from {source.url}: less than {SLOWEST} bytes a second arrived")
         out.flush()
         os.fsync(out.fileno())
-    if total is None and not source.sha256:
+    if total is None and not source.digits:
         raise WrongError("neither its hash nor its length was told, so that half of it would pass for the whole")
     if total is not None and have != total:
         raise BrokenError(f" from {source.url}: the connection broke after {have} of {total} bytes")
@@ -189,6 +208,24 @@ def _read(source: Source, response: HTTPResponse) -> bytes:
         raise BrokenError(f" from {source.url}: nothing came for {timeout():g} s") from error
     except (OSError, HTTPException) as error:
         raise BrokenError(f" from {source.url}: the connection broke ({error})") from error
+
+
+@contextmanager
+def alone(path: Path, title: str) -> Iterator[None]:
+    """Hold the lock ``path``: of two processes that want a file one fetches it and the other waits."""
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        print(f"ecaviz: another process is fetching {title}; waiting for it …", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 # ---------------------------------------------------------------------------------------- what went wrong, and helpers
@@ -230,8 +267,3 @@ def _certificates() -> ssl.SSLContext:
 
 def _length(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

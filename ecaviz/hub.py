@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from .downloads import BrokenError, Source, WrongError, download, refused, timeout, unreachable
+from .downloads import BrokenError, Source, WrongError, alone, download, refused, timeout, unreachable
 from .whole_files import replace_file
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ def fetch(name: str, repo: str) -> Path:
             size=told.size,
             headers=build_hf_headers(),
         )
-        with _alone(cache / ".locks" / folder.name / f"{told.etag}.lock", name):
+        with alone(cache / ".locks" / folder.name / f"{told.etag}.lock", name):
             found = cached(repo)  # by now, where the lock had to be waited for
             if found is not None:
                 return found
@@ -149,7 +148,7 @@ def fetch_url(name: str, url: str) -> Path:
     if path.is_file():
         return path
     digits = re.search(r"-([0-9a-f]{8,64})\.", path.name)
-    with _told(name, path.parent, "TORCH_HOME"), _alone(path.parent / ".locks" / f"{path.name}.lock", name):
+    with _told(name, path.parent, "TORCH_HOME"), alone(path.parent / ".locks" / f"{path.name}.lock", name):
         if not path.exists():
             _ask_the_network()
             download(Source(name, url, sha256=digits[1] if digits else ""), path)
@@ -217,7 +216,7 @@ def _place(folder: Path, blob: Path, commit: str, file: str) -> Path:
     return pointer
 
 
-# ------------------------------------------------------------------------------------------------- errors and the lock
+# --------------------------------------------------------------------------------------------------------------- errors
 
 
 @contextmanager
@@ -241,21 +240,3 @@ def _told(name: str, folder: Path, variable: str) -> Iterator[None]:
             f"load: the weights of {name!r} cannot be stored in {folder}: {error}. Make room there, make it writable, "
             f"or set {variable} to another folder",
         ) from error
-
-
-@contextmanager
-def _alone(path: Path, title: str) -> Iterator[None]:
-    """Hold the lock ``path``: of two processes that want a file one fetches it and the other waits."""
-    from filelock import FileLock, Timeout
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=1)
-    except Timeout:
-        print(f"ecaviz: another process is fetching {title}; waiting for it …", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import bundle, checks, results, training_sets
+from . import checks, published_tables, results, training_sets
 from .results import Difference
 
 if TYPE_CHECKING:
@@ -118,13 +118,10 @@ def table(data: str, *, level: float = 0.95) -> pd.DataFrame:
 
 def _published() -> dict[str, float]:
     """Top-1 of ResNet-50 on ImageNet by variant, per cent, where the ECA paper prints it."""
-    import pandas as pd
-
-    folder = bundle.data_folder() / "published"
-    table2 = pd.read_csv(folder / "table2.csv").set_index("method")["top1"]
+    table2 = published_tables.read("table2").set_index("method")["top1"]
     names = {"none": "Vanilla", "se-r16": "SE", **{f"se-var{i}": f"SE-Var{i}" for i in (1, 2, 3)}}
     printed = {variant: float(table2[method]) for variant, method in names.items()}
-    sizes = pd.read_csv(folder / "kernel_size.csv", dtype={"k": str}).query("backbone == 'ResNet-50'")
+    sizes = published_tables.read("kernel_size").query("backbone == 'ResNet-50'")
     for row in sizes.dropna(subset="top1").itertuples():
         printed[f"eca-{row.k}" if row.k == "adaptive" else f"eca-k{row.k}"] = float(row.top1)
     return printed

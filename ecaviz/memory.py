@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -20,17 +20,18 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def memory_in_words(advice: str) -> Iterator[None]:
+def memory_in_words(advice: str | Callable[[], str]) -> Iterator[None]:
     """An error inside the ``with`` that says that memory ran out gets a note; one that has a note keeps it alone.
 
     So, of several of these one in another, the innermost says what to do: it knows most.
 
     Args:
-        advice: The note: who ran out of memory, and what takes less.
+        advice: The note: who ran out of memory, and what takes less; or what gives it, where that depends on how far
+            it came.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error) and not getattr(error, "__notes__", None):
-            error.add_note(advice)
+            error.add_note(advice if isinstance(advice, str) else advice())
         raise

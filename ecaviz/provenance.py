@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from . import bundle, checks, kernels, sites
+from . import checks, kernels, published_tables, sites
 from .attention import adaptive_kernel_size
 
 if TYPE_CHECKING:
@@ -243,25 +243,19 @@ def _stages(model: Any, name: str) -> list[dict]:
 
 
 def _released() -> list[dict]:
-    import csv
-
-    path = bundle.data_folder() / "published" / "released_k.csv"
-    if not path.is_file():
-        raise FileNotFoundError(f"ecaviz: {path} is missing. Restore it with `git checkout -- data/published`.")
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            {
-                "network": row["model"],
-                "source": "released",
-                "stage": int(row["stage"]),
-                "site": "",
-                "blocks": int(row["blocks"]),
-                "planes": int(row["planes"]),
-                "channels": int(row["channels"]),
-                "k": int(row["released"]),
-            }
-            for row in csv.DictReader(file)
-        ]
+    return [
+        {
+            "network": row.model,
+            "source": "released",
+            "stage": row.stage,
+            "site": "",
+            "blocks": row.blocks,
+            "planes": row.planes,
+            "channels": row.channels,
+            "k": row.released,
+        }
+        for row in published_tables.read("released_k").itertuples()
+    ]
 
 
 def _ruled(channels: int | None, gamma: float = 2, b: float = 1, *, minimum: int = 1) -> int | None:

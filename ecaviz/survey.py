@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from . import attention, bundle, networks, results
+from . import attention, networks, published_tables, results
 from .matches import NoDraws, NoWeights
 from .results import Difference
 from .structure import Structure, structure
@@ -98,15 +98,9 @@ def published(table: str) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: There is no such table.
+        ValueError: It was truncated or changed.
     """
-    import pandas as pd
-
-    folder = bundle.data_folder() / "published"
-    path = folder / f"{table}.csv"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.csv")))
-        raise FileNotFoundError(f"survey: there is no {path}. Tables: {known}.")
-    return pd.read_csv(path, dtype={"parameters_published": str})
+    return published_tables.read(table)
 
 
 # ------------------------------------------------------------------------------------------------------------- counting

@@ -13,7 +13,7 @@ from torch import Tensor, uint8
 
 from .whole_files import draft
 
-__all__ = ["content", "digest", "read", "write"]
+__all__ = ["content", "digest", "not_finite", "read", "write"]
 
 _DIGEST = "ecaviz_digest"
 _LENGTH = 8  # bytes in front of the header, that say how long it is
@@ -112,3 +112,13 @@ def digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> dict[str,
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         found.update(value.contiguous().reshape(-1).view(uint8).numpy())
     return {_DIGEST: found.hexdigest()}
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """Which tensors have numbers that are NaN or infinite: "a, b, c and 4 more"; empty if none has.
+
+    Args:
+        tensors: Tensors by name, on any device.
+    """
+    bad = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
+    return ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")

@@ -17,14 +17,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import networks, training_sets, training_states
+from . import networks, tensor_files, training_sets, training_states
 from .devices import choose_device
 from .gates import evaluating
+from .memory import memory_in_words
 from .networks import Architecture
 from .recipes import Recipe
 from .whole_files import tidy
 
-__all__ = ["OutOfTime", "Recipe", "TrainingResult", "accuracy", "answers", "hardware", "logits", "train"]
+__all__ = [
+    "OutOfTime",
+    "Recipe",
+    "TrainingResult",
+    "accuracy",
+    "answers",
+    "hardware",
+    "logits",
+    "memory_advice",
+    "train",
+]
 
 
 class OutOfTime(Exception):  # noqa: N818 - nothing went wrong: the same call goes on from here
@@ -93,13 +104,47 @@ def train(
 
     Raises:
         PermissionError: ``state`` may not be read.
-        RuntimeError: The device is not there.
-        ValueError: ``state`` belongs to another architecture, recipe or seed, or is damaged.
+        RuntimeError: The device is not there; or memory ran out (torch.OutOfMemoryError, on a GPU): a note says what to
+            do, and ``state`` is that of the epoch before then.
+        ValueError: ``state`` belongs to another architecture, recipe or seed, or is damaged; or the training diverged:
+            the loss or a weight is NaN or infinite. ``state`` is that of the epoch before then.
         OutOfTime: The moment came before the last epoch; with ``state``, the same call goes on from there.
     """
+    recipe, device = recipe or Recipe(), choose_device(device)
+    with memory_in_words(lambda: memory_advice(recipe, state)):
+        return _train(architecture, recipe, seed, device, state, data, test, until, progress)
+
+
+def memory_advice(recipe: Recipe, state: Path | None) -> str:
+    """What is kept of a training for which memory ran out, and what to do; see :mod:`ecaviz.memory`.
+
+    Args:
+        recipe: How is trained.
+        state: File for resuming; None for none.
+    """
+    kept = "Nothing was kept"
+    if state is not None and Path(state).exists():
+        kept = f"The state after the last whole epoch is kept in {state}, and the same call goes on from there"
+    return (
+        f"train: memory ran out. {kept}. End what else needs memory there and start again; or train afresh with a "
+        f"smaller batch_size in the recipe (it is {recipe.batch_size})."
+    )
+
+
+def _train(
+    architecture: Architecture,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device,
+    state: Path | None,
+    data: tuple[Tensor, Tensor] | None,
+    test: tuple[Tensor, Tensor] | None,
+    until: float | None,
+    progress: bool,
+) -> TrainingResult:
+    """As :func:`train`, which says what the arguments are."""
     from tqdm.auto import tqdm
 
-    recipe, device = recipe or Recipe(), choose_device(device)
     images, labels = data if data is not None else _read(recipe, "train", progress=progress)
     held_out = test if test is not None else _read(recipe, "test", progress=progress)
 
@@ -151,6 +196,7 @@ def train(
             if until is not None and epoch > done and time.monotonic() + lasted > until:
                 raise OutOfTime(f"train: stopped after epoch {epoch} of {recipe.epochs}.")
             loss, correct = _epoch(net, optimizer, schedule, images, labels, recipe, seed, epoch, bar)
+            _check_finite(loss, net, recipe, epoch, state)
             lasted = time.perf_counter() - started
             seconds += lasted
             history.append({"epoch": epoch + 1, "loss": loss, "train_accuracy": correct, "seconds": seconds})
@@ -212,6 +258,21 @@ def _epoch(net, optimizer, schedule, images, labels, recipe, seed, epoch, bar) -
         hits += (logits.detach().argmax(1) == target).sum()
         bar.update()
     return float(loss_sum) / len(images), float(hits) / len(images)
+
+
+def _check_finite(loss: float, net: nn.Module, recipe: Recipe, epoch: int, state: Path | None) -> None:
+    """Raise a ValueError if an epoch has left a loss or weights that are NaN or infinite."""
+    bad = tensor_files.not_finite(net.state_dict())
+    if math.isfinite(loss) and not bad:
+        return
+    kept = "" if state is None else f" {state} was not written."
+    if state is not None and epoch:
+        kept = f" {state} stays as it was after epoch {epoch}; delete it before another recipe is tried."
+    raise ValueError(
+        f"train: the training diverged in epoch {epoch + 1} of {recipe.epochs}: its mean loss is {loss:g}"
+        f"{f', and weights are NaN or infinite, in {bad}' if bad else ''}. Lower the recipe's learning_rate (it is "
+        f"{recipe.learning_rate:g}), or give it a longer warmup ({recipe.warmup:g}).{kept}"
+    )
 
 
 def shifted(images: Tensor, shifts: Tensor, most: int) -> Tensor:

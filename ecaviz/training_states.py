@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checks
+from . import checks, tensor_files
 from .recipes import Recipe
 from .whole_files import replace_file
 
@@ -54,7 +54,7 @@ def check(saved: dict[str, Any], net: nn.Module, recipe: Recipe) -> None:
     own, there = net.state_dict(), saved["net"]
     if {k: (v.shape, v.dtype) for k, v in own.items()} != {k: (v.shape, v.dtype) for k, v in there.items()}:
         raise ValueError("its weights are of another network")
-    if not all(bool(value.isfinite().all()) for value in there.values()):
+    if tensor_files.not_finite(there):
         raise ValueError("it has weights that are NaN or infinite: the training diverged, or something changed it")
     epoch, history = saved["epoch"], saved["history"]
     if not isinstance(epoch, int) or not 0 < epoch <= recipe.epochs or len(history) != epoch:

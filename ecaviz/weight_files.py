@@ -18,6 +18,7 @@ import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -284,8 +285,10 @@ def convert(path: str | os.PathLike, target: str | os.PathLike, *, trusted: bool
         The target.
 
     Raises:
-        PermissionError: ``trusted`` is not True.
-        ValueError: There is no state dict in it.
+        FileNotFoundError: There is no such file.
+        PermissionError: ``trusted`` is not True, or the file may not be read.
+        ImportError: It needs code that cannot be imported here.
+        ValueError: It is cut off or no checkpoint, or there is no state dict in it.
         OSError: The target cannot be written.
     """
     path, target = Path(path), Path(target)
@@ -293,14 +296,46 @@ def convert(path: str | os.PathLike, target: str | os.PathLike, *, trusted: bool
         raise PermissionError(f"convert: reading {path} can execute code. If you trust its author, pass trusted=True.")
     if target.resolve() == path.resolve():
         raise ValueError(f"convert: {target} is the file to be read; name another.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=False)
-    except (RuntimeError, pickle.UnpicklingError):  # no torch.save
-        with path.open("rb") as file:
-            content = pickle.load(file)
-    state = _state_dict(_plain(content), path)
+    checks.file(path, "convert", "a pickle of weights", "Give the file that load() refused.")
+    state = _state_dict(_plain(_unpickled(path)), path)
+    _check_kind(_without_prefixes(state), path)
     tensor_files.write(target, {key: value.detach().clone().contiguous() for key, value in state.items()})
     return target
+
+
+def _unpickled(path: Path) -> Any:
+    """What is in a pickle, of torch.save or plain. Its code is run."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head.startswith(b"PK"):
+        _check_zip(path)
+    try:
+        if head.startswith(b"PK") or head[257:262] == b"ustar" or _is_torch(head):  # torch.save's formats, new to old
+            return torch.load(path, map_location="cpu", weights_only=False)
+        with path.open("rb") as file:
+            return pickle.load(file)
+    except MemoryError:
+        raise
+    except Exception as error:  # code that is run, or a damaged pickle, may raise anything
+        missing = re.search(r"Can't get attribute '([\w.]+)' on <module '([\w.]+)'", str(error))
+        if isinstance(error, ImportError) or missing:
+            wanted = f"{missing[2]}.{missing[1]}" if missing else f"the module {getattr(error, 'name', None) or error}"
+            raise ImportError(
+                f"convert: {path} needs {wanted}, which cannot be imported here. Run convert where the code can be "
+                f"imported that the network was trained with."
+            ) from error
+        raise ValueError(
+            f"convert: {path} is cut off or no checkpoint, or its code fails here ({path.stat().st_size} bytes; "
+            f"{type(error).__name__}: {_first_line(error)}). Fetch it again, or run convert where it was saved."
+        ) from error
+
+
+def _is_torch(head: bytes) -> bool:
+    """Whether a file begins as torch.save's old format does: with a pickle of one number."""
+    try:
+        return torch.serialization.MAGIC_NUMBER in [found for _, found, _ in islice(pickletools.genops(head), 3)]
+    except Exception:  # of a damaged pickle, whatever its bytes happen to spell
+        return False
 
 
 def _plain(content: Any) -> Any:
@@ -368,10 +403,8 @@ def _check_kind(state: dict[str, Tensor], path: Path) -> None:
 
 def check_finite(state: dict[str, Tensor], path: Path) -> None:
     """Raise a ValueError that names them if weights are NaN or infinite."""
-    bad = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
-    if bad:
-        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+    if bad := tensor_files.not_finite(state):
         raise ValueError(
-            f"load: {path} has weights that are NaN or infinite, in {', '.join(bad[:3])}{more}: the training diverged "
+            f"load: {path} has weights that are NaN or infinite, in {bad}: the training diverged "
             f"or the file is damaged. Take an earlier checkpoint, or fetch the file again."
         )

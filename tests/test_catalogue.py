@@ -244,7 +244,7 @@ def test_unknown_filters():
 def test_a_missing_table(tmp_path, monkeypatch):
     monkeypatch.setenv("ECAVIZ_DATA", str(tmp_path))
     assert catalogue.available("bundled").empty
-    with pytest.raises(FileNotFoundError, match=r"pretrained.csv is missing. Restore it with `git checkout"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*pretrained.csv. Restore it with `git checkout"):
         catalogue.available()
 
 

@@ -10,7 +10,6 @@ results-imagenet.csv, copied into data/published/timm_imagenet.csv.
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import re
 from collections.abc import Iterable
@@ -24,7 +23,7 @@ import torchvision
 from torch import nn
 from torchvision import models
 
-from ecaviz import find_sites
+from ecaviz import find_sites, published_tables, recorded_files
 from ecaviz.matches import NoWeights
 from ecaviz.sites import GateSite
 
@@ -44,7 +43,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PUBLISHED / "pretrained.csv", help="the file")
     out = parser.parse_args().out
     rows = table()
-    rows.to_csv(out, index=False, lineterminator="\n")
+    with recorded_files.alone(out.parent):
+        recorded_files.write(out, rows.to_csv(index=False, lineterminator="\n").encode())
     counts = ", ".join(f"{count} of {source}" for source, count in rows["source"].value_counts().items())
     print(f"{out}: {counts}; without a published accuracy {rows['top1'].isna().sum()}")
 
@@ -105,9 +105,9 @@ def timm_accuracy(name: str, side: int, crop: float) -> dict:
 def published() -> dict[str, list[dict]]:
     """The rows of timm_imagenet.csv, by model."""
     rows: dict[str, list[dict]] = {}
-    with (PUBLISHED / "timm_imagenet.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            rows.setdefault(row["model"], []).append(row)
+    path, columns = PUBLISHED / "timm_imagenet.csv", ("model", "size", "crop", "top1", "top5")
+    for row in recorded_files.rows(path, "pretrained", published_tables.RESTORE, columns):
+        rows.setdefault(row["model"], []).append(row)
     return rows
 
 

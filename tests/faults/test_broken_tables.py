@@ -8,6 +8,7 @@ import io
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,14 +16,18 @@ import torch
 from damage import flipped, open_folder, seeds, sixteenths, someone_else
 from recorder import CLEAR, RECOVERED, SAME, case
 
+import ecaviz
 from ecaviz import (
     bundle,
     bundle_training,
     coverage_records,
     intervention_records,
+    kernel_study,
+    published_tables,
     recipes,
     recorded_files,
     results,
+    survey,
     training,
     training_states,
 )
@@ -31,20 +36,44 @@ from ecaviz.networks import Architecture
 GROUP = "Recorded results"
 RESTORE = "git checkout"
 
+
+def published(read):
+    """Reads a table of ``data/published`` that lies in another folder."""
+
+    def reading(folder):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(published_tables, "folder", lambda: folder)
+            return read()
+
+    return reading
+
+
+PUBLISHED = {
+    **{f"{name}.csv": published(lambda name=name: survey.published(name)) for name in published_tables.COLUMNS},
+    "pretrained.csv": published(lambda: ecaviz.available("timm")),
+    "released_k.csv": published(ecaviz.rule_audit),
+}
 READERS = {
     "shapes.csv": lambda folder: results.runs(folder),
     "cifar10.csv": lambda folder: results.runs(folder, data="cifar10"),
     "coverage.csv": coverage_records.recorded,
     "locality.csv": coverage_records.recorded_locality,
     "interventions.csv": intervention_records.recorded,
+    **PUBLISHED,
 }
 TABLES = pytest.mark.parametrize("name", READERS)
 
 
+def original(name):
+    """The folder that a table lies in."""
+    return bundle.data_folder() / ("published" if name in PUBLISHED else "results")
+
+
 @pytest.fixture
-def folder(tmp_path):
-    shutil.copytree(bundle.data_folder() / "results", tmp_path / "results")
-    return tmp_path / "results"
+def folder(tmp_path, request):
+    """A copy of the folder that the test's table lies in; of the recorded results where it has none."""
+    params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    return Path(shutil.copytree(original(params.get("name")), tmp_path / "tables"))
 
 
 @TABLES
@@ -76,7 +105,7 @@ def test_tables_edited(outcomes, folder, name, edit):
 def test_tables_cut_off_at_a_line(outcomes, folder, name):
     path = folder / name
     lines = path.read_bytes().splitlines(keepends=True)
-    for left in (1, 2, len(lines) // 2, len(lines) - 1):
+    for left in {1, 2, len(lines) // 2, len(lines) - 1} - {0, len(lines)}:
         path.write_bytes(b"".join(lines[:left]))
         with outcomes.clear_error(ValueError, path, "truncated or changed", RESTORE):
             READERS[name](folder)
@@ -106,10 +135,31 @@ def test_tables_not_there(outcomes, name):
         with outcomes.clear_error(ValueError, path, "is a folder"):
             READERS[name](folder)
         path.rmdir()
-        shutil.copy(bundle.data_folder() / "results" / name, path)
+        shutil.copy(original(name) / name, path)
         path.chmod(0)
         with someone_else(), outcomes.clear_error(PermissionError, path, "may not be read", "chmod"):
             READERS[name](folder)
+
+
+@pytest.mark.parametrize("name", ["table2.csv", "kernel_size.csv"])
+@case(GROUP, "a published table cut off that the study of k is laid beside", expected=CLEAR)
+def test_what_is_laid_beside(outcomes, folder, name):
+    path = folder / name
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+    read = published(lambda: kernel_study.table("shapes"))
+    with outcomes.clear_error(ValueError, path, "truncated or changed", RESTORE):
+        read(folder)
+
+
+@case(GROUP, "a web page, or the pointer of git-lfs, in the place of a published table", expected=CLEAR)
+def test_pages_for_tables(outcomes, tmp_path):
+    """In a folder without sums."""
+    pages = b"<html>\n<body>log in, please</body>\n</html>\n", b"version https://git-lfs.github.com/spec/v1\noid 1\n"
+    for name, read in PUBLISHED.items():
+        for page in pages:
+            (tmp_path / name).write_bytes(page)
+            with outcomes.clear_error(ValueError, tmp_path / name, "truncated or changed", RESTORE):
+                read(tmp_path)
 
 
 @case(GROUP, "another table in its place: columns missing, words for numbers", expected=CLEAR)
@@ -117,13 +167,14 @@ def test_other_tables(outcomes, tmp_path):
     """In a folder without sums, as a user may have one."""
     for name, read in READERS.items():
         path = tmp_path / name
-        text = (bundle.data_folder() / "results" / name).read_text("utf-8")
-        whole = list(csv.DictReader(io.StringIO(text)))
-        number = next(key for key in whole[0] if key in ("accuracy", "rank", "mean", "energy"))
+        whole = list(csv.DictReader(io.StringIO((original(name) / name).read_text("utf-8"))))
+        numbers = ("accuracy", "rank", "mean", "energy", *published_tables.COLUMNS.get(path.stem, ((),))[0])
+        number = next((key for key in whole[0] if key in numbers), None)  # table1.csv has none
+        without = number or "no_reduction"
         for wrong in (
             [{"a": "1", "b": "2"}],
-            [{key: value for key, value in row.items() if key != number} for row in whole],
-            [row | {number: "many"} for row in whole],
+            [{key: value for key, value in row.items() if key != without} for row in whole],
+            *([[row | {number: "many"} for row in whole]] if number else []),
         ):
             buffer = io.StringIO()
             writer = csv.DictWriter(buffer, list(wrong[0]), lineterminator="\n")
