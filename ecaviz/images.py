@@ -73,14 +73,16 @@ def cifar10(
         root: A folder with ``{train,test}/CLASS/*.jpg``, or where torchvision has, or shall put, the original files;
             None for ``$ECAVIZ_CIFAR10``, else ``~/.cache/ecaviz/cifar10``.
         n: The first n images; None for all.
-        download: Whether torchvision may fetch the original (170 MB) if the folder has neither.
+        download: Whether the original (170 MB) may be fetched, to where torchvision has it, if the folder has neither.
 
     Returns:
         A dataset of (uint8 tensor 3×32×32, label); its ``data`` is "cifar10" or "cifar10-jpeg".
 
     Raises:
-        ValueError: Unknown split, negative n, or a JPEG that cannot be read.
+        ValueError: Unknown split, negative n, a JPEG that cannot be read, or what was fetched is another file.
         FileNotFoundError: There is no such folder, or it has neither and there is no download.
+        ConnectionError: The original could not be fetched.
+        OSError: The folder cannot be read, or not be written.
     """
     return Cifar10(split, root, n, download=download)
 

@@ -99,7 +99,7 @@ class TrainingSet:
 
         Raises:
             ValueError: The set has fewer.
-            FileNotFoundError: CIFAR-10 is not there and cannot be fetched.
+            ConnectionError: CIFAR-10 is not there and cannot be fetched.
         """
         if self.name == "shapes":
             return Images("shapes", *shapes.Shapes(split, n).tensors(progress))
