@@ -36,7 +36,7 @@ class Run:
     Args:
         path: Where the rows are kept meanwhile. A file of an earlier run is read.
         models: As for :func:`ecaviz.coverages.coverage_table`.
-        images: As there.
+        images: As there. Of a folder it is noticed that a file was changed; of other sets, what they say of themselves.
         sites: As there.
         influences: As there.
         progress: Whether to say what was there already, and to show progress bars.
@@ -115,8 +115,17 @@ def _made(model: LoadedModel, images: Any, sites: gates.Selection, influences: b
     if images is None:
         return made
     stream = batches(images, model.transform)
-    about = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in getattr(images, "paths", ())]
-    return [*made, stream.description, stream.transform, _digest(repr(about).encode()).decode()]
+    files = _digest(repr([_state(path) for path in getattr(images, "paths", ())]).encode()).decode()
+    return [*made, stream.description, stream.transform, files]
+
+
+def _state(path: Path) -> tuple[str, ...]:
+    """What changes where a file does."""
+    try:
+        found = path.stat()
+    except OSError:  # whoever reads the images leaves it out, and says so
+        return (str(path.absolute()),)
+    return str(path.absolute()), str(found.st_size), str(found.st_mtime_ns)
 
 
 def _read(path: Path) -> dict[str, list[dict[str, Any]]]:

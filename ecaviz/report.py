@@ -23,7 +23,7 @@ import os
 import re
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,7 +190,7 @@ def build_report(
     """Run notebooks and write each as an HTML file that shows everything with the network blocked.
 
     Every file is written whole or not at all, over one that was there. An interrupt keeps the pages that are through,
-    and is raised with a note that says so.
+    and is raised with a note that says so; so is memory that runs out here.
 
     Args:
         notebooks: A folder, or the notebooks themselves. They are read and not changed.
@@ -228,7 +228,7 @@ def build_report(
             for path, book in books.items():
                 bar.set_description(path.stem)
                 pages.append(_build_page(path, book, out, timeout, bar, pages=[p.stem for p in paths]))
-        except KeyboardInterrupt as stopped:
+        except BaseException as stopped:
             stopped.add_note(_so_far(pages, len(paths), out))
             raise
         pages.sort(key=lambda page: paths.index(page.notebook))
@@ -306,9 +306,7 @@ def _build_page(path: Path, book: Any, out: Path, timeout: float, bar: Any, page
     target: Path | None = out / f"{path.stem}.html"
     try:
         replace_file(target, _to_html(path, book, pages).encode())
-    except (
-        Exception
-    ) as error:  # the disk, a formula, whatever nbconvert makes of an output: the others come all the same
+    except Exception as error:  # the disk, a formula, whatever nbconvert stumbles over: the others come all the same
         said = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
         target, problem = None, "\n".join(filter(None, [problem, f"{path}: {said}"]))
     return Page(path, target, title, seconds, problem)
@@ -390,8 +388,10 @@ def _execute(client: Any, env: dict[str, str]) -> None:
             loop.run_until_complete(task)
 
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(run)
         try:
+            running = pool.submit(run)
+            while not running.done():
+                wait([running], timeout=0.5)  # not for ever: on Windows no Ctrl-C would come through
             running.result()
         except KeyboardInterrupt:
             client.shutdown_kernel = "immediate"  # what is under way would have its last words

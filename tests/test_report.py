@@ -1,8 +1,11 @@
 """The report: every picture and formula shows with the network blocked, and a failing cell is named."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -221,6 +224,35 @@ def test_cell_that_takes_too_long_and_dead_kernel_are_failures_in_words(tmp_path
         build_report(slow, tmp_path / "out", timeout=2, progress=False)
     with pytest.raises(ReportError, match=r"dead.ipynb, cell 1 of 1: the kernel died"):
         build_report(dead, tmp_path / "out", timeout=60, progress=False)
+
+
+SLEEPING = """\
+import os, pathlib, time
+pathlib.Path("kernel.part").write_text(str(os.getpid()))
+pathlib.Path("kernel.part").rename("kernel")
+time.sleep(600)"""
+
+
+@pytest.mark.notebook
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is sent as a signal")
+def test_ctrl_c_keeps_the_pages_and_ends_the_kernel(tmp_path):
+    write(tmp_path / "a.ipynb", ("md", "# A"), ("code", "1"))
+    write(tmp_path / "b.ipynb", ("md", "# B"), ("code", SLEEPING))
+    write(tmp_path / "c.ipynb", ("md", "# C"), ("code", "2"))
+    command = [sys.executable, "-c", "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "]
+    command[-1] += "runpy.run_module('ecaviz', run_name='__main__', alter_sys=True)"  # whoever started us may ignore it
+    options = ["report", str(tmp_path), "--out", str(tmp_path / "out")]
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "kernel").exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, said
+    assert f"Interrupted. 1 of 3 pages are in {tmp_path / 'out'}: a.html. There is no new index.html" in said
+    assert "Traceback" not in said
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.html"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "kernel").read_text()), 0)
 
 
 @pytest.mark.notebook

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from damage import open_folder, someone_else
@@ -12,11 +16,11 @@ from recorder import CLEAR, RECOVERED, case
 from stopping import INTERRUPTED, Worker
 from test_disk import room_for
 
-import ecaviz
+import ecaviz.report
 from ecaviz.frames import MIME_TYPE
 from ecaviz.report import ReportError, build_report
 
-works_reports = pytest.importorskip("works_reports", reason="the extra `lab` is not installed", exc_type=ImportError)
+pytestmark = pytest.mark.skipif(find_spec("nbclient") is None, reason="the extra `lab` is not installed")
 
 GROUP = "Reports"
 KEPT = f"{CLEAR}; what was there before is untouched"
@@ -24,10 +28,30 @@ OTHERS = f"{CLEAR}; the other pages are there"
 WHOLE = f"every page is whole, of before or new; {RECOVERED}"
 
 
+def write_one(path: Path, text: str, output: dict[str, Any] | None = None) -> None:
+    """A notebook of one heading, and a cell with an output."""
+    made = [{"output_type": "display_data", "data": output, "metadata": {}}] if output else []
+    code = {"cell_type": "code", "id": "b", "source": "1", "outputs": made, "execution_count": None, "metadata": {}}
+    cells = [{"cell_type": "markdown", "id": "a", "source": text, "metadata": {}}, code]
+    path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+
+
+def write(folder: Path, names: str, text: str = "first") -> Path:
+    """Notebooks of a letter each, with a text; the folder."""
+    for name in names:
+        write_one(folder / f"{name}.ipynb", f"# {name}: {text}")
+    return folder
+
+
+def never(*_: Any, **__: Any) -> None:
+    """In the place of what runs a notebook that should not be run."""
+    pytest.fail("a notebook was run")
+
+
 @pytest.fixture
 def without_kernel(monkeypatch):
     """The cells are not run: what breaks here comes after them."""
-    monkeypatch.setattr(ecaviz.report, "_execute", works_reports.nothing)
+    monkeypatch.setattr(ecaviz.report, "_execute", lambda *_: None)
 
 
 def pages(out: Path) -> dict[str, bytes]:
@@ -37,7 +61,7 @@ def pages(out: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("room", ["none", "half", "all but one byte"])
 @case(GROUP, "a disk that is full while a page is written over another", expected=OTHERS)
 def test_full_while_a_page_is_written(outcomes, without_kernel, tmp_path, monkeypatch, room):
-    out = works_reports.write(tmp_path, "abc") / "out"
+    out = write(tmp_path, "abc") / "out"
     build_report(tmp_path, out, progress=False)
     before, replace_file = pages(out), ecaviz.report.replace_file
 
@@ -46,7 +70,7 @@ def test_full_while_a_page_is_written(outcomes, without_kernel, tmp_path, monkey
         with room_for(size if path.name == "b.html" else 10**9):
             replace_file(path, content)
 
-    works_reports.write(tmp_path, "abc", "second")
+    write(tmp_path, "abc", "second")
     monkeypatch.setattr(ecaviz.report, "replace_file", stopping)
     with pytest.raises(ReportError, match=r"1 of 3 notebooks failed") as raised:
         build_report(tmp_path, out, progress=False)
@@ -62,7 +86,7 @@ def test_full_while_a_page_is_written(outcomes, without_kernel, tmp_path, monkey
 
 @case(GROUP, "a disk that is full while the index is written over another", expected=OTHERS)
 def test_full_while_the_index_is_written(outcomes, without_kernel, tmp_path, monkeypatch):
-    out = works_reports.write(tmp_path, "ab") / "out"
+    out = write(tmp_path, "ab") / "out"
     build_report(tmp_path, out, progress=False)
     before, replace_file = pages(out), ecaviz.report.replace_file
 
@@ -70,7 +94,7 @@ def test_full_while_the_index_is_written(outcomes, without_kernel, tmp_path, mon
         with room_for(100 if path.name == "index.html" else 10**9):
             replace_file(path, content)
 
-    works_reports.write(tmp_path, "ab", "second")
+    write(tmp_path, "ab", "second")
     monkeypatch.setattr(ecaviz.report, "replace_file", stopping)
     with pytest.raises(ReportError, match=r"index.html cannot be written .*untouched. Make room there"):
         build_report(tmp_path, out, progress=False)
@@ -82,8 +106,8 @@ def test_full_while_the_index_is_written(outcomes, without_kernel, tmp_path, mon
 
 @case(GROUP, "a disk that is full before the first notebook is run", expected=KEPT)
 def test_full_from_the_start(outcomes, tmp_path, monkeypatch):
-    monkeypatch.setattr(ecaviz.report, "run_notebook", works_reports.never)
-    out = works_reports.write(tmp_path, "a") / "deep" / "out"
+    monkeypatch.setattr(ecaviz.report, "run_notebook", never)
+    out = write(tmp_path, "a") / "deep" / "out"
     with outcomes.clear_error(OSError, out, "cannot be written", "Make room there"), room_for(0):
         build_report(tmp_path, out, progress=False)
     assert not out.parent.exists()
@@ -91,15 +115,15 @@ def test_full_from_the_start(outcomes, tmp_path, monkeypatch):
 
 @case(GROUP, "out= is a file, or lies in one, or in a folder that may not be written to", expected=KEPT)
 def test_nowhere_to_write(outcomes, tmp_path, monkeypatch):
-    monkeypatch.setattr(ecaviz.report, "run_notebook", works_reports.never)
-    works_reports.write(tmp_path, "a")
+    monkeypatch.setattr(ecaviz.report, "run_notebook", never)
+    write(tmp_path, "a")
     (tmp_path / "file").write_text("kept")
     for out, kind in ((tmp_path / "file", FileExistsError), (tmp_path / "file" / "out", NotADirectoryError)):
         with outcomes.clear_error(kind, out, "cannot be written", "is a file; a folder was expected. Name another"):
             build_report(tmp_path, out, progress=False)
     with open_folder() as folder:
         outcomes.watch(folder)
-        works_reports.write(folder, "a")
+        write(folder, "a")
         (folder / "a.ipynb").chmod(0o644)
         (folder / "out").mkdir()
         for one in (folder / "out", folder):
@@ -116,10 +140,10 @@ def test_nowhere_to_write(outcomes, tmp_path, monkeypatch):
     expected=OTHERS,
 )
 def test_notebooks_that_fail(outcomes, without_kernel, tmp_path):
-    out = works_reports.write(tmp_path, "ad") / "out"
+    out = write(tmp_path, "ad") / "out"
     (tmp_path / "b.ipynb").write_text("{")
-    works_reports.write_one(tmp_path / "c.ipynb", r"# Broken $\unheard{x}$")
-    works_reports.write_one(tmp_path / "e.ipynb", "# E", output={MIME_TYPE: {"no": "frames"}})
+    write_one(tmp_path / "c.ipynb", r"# Broken $\unheard{x}$")
+    write_one(tmp_path / "e.ipynb", "# E", output={MIME_TYPE: {"no": "frames"}})
     with pytest.raises(ReportError, match=r"3 of 5 notebooks failed") as raised:
         build_report(tmp_path, out, progress=False)
     for says in (
@@ -142,14 +166,15 @@ def worker(tmp_path_factory) -> Iterator[tuple[Worker, Path]]:
         yield worker, folder
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="each process is a fork")
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT], ids=lambda sent: sent.name)
 @case(GROUP, "killed or interrupted while a report is written over another, before each use of a file", expected=WHOLE)
 def test_stopped(outcomes, worker, sent):
     worker, folder = worker
     place = folder / sent.name
     place.mkdir()
-    assert worker.run("build", works_reports.write(place, "ab")).status == 0
-    works_reports.write(place, "ab", "second")
+    assert worker.run("build", write(place, "ab")).status == 0
+    write(place, "ab", "second")
     old, out = pages(place / "out"), place / "out"
     uses = worker.run("build", place).uses
     new = pages(out)
