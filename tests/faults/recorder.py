@@ -78,8 +78,9 @@ def case(group: str, done: str, *, expected: str) -> Callable:
 class Outcomes:
     """What came of one case in one test.
 
-    Each way of telling also checks that nothing was disturbed: the folders that are watched hold the same files as
-    before, unchanged (so no half-written file, and no earlier result harmed), and the networks have the same hooks.
+    Each way of telling also checks that nothing was disturbed: the folders that are watched hold the same files and
+    folders as before, the files unchanged (so no half-written file, and no earlier result harmed), and the networks
+    have the same hooks.
 
     Args:
         declared: The case.
@@ -180,7 +181,9 @@ class Outcomes:
     def _state(self) -> tuple:
         files = {}
         for folder in self._folders:
-            for place, _, names in os.walk(folder):
+            for place, folders, names in os.walk(folder):
+                files[place] = "folder"  # its times change with every draft that comes and goes in it
+                files |= {os.path.join(place, name): "folder" for name in folders}  # those that are links, too
                 for name in names:
                     path = os.path.join(place, name)
                     about = os.lstat(path)

@@ -146,6 +146,7 @@ def test_what_is_no_clear_error(tmp_path):
     fails(outcomes, lambda: int(clear))  # Python's own words, raised here
     fails(outcomes, ours(clear, before=lambda: (tmp_path / "half").touch()))
     fails(outcomes, ours(clear, before=lambda: (tmp_path / "kept.txt").write_text("lost")))
+    fails(outcomes, ours(clear, before=lambda: (tmp_path / "p.123.half").mkdir()))
     fails(outcomes, ours(clear, before=lambda: net.register_forward_hook(print)))
     with outcomes.clear_error(ValueError, "there.txt", "expected"):
         ours(clear)()
