@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, ROWS = ROOT / "docs" / "reliability.md", ROOT / "build" / "faults"
 COLUMNS = ("What was done", "Times", "Expected", "What happened", "Lost", "Day")
+COUNTS = ("happened", "then", "lost")
 NOT_MEASURED = "Lines and branches that the tests run: not measured yet."
 
 TOP = """\
@@ -29,9 +30,15 @@ Nothing breaks, nothing is lost: what was done to ecaviz on purpose, how often, 
 rows are written by the tests in `tests/faults` (`make test` runs a few seeds of each, `make test-long` the rest), and
 this page by `make reliability`.
 
-"A clear error" is one exception of the documented type, raised by ecaviz itself, whose message names the file and says
-what was expected or what to do. With every row it was also checked that no file was left behind or changed in the
-folder, and no hook on a network.
+"Times" counts what was done. What came later of the same fault, a recovery say, is told beside it and not counted
+again.
+
+"A clear error" is one exception of the documented type, raised by ecaviz itself, whose message names the file (or the
+option, the device, the network that is fetched) and says what was expected or what to do. With every clear error it was
+also checked that no file or folder was left behind or changed in the folders that the test watches, and no hook on the
+networks that it watches; apart from what a pass, a download or a record of several files keeps on purpose, to go on
+from there, and what that is was checked by itself. What is no error of ecaviz, or cannot be told from a good result,
+has its own words.
 """
 
 
@@ -42,19 +49,20 @@ def gathered(folders: list[Path]) -> dict[tuple[str, str], dict]:
         one = json.loads(file.read_text("utf-8"))
         row = rows.setdefault(
             (one["group"], one["done"]),
-            {"expected": one["expected"], "happened": Counter(), "lost": Counter(), "day": ""},
+            {"expected": one["expected"], **{what: Counter() for what in COUNTS}, "day": ""},
         )
-        row["happened"].update(one["happened"])
-        row["lost"].update(one["lost"])
+        for what in COUNTS:
+            row[what].update(one[what])
         row["day"] = max(row["day"], one["day"])
     return rows
 
 
 def cells(row: dict) -> tuple[str, ...]:
     """What the page says of a case, after what was done."""
-    happened, lost = ("; ".join(_counted(*one) for one in row[what].most_common()) for what in ("happened", "lost"))
-    if len(row["happened"]) == 1:
+    happened, then, lost = ("; ".join(_counted(*one) for one in row[what].most_common()) for what in COUNTS)
+    if len(row["happened"]) == 1 and not then:
         happened = next(iter(row["happened"]))
+    happened = "; ".join(filter(None, (happened, then)))
     return f"{sum(row['happened'].values()):,}", row["expected"], happened, lost or "nothing", row["day"]
 
 

@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,17 +64,22 @@ def test_a_case_says_what_is_expected(missing):
 
 
 def test_rows_of_several_tests_are_added_up(tmp_path):
-    row = {"group": "A", "done": "cut | off", "expected": "a clear error", "lost": {}, "day": "2026-01-02"}
+    row = {"group": "A", "done": "cut | off", "expected": "a clear error", "then": {}, "lost": {}, "day": "2026-01-02"}
     for number, happened in enumerate(({"a clear error": 3}, {"a clear error": 1200, "the same result": 1})):
         (tmp_path / f"{number}.json").write_text(json.dumps(row | {"happened": happened}))
     (tmp_path / "2.json").write_text(
         json.dumps(row | {"done": "killed", "happened": {"recovered": 2}, "lost": {"b": 1}})
+    )
+    (tmp_path / "3.json").write_text(
+        json.dumps(row | {"done": "full", "happened": {"a clear error": 2}, "then": {"with room again, recovered": 1}})
     )
     rows = {key: reliability.cells(one) for key, one in reliability.gathered([tmp_path]).items()}
     assert rows["A", "cut | off"] == (
         "1,204", "a clear error", "1,203 × a clear error; 1 × the same result", "nothing", "2026-01-02",
     )  # fmt: skip
     assert rows["A", "killed"][2:4] == ("recovered", "1 × b")
+    assert rows["A", "full"][0] == "2"  # so many faults, whatever came later
+    assert rows["A", "full"][2] == "2 × a clear error; 1 × with room again, recovered"
     page = reliability.written(rows, reliability.NOT_MEASURED)
     assert reliability.on_the_page(page) == rows  # so that rows of cases that are not run are kept
 
@@ -90,7 +96,8 @@ def test_the_share_that_is_covered(tmp_path):
 def test_a_case_that_was_run_in_part_keeps_its_row(tmp_path, monkeypatch, capsys):
     def run(*options, **times):
         for name, number in times.items():
-            row = {"group": "A", "done": name, "expected": "e", "happened": {"h": number}, "lost": {}, "day": "now"}
+            row = {"group": "A", "done": name, "expected": "e", "happened": {"h": number}, "day": "now"}
+            row |= {"then": {}, "lost": {}}
             (tmp_path / f"{name}.json").write_text(json.dumps(row))
         monkeypatch.setattr("sys.argv", ["reliability.py", *map(str, options)])
         reliability.main()
@@ -151,6 +158,29 @@ def test_what_is_no_clear_error(tmp_path):
     with outcomes.clear_error(ValueError, "there.txt", "expected"):
         ours(clear)()
     assert outcomes.counts == {CLEAR: 1}
+    with pytest.raises(AssertionError, match="looks whether it is one"):
+        outcomes.happened(CLEAR)  # by hand, nobody has looked
+
+
+def test_what_may_be_left_behind(tmp_path):
+    outcomes = Outcomes(Case("a", "b", "c"), tmp_path)
+    cache, clear = tmp_path / "home" / "cache", "there.txt is a folder; expected a file"
+    for left in (cache, cache / "deep", tmp_path / "home" / "other"):
+        with pytest.raises(AssertionError, match="left behind"), outcomes.clear_error(ValueError, "there", "expected"):
+            ours(clear, before=lambda left=left: left.mkdir(parents=True))()
+        shutil.rmtree(tmp_path / "home")
+
+    def fetched(*places):
+        for place in places:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.touch()
+
+    with outcomes.clear_error(ValueError, "there", "expected", told=f"{CLEAR}, soon", apart_from=cache):
+        ours(clear, before=lambda: fetched(cache / "half"))()
+    with pytest.raises(AssertionError, match="left behind"), outcomes.undisturbed(apart_from=cache):
+        fetched(cache.with_name("cache2") / "half")
+    outcomes.then("the same result")
+    assert (outcomes.counts, outcomes.later) == ({f"{CLEAR}, soon": 1}, {"the same result": 1})
 
 
 def test_what_is_no_harmless_result(tmp_path):
