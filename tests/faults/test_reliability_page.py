@@ -6,7 +6,9 @@ import ast
 import importlib
 import importlib.util
 import json
+import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ ROOT = HERE.parents[1]
 _spec = importlib.util.spec_from_file_location("tool_reliability", ROOT / "tools" / "reliability.py")
 reliability = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(reliability)
+TEXT = reliability.PAGE.read_text("utf-8")
 FILES = sorted(set(HERE.glob("test_*.py")) - {Path(__file__)})
 
 
@@ -31,7 +34,7 @@ def declared() -> dict[tuple[str, str], Case]:
 
 
 def test_the_page_lists_the_declared_cases():
-    page, cases = reliability.on_the_page(reliability.PAGE.read_text("utf-8")), declared()
+    page, cases = reliability.on_the_page(TEXT), declared()
     assert sorted(page.keys() - cases.keys()) == [], "no test declares these: take their lines out of the page"
     assert sorted(cases.keys() - page.keys()) == [], "not on the page: make reliability"
     for key, row in page.items():
@@ -91,6 +94,25 @@ def test_the_share_that_is_covered(tmp_path):
     assert "90.0% of the lines, 75.0% of the branches, 89.4% of both" in said
     assert reliability.coverage(None, f"# Page\n\n{said}\n\n## A\n") == said
     assert reliability.coverage(None, "") == reliability.NOT_MEASURED
+
+
+def test_lines_and_branches_are_run_by_the_tests():
+    said = re.search(r"^Lines and branches .*: ([\d.]+)% of the lines, ([\d.]+)% of the branches", TEXT, re.MULTILINE)
+    assert said, "not on the page: make coverage"
+    assert min(map(float, said.groups())) >= 95
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["coverage"]
+    assert wanted["report"]["fail_under"] == 95  # so that `make coverage` fails, too
+    assert wanted["run"]["branch"]
+
+
+def test_many_of_the_made_up_files_are_bad():
+    """At least 10,000 that ended in a clear error, without those that were as good as before or passed unnoticed."""
+    bad = 0
+    for (group, _), (times, _, happened, *_) in reliability.on_the_page(TEXT).items():
+        if group == "Made-up files":
+            found = re.search(rf"(?:([\d,]+) × )?{CLEAR}(;|$)", happened)
+            bad += int((found[1] or times).replace(",", ""))
+    assert bad >= 10_000
 
 
 def test_a_case_that_was_run_in_part_keeps_its_row(tmp_path, monkeypatch, capsys):
