@@ -160,6 +160,7 @@ class Outcomes:
         names: Path | str,
         *says: str,
         same: Callable[[Any], bool],
+        good: str = SAME,
         otherwise: str | None = None,
         unnoticed: str | None = None,
         writes: bool = False,
@@ -171,7 +172,8 @@ class Outcomes:
             kind: As for :meth:`clear_error`, and so the next two.
             names: What the message names.
             says: What it says.
-            same: Whether a result is what it would have been without the fault; counted as :data:`SAME`.
+            same: Whether a result is right: what it would have been without the fault.
+            good: What such a result is counted as.
             otherwise: What a result that is not the same is counted as, where nothing can tell it from a good one;
                 None where that must not be.
             unnoticed: What is lost then, if nothing tells it later either.
@@ -188,7 +190,7 @@ class Outcomes:
         if not writes:
             assert self._state() == before, DISTURBED
         if same(result):
-            self.happened(SAME)
+            self.happened(good)
         elif otherwise is not None:
             self.happened(otherwise)
             if unnoticed is not None:

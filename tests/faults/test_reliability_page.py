@@ -96,6 +96,14 @@ def test_the_share_that_is_covered(tmp_path):
     assert reliability.coverage(None, "") == reliability.NOT_MEASURED
 
 
+def test_all_faults_are_in_make_test_long():
+    """Those that are marked as long and those that are not, each once."""
+    rule = re.search(r"^test-long: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)[1]
+    runs = [line for line in rule.splitlines() if " -m pytest " in line]
+    assert ['tests/faults -m "not long ' in line for line in runs] == [False, True]
+    assert '-m "long and not gpu and not network"' in runs[0]
+
+
 def test_lines_and_branches_are_run_by_the_tests():
     said = re.search(r"^Lines and branches .*: ([\d.]+)% of the lines, ([\d.]+)% of the branches", TEXT, re.MULTILINE)
     assert said, "not on the page: make coverage"
