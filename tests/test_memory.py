@@ -131,7 +131,7 @@ async def moved(name, models, moves, monkeypatch):
     fine, ahead = told.pop("send_fine", 0), told.pop("send_ahead", 0)
     assert sum(told.values()) > moves / 2, "the controls hardly moved"
     assert fine >= moves / 50
-    assert ahead >= (0 if name == "Kernel" else moves / 50)  # there each frame takes a run of the network
+    assert ahead >= moves / 50
     if moves >= 1000:
         assert grown < 24
     assert plt.get_fignums() == []

@@ -5,8 +5,8 @@
     python tools/reliability.py build/faults from-the-gpu-machine   # of several folders
 
 A case that was not run this time (it needs a GPU, say), or fewer times than the page tells of, keeps the row that the
-page has of it, unless something was lost. The row of a case that is no more, or is run fewer times now, is taken out by
-hand: a test names the first, this the second.
+page has of it, unless something was lost that the page does not tell of. The row of a case that is no more, or is run
+fewer times now, is taken out by hand: a test names the first, this the second.
 """
 
 from __future__ import annotations
@@ -115,10 +115,18 @@ def coverage(report: Path | None, page: str) -> str:
 
 
 def in_part(now: tuple[str, ...], before: tuple[str, ...] | None) -> bool:
-    """Whether a case was run fewer times than the page tells of, and nothing in its row is news."""
-    if before is None or now[1] != before[1] or now[3] != "nothing":
+    """Whether a case was run fewer times than the page tells of, and nothing in its row is news.
+
+    A loss is news where the page does not tell of it: what was lost then and is lost now is the same words.
+    """
+    if before is None or now[1] != before[1] or not _kinds(now[3]) <= _kinds(before[3]):
         return False
     return int(now[0].replace(",", "")) < int(before[0].replace(",", ""))
+
+
+def _kinds(lost: str) -> set[str]:
+    """What is said to be lost, without how often."""
+    return {re.sub(r"^[\d,]+ × ", "", one) for one in lost.split("; ") if one != "nothing"}
 
 
 def main() -> None:

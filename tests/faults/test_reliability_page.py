@@ -143,6 +143,16 @@ def test_a_case_that_was_run_in_part_keeps_its_row(tmp_path, monkeypatch, capsys
     (tmp_path / "one.json").write_text(json.dumps(row | {"happened": {"h": 2}, "lost": {"a file": 1}}))
     assert run(tmp_path) == {"one": "2", "other": "4"}  # a loss is news, however often it was tried
     assert run(tmp_path, one=1200) == {"one": "1,200", "other": "4"}
+    row |= {"happened": {"h": 3000}, "lost": {"a file": 2000}}
+    (tmp_path / "one.json").write_text(json.dumps(row))
+    assert run(tmp_path)["one"] == "3,000"
+    row |= {"happened": {"h": 60}, "lost": {"a file": 40}}
+    (tmp_path / "one.json").write_text(json.dumps(row))
+    assert run(tmp_path)["one"] == "3,000"  # the page tells of that loss, and of more trials
+    (tmp_path / "one.json").write_text(json.dumps(row | {"lost": {"a file": 40, "a folder": 1}}))
+    assert run(tmp_path)["one"] == "60"
+    (tmp_path / "one.json").write_text(json.dumps(row | {"happened": {"h": 1200}, "lost": {}}))
+    assert run(tmp_path)["one"] == "1,200"
     totals = {"covered_lines": 9, "num_statements": 10, "covered_branches": 3, "num_branches": 4}
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "coverage.json").write_text(json.dumps({"totals": totals}))
