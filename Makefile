@@ -41,8 +41,9 @@ test: setup  ## lint, then the tests: library, notebooks, a real browser
 	$(PY) tools/strip_notebooks.py --check
 	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-test-long: setup  ## the tests that take long: more seeds, trained models evaluated anew, and the mutants
+test-long: setup  ## the tests that take long: more seeds, trained models evaluated anew, all faults, and the mutants
 	$(PY) -m pytest -m "long and not gpu and not network" -n $(JOBS) --dist load
+	$(PY) -m pytest tests/faults -m "not long and not gpu and not network" -n $(JOBS) --dist load
 	$(PY) tools/mutants.py --jobs $(JOBS)
 
 mutants: setup  ## change the core modules on purpose, and see that a test fails each time (a quarter of an hour)

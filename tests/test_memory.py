@@ -1,8 +1,10 @@
 """Long work takes no more memory at its end than at its beginning, and leaves nothing open."""
 
+import asyncio
 import gc
 import random
 import sys
+from collections import Counter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -11,12 +13,10 @@ import torch
 from test_explorers import CLASSES, Drawn, make
 
 import ecaviz
+from ecaviz import explorer_base
+from ecaviz.canvas import Canvas
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.usefixtures("no_loop"),
-    pytest.mark.skipif(sys.platform != "linux", reason="the resident size of a process is read from /proc"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the resident size of a process is read from /proc")
 
 
 def resident():
@@ -26,9 +26,10 @@ def resident():
     return pages * 4096 / 2**20
 
 
-def open_figures():
-    """How many figures are in memory, pyplot's or not."""
-    return sum(issubclass(type(one), plt.Figure) for one in gc.get_objects())
+def count(kind):
+    """How many objects of a kind are in memory: figures, pyplot's or not."""
+    gc.collect()
+    return sum(issubclass(type(one), kind) for one in gc.get_objects())
 
 
 class Many(torch.utils.data.Dataset):
@@ -49,6 +50,7 @@ class Many(torch.utils.data.Dataset):
         return torch.randint(0, 256, (3, 16, 16), generator=generator, dtype=torch.uint8), i % 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("by", [None, "class"])
 def test_the_memory_of_a_profile_does_not_grow_with_its_images(by, tmp_path):
     images = Many(100_000, 10_000)
@@ -72,13 +74,31 @@ EXPLORERS = {
 }
 
 
-@pytest.mark.parametrize("name", EXPLORERS)
-def test_the_memory_of_an_explorer_does_not_grow_with_its_moves(name):
+@pytest.mark.usefixtures("no_loop")
+@pytest.mark.parametrize(
+    ("name", "moves"),
+    [("Rule", 40), *(pytest.param(name, 1000, marks=pytest.mark.long) for name in EXPLORERS)],
+)
+def test_the_memory_of_an_explorer_does_not_grow_with_its_moves(name, moves, monkeypatch):
+    """As in a kernel, in an event loop: between moves the picture is drawn finely, and others ahead."""
+    monkeypatch.setattr(explorer_base, "REST", 0.001)
+    monkeypatch.setattr(explorer_base, "BREATH", 0)
     models = [make("se", "se-4", reduction=4), make("eca", "eca-5", kernel_size=5, seed=1)]
+    asyncio.run(moved(name, models, moves, monkeypatch))
+
+
+async def moved(name, models, moves, monkeypatch):
+    """Make an explorer, move its controls half as often for everything to have its room, and then so often."""
     explorer = EXPLORERS[name](models)
     explorer.picture.most = 4 * 2**20  # frames fill their room within the first moves
+    explorer.picture.viewed = True
+    explorer.most_ahead = 3
     chance = random.Random(0)
-    moved = {}
+    told = Counter()
+
+    def told_of(what):
+        send = getattr(explorer.picture, what)
+        monkeypatch.setattr(explorer.picture, what, lambda *given: told.update([what]) or send(*given))
 
     def move():
         trait = chance.choice([one for one, control in explorer.controls.items() if not control.disabled])
@@ -89,20 +109,44 @@ def test_the_memory_of_an_explorer_does_not_grow_with_its_moves(name):
         elif isinstance(before, bool):
             control.value = not before
         else:
-            control.value = control.min + chance.randrange(round((control.max - control.min) / control.step) + 1) * (
-                control.step
-            )
-        moved[trait] = moved.get(trait, 0) + (control.value != before)
+            steps = round((control.max - control.min) / control.step)
+            control.value = control.min + chance.randrange(steps + 1) * control.step
+        told[trait] += control.value != before
 
-    for _ in range(500):
-        move()
-    before, figures = resident(), open_figures()
-    for _ in range(1000):
-        move()
+    async def move_often(times):
+        for number in range(1, times + 1):
+            move()
+            await asyncio.sleep(0)  # what is to be drawn at rest begins, and the next move stops it
+            if number % 20 == 10:
+                await rest(explorer)
+
+    await move_often(moves // 2)
+    told.clear()
+    for what in ("send_fine", "send_ahead"):
+        told_of(what)
+    before, figures, canvases = resident(), count(plt.Figure), count(Canvas)
+    await move_often(moves)
     grown = resident() - before
-    print(f"{name}Explorer: {before:.0f} MB, {grown:+.1f} MB in 1,000 moves: {moved}")
-    assert sum(moved.values()) > 500, "the controls hardly moved"
-    assert grown < 24
+    print(f"{name}Explorer: {before:.0f} MB, {grown:+.1f} MB in {moves:,} moves: {dict(told)}")
+    fine, ahead = told.pop("send_fine", 0), told.pop("send_ahead", 0)
+    assert sum(told.values()) > moves / 2, "the controls hardly moved"
+    assert fine >= moves / 50
+    assert ahead >= moves / 50
+    if moves >= 1000:
+        assert grown < 24
     assert plt.get_fignums() == []
-    assert open_figures() <= figures
+    assert count(plt.Figure) <= figures
+    assert count(Canvas) <= canvases
+    assert explorer.error.value == ""
     explorer.close()
+
+
+async def rest(explorer):
+    """Until a network that is asked has answered, and all is drawn that is drawn while nothing moves."""
+    while True:
+        if explorer._refining is not None and not explorer._refining.done():
+            await asyncio.wait({explorer._refining})
+        elif getattr(explorer, "_waiting", None) is not None:
+            await asyncio.sleep(0.01)
+        else:
+            return

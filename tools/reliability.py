@@ -5,8 +5,8 @@
     python tools/reliability.py build/faults from-the-gpu-machine   # of several folders
 
 A case that was not run this time (it needs a GPU, say), or fewer times than the page tells of, keeps the row that the
-page has of it, unless something was lost. The row of a case that is no more, or is run fewer times now, is taken out by
-hand: a test names the first, this the second.
+page has of it, unless something was lost that the page does not tell of. The row of a case that is no more, or is run
+fewer times now, is taken out by hand: a test names the first, this the second.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, ROWS = ROOT / "docs" / "reliability.md", ROOT / "build" / "faults"
 COLUMNS = ("What was done", "Times", "Expected", "What happened", "Lost", "Day")
+COUNTS = ("happened", "then", "lost")
 NOT_MEASURED = "Lines and branches that the tests run: not measured yet."
 
 TOP = """\
@@ -29,9 +30,15 @@ Nothing breaks, nothing is lost: what was done to ecaviz on purpose, how often, 
 rows are written by the tests in `tests/faults` (`make test` runs a few seeds of each, `make test-long` the rest), and
 this page by `make reliability`.
 
-"A clear error" is one exception of the documented type, raised by ecaviz itself, whose message names the file and says
-what was expected or what to do. With every row it was also checked that no file was left behind or changed in the
-folder, and no hook on a network.
+"Times" counts what was done. What came later of the same fault, a recovery say, is told beside it and not counted
+again.
+
+"A clear error" is one exception of the documented type, raised by ecaviz itself, whose message names the file (or the
+option, the device, the network that is fetched) and says what was expected or what to do. With every clear error it was
+also checked that no file or folder was left behind or changed in the folders that the test watches, and no hook on the
+networks that it watches; apart from what a pass, a download or a record of several files keeps on purpose, to go on
+from there, and what that is was checked by itself. What is no error of ecaviz, or cannot be told from a good result,
+has its own words.
 """
 
 
@@ -42,19 +49,20 @@ def gathered(folders: list[Path]) -> dict[tuple[str, str], dict]:
         one = json.loads(file.read_text("utf-8"))
         row = rows.setdefault(
             (one["group"], one["done"]),
-            {"expected": one["expected"], "happened": Counter(), "lost": Counter(), "day": ""},
+            {"expected": one["expected"], **{what: Counter() for what in COUNTS}, "day": ""},
         )
-        row["happened"].update(one["happened"])
-        row["lost"].update(one["lost"])
+        for what in COUNTS:
+            row[what].update(one[what])
         row["day"] = max(row["day"], one["day"])
     return rows
 
 
 def cells(row: dict) -> tuple[str, ...]:
     """What the page says of a case, after what was done."""
-    happened, lost = ("; ".join(_counted(*one) for one in row[what].most_common()) for what in ("happened", "lost"))
-    if len(row["happened"]) == 1:
+    happened, then, lost = ("; ".join(_counted(*one) for one in row[what].most_common()) for what in COUNTS)
+    if len(row["happened"]) == 1 and not then:
         happened = next(iter(row["happened"]))
+    happened = "; ".join(filter(None, (happened, then)))
     return f"{sum(row['happened'].values()):,}", row["expected"], happened, lost or "nothing", row["day"]
 
 
@@ -107,10 +115,18 @@ def coverage(report: Path | None, page: str) -> str:
 
 
 def in_part(now: tuple[str, ...], before: tuple[str, ...] | None) -> bool:
-    """Whether a case was run fewer times than the page tells of, and nothing in its row is news."""
-    if before is None or now[1] != before[1] or now[3] != "nothing":
+    """Whether a case was run fewer times than the page tells of, and nothing in its row is news.
+
+    A loss is news where the page does not tell of it: what was lost then and is lost now is the same words.
+    """
+    if before is None or now[1] != before[1] or not _kinds(now[3]) <= _kinds(before[3]):
         return False
     return int(now[0].replace(",", "")) < int(before[0].replace(",", ""))
+
+
+def _kinds(lost: str) -> set[str]:
+    """What is said to be lost, without how often."""
+    return {re.sub(r"^[\d,]+ × ", "", one) for one in lost.split("; ") if one != "nothing"}
 
 
 def main() -> None:

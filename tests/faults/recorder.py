@@ -33,13 +33,14 @@ from torch import nn
 
 import ecaviz
 
-__all__ = ["CASES", "CLEAR", "LEFT_OUT", "RECOVERED", "SAME", "Case", "Outcomes", "case"]
+__all__ = ["CASES", "CLEAR", "LEFT_OUT", "RECOVERED", "SAME", "Case", "Outcomes", "case", "check_clear"]
 
 CLEAR = "a clear error"
 SAME = "the same result"
 RECOVERED = "recovered"
 LEFT_OUT = "left out, counted and named"
 
+DISTURBED = "files, folders or hooks were left behind, or changed"
 ROWS = Path(__file__).parents[2] / "build" / "faults"
 _OURS = str(Path(ecaviz.__file__).parent)
 
@@ -78,8 +79,9 @@ def case(group: str, done: str, *, expected: str) -> Callable:
 class Outcomes:
     """What came of one case in one test.
 
-    Each way of telling also checks that nothing was disturbed: the folders that are watched hold the same files as
-    before, unchanged (so no half-written file, and no earlier result harmed), and the networks have the same hooks.
+    Each way of telling also checks that nothing was disturbed: the folders that are watched hold the same files and
+    folders as before, the files unchanged (so no half-written file, and no earlier result harmed), and the networks
+    have the same hooks.
 
     Args:
         declared: The case.
@@ -87,7 +89,7 @@ class Outcomes:
     """
 
     def __init__(self, declared: Case, folder: Path):
-        self.case, self.counts, self.losses = declared, Counter(), Counter()
+        self.case, self.counts, self.later, self.losses = declared, Counter(), Counter(), Counter()
         self._folders: list[Path] = [folder]
         self._nets: list[nn.Module] = []
 
@@ -97,39 +99,59 @@ class Outcomes:
         self._nets += [one for one in things if isinstance(one, nn.Module)]
 
     def happened(self, what: str, times: int = 1) -> None:
-        """Count an outcome, in words such as :data:`SAME`; the words should tell what is so, not what is hoped."""
+        """Count an outcome, in words such as :data:`SAME`; the words should tell what is so, not what is hoped.
+
+        Clear errors are counted by :meth:`clear_error` and :meth:`attempt`, which look whether they are.
+        """
+        assert CLEAR not in what, "outcomes.clear_error(…, told=…) looks whether it is one"
         self.counts[what] += times
+
+    def then(self, what: str, times: int = 1) -> None:
+        """Count what came later of a fault that is counted already: a recovery, say; it is no further fault."""
+        self.later[what] += times
 
     def lost(self, what: str, times: int = 1) -> None:
         """Say what was lost, where something was."""
         self.losses[what] += times
 
     @contextmanager
-    def undisturbed(self) -> Iterator[None]:
-        """Inside the ``with`` nothing may be left behind or changed that is watched."""
-        before = self._state()
+    def undisturbed(self, apart_from: Path | None = None) -> Iterator[None]:
+        """Inside the ``with`` nothing may be left behind or changed that is watched.
+
+        Args:
+            apart_from: A file, or a folder with what is in it, that may come or change, and the folders that it is in:
+                what a pass or a download keeps, to go on from there. The test itself says what is there then.
+        """
+        before = self._state(apart_from)
         yield
-        self._check(before)
+        assert self._state(apart_from) == before, DISTURBED
 
     @contextmanager
     def clear_error(
-        self, kind: type[BaseException] | tuple[type[BaseException], ...], names: Path | str, *says: str
+        self,
+        kind: type[BaseException] | tuple[type[BaseException], ...],
+        names: Path | str,
+        *says: str,
+        told: str = CLEAR,
+        apart_from: Path | None = None,
     ) -> Iterator[None]:
-        """Inside the ``with`` one clear error is raised; counted as :data:`CLEAR`.
+        """Inside the ``with`` one clear error is raised, and nothing is disturbed.
 
         Args:
             kind: Its very type, or types; a subclass, such as JSONDecodeError of ValueError, is another library's word.
             names: What the message names: the file.
             says: Regular expressions that are found in it: what was expected, what to do.
+            told: What it is counted as.
+            apart_from: As for :meth:`undisturbed`.
         """
-        with self.undisturbed():
+        with self.undisturbed(apart_from):
             try:
                 yield
             except Exception as error:
                 check_clear(error, kind, names, *says)
             else:
                 pytest.fail(f"no error was raised; expected a {kind} that names {names}")
-        self.happened(CLEAR)
+        self.counts[told] += 1
 
     def attempt(
         self,
@@ -138,6 +160,7 @@ class Outcomes:
         names: Path | str,
         *says: str,
         same: Callable[[Any], bool],
+        good: str = SAME,
         otherwise: str | None = None,
         unnoticed: str | None = None,
         writes: bool = False,
@@ -149,7 +172,8 @@ class Outcomes:
             kind: As for :meth:`clear_error`, and so the next two.
             names: What the message names.
             says: What it says.
-            same: Whether a result is what it would have been without the fault; counted as :data:`SAME`.
+            same: Whether a result is right: what it would have been without the fault.
+            good: What such a result is counted as.
             otherwise: What a result that is not the same is counted as, where nothing can tell it from a good one;
                 None where that must not be.
             unnoticed: What is lost then, if nothing tells it later either.
@@ -160,13 +184,13 @@ class Outcomes:
             result = run()
         except Exception as error:
             check_clear(error, kind, names, *says)
-            self._check(before)
-            self.happened(CLEAR)
+            assert self._state() == before, DISTURBED
+            self.counts[CLEAR] += 1
             return
         if not writes:
-            self._check(before)
+            assert self._state() == before, DISTURBED
         if same(result):
-            self.happened(SAME)
+            self.happened(good)
         elif otherwise is not None:
             self.happened(otherwise)
             if unnoticed is not None:
@@ -174,13 +198,12 @@ class Outcomes:
         else:
             pytest.fail(f"a wrong result without an error: {result!r}"[:500])
 
-    def _check(self, before: tuple) -> None:
-        assert self._state() == before, "files or hooks were left behind, or changed"
-
-    def _state(self) -> tuple:
+    def _state(self, apart_from: Path | None = None) -> tuple:
         files = {}
         for folder in self._folders:
-            for place, _, names in os.walk(folder):
+            for place, folders, names in os.walk(folder):
+                files[place] = "folder"  # its times change with every draft that comes and goes in it
+                files |= {os.path.join(place, name): "folder" for name in folders}  # those that are links, too
                 for name in names:
                     path = os.path.join(place, name)
                     about = os.lstat(path)
@@ -191,6 +214,8 @@ class Outcomes:
             for module in net.modules()
             for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
         ]
+        if apart_from is not None:
+            files = {path: one for path, one in files.items() if not _on_one_way(Path(path), apart_from)}
         return files, hooks, len(nn.modules.module._global_forward_hooks)
 
     def write(self, test: str) -> None:
@@ -204,14 +229,22 @@ class Outcomes:
         row = asdict(self.case) | {
             "test": test,
             "happened": dict(self.counts),
+            "then": dict(self.later),
             "lost": dict(self.losses),
             "day": date.today().isoformat(),
         }
         (ROWS / f"{hashlib.sha256(test.encode()).hexdigest()[:16]}.json").write_text(json.dumps(row, indent=1))
 
 
+def _on_one_way(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
 def check_clear(error: BaseException, kind: type | tuple[type, ...], names: Path | str, *says: str) -> None:
-    """A clear error: of the type that is documented, raised by ecaviz, names the file and says what to do."""
+    """A clear error: of the type that is documented, raised by ecaviz, names the file and says what to do.
+
+    Where there is no file, it names what was given instead: the option, the device, the network that is fetched.
+    """
     text = str(error)
     told = "".join(traceback.format_exception(error))
     kinds = kind if isinstance(kind, tuple) else (kind,)

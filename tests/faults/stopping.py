@@ -106,14 +106,17 @@ class Worker:
 
 def _main(module: str) -> None:
     works = importlib.import_module(module)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
     for line in sys.stdin:
         order = json.loads(line)
         reading, writing = os.pipe()
         begun = time.monotonic()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child is where it can be told
         child = os.fork()
         if not child:
             os.close(reading)
             _child(getattr(works, order["work"]), order, writing)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         os.close(writing)
         if order["after"] is not None and not select.select([reading], [], [], order["after"])[0]:
             os.kill(child, order["sent"])
@@ -140,7 +143,7 @@ def _child(function: Any, order: dict, writing: int) -> None:
         os.environ.update(order["env"])
         os.dup2(2, 1)  # what is printed is no answer
         sys.addaudithook(count)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         said = function(*order["arguments"])
         status = 0
     except KeyboardInterrupt:

@@ -255,11 +255,11 @@ def test_broken_checkpoints(outcomes, model, drawn, made, partial):
         assert partial.read_bytes() == part
     partial.unlink()
     assert resumed(model, drawn, partial).positions == 30
-    outcomes.happened(f"afresh, {SAME}")
+    outcomes.then(f"afresh, {SAME}")
     shutil.copy(partial, partial.with_name("whole"))
     partial.write_bytes(content)
     assert resumed(model, drawn, partial).positions == 30
-    outcomes.happened(f"from the whole file, {RECOVERED}")
+    outcomes.then(f"from the whole file, {RECOVERED}")
 
 
 @pytest.mark.parametrize("what", ["folder", "no permission"])

@@ -251,7 +251,7 @@ def test_recording_into_broken_files(outcomes, tmp_path):
         path.write_bytes(content)
     results.record(replace(RUN, seed=3), right, tmp_path)
     assert list(results.runs(tmp_path)["seed"]) == [0, 1, 2, 3]
-    outcomes.happened(f"with whole files again, {RECOVERED}")
+    outcomes.then(f"with whole files again, {RECOVERED}")
 
 
 @case(GROUP, "stopped between any two of the files that recording a run writes", expected=f"readable, and {RECOVERED}")
@@ -440,10 +440,10 @@ def test_states_cut_off(outcomes, pictures, trained, tmp_path):
             run(pictures, path)
     path.unlink()
     assert ends_alike(run(pictures, path), whole)
-    outcomes.happened(f"afresh, {SAME}")
+    outcomes.then(f"afresh, {SAME}")
     path.write_bytes(content)
     assert ends_alike(run(pictures, path), whole)
-    outcomes.happened(f"from the whole state, {SAME}")
+    outcomes.then(f"from the whole state, {SAME}")
 
 
 @pytest.mark.parametrize("seeds", seeds(40, 1000))

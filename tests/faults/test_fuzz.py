@@ -15,7 +15,7 @@ import torch
 import works
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recorder import CLEAR, SAME, case
+from recorder import CLEAR, SAME, Outcomes, case
 from safetensors.torch import save
 from torch import nn
 
@@ -27,11 +27,12 @@ FILES, SHAPES = "Made-up files", "Made-up shapes"
 EITHER = f"{CLEAR}, or {SAME}"
 NO_SUM = "other numbers or names, where the format has no checksum"
 QUICK, LONG = 40, 2500
+BAD_FILES = 0.8  # the share of the made-up files that end in a clear error: 7 × 2,500 × 0.8 = 14,000 in the long run
 EXAMPLES = pytest.mark.parametrize("examples", [QUICK, pytest.param(LONG, marks=pytest.mark.long)])
 
 
-def each(examples: int, strategy: st.SearchStrategy, check: Callable[[Any], None]) -> None:
-    """Check so many examples, the same each time."""
+def each(outcomes: Outcomes, examples: int, strategy: st.SearchStrategy, check: Callable[[Any], None]) -> None:
+    """Check so many examples, the same each time; what came of each is told."""
 
     @settings(
         max_examples=examples,
@@ -45,6 +46,14 @@ def each(examples: int, strategy: st.SearchStrategy, check: Callable[[Any], None
         check(example)
 
     run()
+    told = sum(outcomes.counts.values())
+    assert told >= examples, f"{told} outcomes of {examples} examples"
+
+
+def each_file(outcomes: Outcomes, examples: int, strategy: st.SearchStrategy, check: Callable[[Any], None]) -> None:
+    """Check so many files, most of which are bad: those that are as good as before are no test of a loader."""
+    each(outcomes, examples, strategy, check)
+    assert outcomes.counts[CLEAR] >= BAD_FILES * examples
 
 
 # ---------------------------------------------------------------------------------------------------- bytes by mutation
@@ -140,10 +149,10 @@ def test_weights(outcomes, tmp_path, kind, examples):
             path,
             same=lambda found: alike(found, STATE),
             otherwise=otherwise,
+            unnoticed="the numbers or names that were changed",
         )
 
-    each(examples, mutations(head=400), check)
-    assert sum(outcomes.counts.values()) >= examples // 2
+    each_file(outcomes, examples, mutations(head=400), check)
 
 
 def sound(state: dict) -> dict:
@@ -171,8 +180,7 @@ def test_profiles(outcomes, tmp_path, made, examples):
         path.write_bytes(mutated(content, how))
         outcomes.attempt(lambda: AttentionProfile.load(path), ValueError, path, same=lambda found: equal(found, made))
 
-    each(examples, mutations(head=6000), check)
-    assert sum(outcomes.counts.values()) >= examples // 2
+    each_file(outcomes, examples, mutations(head=6000), check)
 
 
 def equal(found: AttentionProfile, made: AttentionProfile) -> bool:
@@ -206,8 +214,7 @@ def test_manifests(outcomes, tmp_path, examples):
             same=lambda found: found[0] == works.TINY and alike(found[1], state),
         )
 
-    each(examples, mutations(head=300), check)
-    assert sum(outcomes.counts.values()) >= examples // 2
+    each_file(outcomes, examples, mutations(head=300), check)
 
 
 # ------------------------------------------------------------------------------------------------------ made-up pickles
@@ -277,8 +284,7 @@ def test_pickles(outcomes, tmp_path, kind, examples):
         outcomes.attempt(lambda: weight_files.read(path), ValueError, path, same=lambda found: False)
         assert not mark.exists(), program
 
-    each(examples, programs, check)
-    assert outcomes.counts[CLEAR] >= examples // 2
+    each_file(outcomes, examples, programs, check)
 
 
 # -------------------------------------------------------------------------------------------------------------- modules
@@ -305,17 +311,16 @@ OPTIONS = {
 KNOWN = "output of the same shape, finite; gates from 0 to 1"
 
 
-def refused(name: str, channels: int, options: dict) -> bool:
-    """Whether the options cannot be, as the papers and the documentation say."""
+def refused(name: str, channels: int, options: dict) -> str:
+    """Whether the options cannot be, as the papers and the documentation say: what the error names; empty if not."""
     k, groups = options.get("kernel_size"), {"se-gc1": 16, "se-gc2": 16, "se-gc3": 8}.get(name, 1)
     circular = options.get("padding") == "circular"
     k_used = attention.adaptive_kernel_size(channels) if k is None else k
-    return (
-        options.get("reduction", 1) > channels
-        or k_used % 2 == 0
-        or bool(channels % groups)
-        or (circular and (k_used - 1) // 2 > channels)
-    )
+    if k_used % 2 == 0:
+        return f"got {k}"
+    if options.get("reduction", 1) > channels or channels % groups or (circular and (k_used - 1) // 2 > channels):
+        return f"C = {channels} channels"
+    return ""
 
 
 @EXAMPLES
@@ -334,13 +339,12 @@ def test_modules(outcomes, examples):
 
     def check(example):
         (name, options), (batch, channels), (height, width), scale, kind = example
-        try:
-            module = attention.build(name, kind(channels), **options).eval()
-        except ValueError:
-            assert refused(name, channels, options), example
-            outcomes.happened(CLEAR)
+        why = refused(name, channels, options)
+        if why:
+            with outcomes.clear_error(ValueError, why):
+                attention.build(name, kind(channels), **options)
             return
-        assert not refused(name, channels, options), example
+        module = attention.build(name, kind(channels), **options).eval()
         gates = []
         for part in module.modules():
             if isinstance(part, nn.Sigmoid):
@@ -359,7 +363,7 @@ def test_modules(outcomes, examples):
             assert gate.shape[1] in (channels, 1)
         outcomes.happened(KNOWN)
 
-    each(examples, st.tuples(drawn, sizes, maps, scales, kinds), check)
+    each(outcomes, examples, st.tuples(drawn, sizes, maps, scales, kinds), check)
     assert outcomes.counts[KNOWN] > examples // 4
 
 
@@ -387,18 +391,10 @@ def test_bad_options(outcomes, examples):
     def check(example):
         (name, option), value = example
         options = ({"size": 4} if name in ("ge-theta", "ge-theta-plus") else {}) | {"channels": 16, option: value}
-        if value in ("zeros", "circular"):
-            return
-        try:
+        with outcomes.clear_error(ValueError, repr(value)):
             attention.build(name, **options)
-        except ValueError as error:
-            told = str(error)
-            assert repr(value) in told, (example, told)
-            outcomes.happened(CLEAR)
-        else:
-            pytest.fail(f"{name} took {option}={value!r}")
 
-    each(examples, st.tuples(drawn, values), check)
+    each(outcomes, examples, st.tuples(drawn, values), check)
 
 
 @EXAMPLES
@@ -411,8 +407,7 @@ def test_bad_maps(outcomes, examples):
         name, shape = example
         options = {"extent": 2} if name in ("ge-theta", "ge-theta-plus") else {}
         module = attention.build(name, 16, **options).eval()
-        with pytest.raises(ValueError, match=r"expected N×16×H×W, got"):
+        with outcomes.clear_error(ValueError, "expected N×16×H×W, got"):
             module(torch.zeros(shape))
-        outcomes.happened(CLEAR)
 
-    each(examples, st.tuples(families, shapes), check)
+    each(outcomes, examples, st.tuples(families, shapes), check)
