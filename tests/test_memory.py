@@ -88,7 +88,7 @@ def test_the_memory_of_an_explorer_does_not_grow_with_its_moves(name, moves, mon
 
 
 async def moved(name, models, moves, monkeypatch):
-    """Make an explorer, move its controls half as often for everything to have its room, and then so often."""
+    """Make an explorer, move its controls until everything has its room, and then so often."""
     explorer = EXPLORERS[name](models)
     explorer.picture.most = 4 * 2**20  # frames fill their room within the first moves
     explorer.picture.viewed = True
@@ -117,10 +117,10 @@ async def moved(name, models, moves, monkeypatch):
         for number in range(1, times + 1):
             move()
             await asyncio.sleep(0)  # what is to be drawn at rest begins, and the next move stops it
-            if number % 20 == 10:
+            if number % 30 == 10:
                 await rest(explorer)
 
-    await move_often(moves // 2)
+    await move_often(moves * 4 // 5)
     told.clear()
     for what in ("send_fine", "send_ahead"):
         told_of(what)

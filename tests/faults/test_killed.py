@@ -212,7 +212,7 @@ def test_training_the_bundle(outcomes, worker, folder, place, sent, quick):
     ended = worker.run("train_two", place / "whole")
     assert ended.status == 0
     expected, last = what_is_kept(place / "whole"), ended.uses
-    for use in range(1, last + 1, max(1, last // 4) if quick else 2):
+    for use in some(last, quick):
         own = place / str(use)
         assert worker.run("train_two", own, use=use, sent=sent).status == ENDS[sent]
         for name in bundle.manifest(own / "out"):
