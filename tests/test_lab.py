@@ -4,11 +4,13 @@ import importlib
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from lab_browser import ROOT, isolated
@@ -16,6 +18,8 @@ from running_tool import running
 
 sys.path.append(str(ROOT / "tools"))
 lab_tool, serving = (importlib.import_module(name) for name in ("lab", "serving"))
+
+psutil = pytest.importorskip("psutil", reason="the extra `lab` is not installed")
 
 REMOTE = {"SSH_CONNECTION": "198.51.100.7 50022 192.0.2.10 22"}
 
@@ -139,13 +143,97 @@ def test_headless_start_prints_a_working_address_and_one_ctrl_c_stops_it(tool, t
 @pytest.mark.notebook
 def test_a_server_that_lets_anybody_in_is_stopped(tool, tmp_path):
     configure(tmp_path, "c.PasswordIdentityProvider.token = ''")  # nearer to what is used than any option
-    done = subprocess.run(
-        [sys.executable, tool, "--no-browser"], capture_output=True, text=True, env=os.environ | isolated(tmp_path)
-    )
-    assert done.returncode == 1
-    assert "error: the server was given a token and asks for none" in done.stderr
-    assert "jupyter --paths" in done.stderr
-    assert done.stdout == ""
+    with subprocess.Popen(
+        [sys.executable, tool, "--no-browser"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | isolated(tmp_path),
+        start_new_session=True,
+    ) as process:
+        try:
+            out, errors = process.communicate(timeout=100)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert process.returncode == 1
+    assert "error: the server was given a token and asks for none" in errors
+    assert "jupyter --paths" in errors
+    assert out == ""
+
+
+SERVER = """
+import http.server, sys
+class Login(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(302)
+        self.send_header("Location", "/login")
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Login).serve_forever()
+"""
+
+
+@pytest.fixture
+def signals():
+    """The handlers of this process, put back afterwards."""
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for one, handler in before.items():
+        signal.signal(one, handler)
+
+
+@pytest.mark.usefixtures("signals")
+@pytest.mark.skipif(os.name != "posix", reason="a child is forked")
+def test_no_proxy_and_no_child_comes_between(monkeypatch, capsys):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    port, said = serving.free_port(18_888), []
+    zombie = "import os\nif not os.fork(): os._exit(0)\n"
+    with ThreadPoolExecutor(1) as pool:
+        server = {}
+
+        def say():
+            said.append(port)
+            server["pid"] = next(p for p in psutil.Process().children() if SERVER in p.cmdline()[-2]).pid
+            pool.submit(os.kill, server["pid"], signal.SIGTERM)
+
+        command = [sys.executable, "-c", zombie + SERVER, str(port)]
+        assert serving.serve(command, {}, port, "/", say) == -signal.SIGTERM
+    assert said == [port]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_server_that_does_not_answer_is_stopped(capsys):
+    sleeps = [sys.executable, "-c", "import time; time.sleep(600)"]
+    assert serving.serve(sleeps, {}, 18_888, "/", pytest.fail, patience=1) == 1
+    assert "did not answer at port 18888 within 1 s" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("signals")
+def test_an_error_meanwhile_stops_the_server(monkeypatch):
+    started = []
+    monkeypatch.setattr(serving, "listens", lambda pid, _: started.append(pid) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        serving.serve([sys.executable, "-c", "import time; time.sleep(600)"], {}, 18_888, "/", pytest.fail)
+    assert not psutil.pid_exists(started[0])
+
+
+def test_a_browser_is_given_a_file_of_the_users_own_and_no_token(monkeypatch, tmp_path):
+    opened = []
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.setattr(serving.webbrowser, "open", opened.append)
+    monkeypatch.setattr(serving.atexit, "register", lambda *_, **__: None)
+    serving.open_page("http://127.0.0.1:8866/?token=secret&more")
+    (page,) = (tmp_path / "runtime").iterdir()
+    assert opened == [page.as_uri()]
+    assert 'URL=http://127.0.0.1:8866/?token=secret&amp;more"' in page.read_text()
+    if os.name == "posix":
+        assert page.stat().st_mode & 0o077 == 0
 
 
 def test_a_port_that_somebody_else_has_taken_meanwhile_is_not_said_to_be_ours():

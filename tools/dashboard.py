@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import webbrowser
 
 import serving
 from serving import ROOT
@@ -55,7 +54,7 @@ def main() -> int:
     def say() -> None:
         print(serving.message("The dashboard", "dashboard", url, headless, port), flush=True)
         if not (headless or arguments.no_browser):
-            webbrowser.open(url)  # Voilà would open it without the token
+            serving.open_page(url)  # Voilà would open it without the token
 
     return serving.serve(command(port, arguments.theme), environment(secret), port, "/", say)
 

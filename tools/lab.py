@@ -24,6 +24,7 @@ def command(port: int, notebook: str, browser: bool) -> list[str]:
         f"--ServerApp.port={port}",
         "--ServerApp.port_retries=0",
         f"--ServerApp.open_browser={browser}",
+        "--ServerApp.use_redirect_file=True",  # or the token would be on the browser's command line
         "--ServerApp.answer_yes=True",
         "--ServerApp.allow_root=True",
         f"--LabApp.default_url=/lab/tree/{notebook}",

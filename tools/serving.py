@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import getpass
+import html
 import os
 import secrets
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
+import webbrowser
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +34,23 @@ def add_options(parser: argparse.ArgumentParser, port: int) -> None:
     """
     parser.add_argument("--port", type=int, default=port, help=f"first port to try (default: {port})")
     parser.add_argument("--no-browser", action="store_true", help="print the address only")
+
+
+def open_page(url: str) -> None:
+    """Open an address that has a token in a browser: through a file of the user's own, as Jupyter does.
+
+    The browser's command line, which everybody on this machine can read, names the file.
+    """
+    from jupyter_core.paths import jupyter_runtime_dir
+
+    folder = Path(jupyter_runtime_dir())
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(suffix=".html", prefix="ecaviz-", dir=folder)  # for its owner alone
+    atexit.register(Path(name).unlink, missing_ok=True)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        leads = html.escape(url, quote=True)
+        file.write(f'<!DOCTYPE html><meta http-equiv="refresh" content="0; URL={leads}"><a href="{leads}">ecaviz</a>')
+    webbrowser.open(Path(name).as_uri())
 
 
 def is_headless(env=os.environ, platform: str = sys.platform) -> bool:
@@ -127,14 +150,15 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 def status(url: str) -> int | None:
-    """What a server answers at an address: a status of HTTP, or None where nothing answers yet."""
+    """What a server of this machine answers at an address: a status of HTTP, or None where nothing answers yet."""
+    ask = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)  # whatever proxy the environment names
     try:
-        with urllib.request.build_opener(_Stay).open(url, timeout=10) as answer:
+        with ask.open(url, timeout=10) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         error.close()
         return error.code
-    except OSError:
+    except (OSError, HTTPException):
         return None
 
 
@@ -142,15 +166,22 @@ def listens(pid: int, port: int) -> bool:
     """Whether a process, or one that it has started, listens at a port; another user's server may have taken it."""
     import psutil
 
-    try:
-        process = psutil.Process(pid)
-        found = [one for each in (process, *process.children(recursive=True)) for one in each.net_connections("tcp")]
-    except psutil.Error:  # it has ended
-        return False
-    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in found)
+    def family():
+        yield psutil.Process(pid)
+        yield from psutil.Process(pid).children(recursive=True)  # Windows' python.exe in an environment starts another
+
+    with suppress(psutil.Error):  # it has ended
+        for process in family():
+            with suppress(psutil.Error):  # so has a child, or it is one that shows nothing, as a browser's
+                for one in process.net_connections("tcp"):
+                    if one.status == psutil.CONN_LISTEN and one.laddr.port == port:
+                        return True
+    return False
 
 
-def serve(command: Sequence[str], env: Mapping[str, str], port: int, page: str, say: Callable[[], None]) -> int:
+def serve(
+    command: Sequence[str], env: Mapping[str, str], port: int, page: str, say: Callable[[], None], patience: float = 120
+) -> int:
     """Run a server of Jupyter's until it is stopped; one that lets others in without the token is stopped at once.
 
     Args:
@@ -159,29 +190,37 @@ def serve(command: Sequence[str], env: Mapping[str, str], port: int, page: str, 
         port: Where it listens.
         page: The path of a page that it shows to nobody without the token, but sends them where it is asked for.
         say: Called when it answers.
+        patience: Seconds after which a server that does not answer is stopped.
 
     Returns:
-        Its exit status; 1 if it asked nobody for the token, which has been said.
+        Its exit status; 1 if it did not answer, or asked nobody for the token, which has been said.
     """
     server = subprocess.Popen(command, cwd=ROOT, env=os.environ | env)
-    # Ctrl-C reaches the server too: it stops its kernels, and this waits for it. A plain kill is passed on.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: server.terminate())
-    found = None
-    while server.poll() is None and found is None:
-        time.sleep(0.2)
-        found = status(address(port) + page) if listens(server.pid, port) else None
-    if server.poll() is not None:
-        return server.wait()
-    if found not in (302, 401, 403):
+    try:
+        # Ctrl-C reaches the server too: it stops its kernels, and this waits for it. A plain kill is passed on.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+        found, until = None, time.monotonic() + patience
+        while server.poll() is None and found is None and time.monotonic() < until:
+            time.sleep(0.2)
+            found = status(address(port) + page) if listens(server.pid, port) else None
+        if found in (302, 401, 403):
+            say()
+    except BaseException:
         server.terminate()
         server.wait()
-        print(
-            "error: the server was given a token and asks for none, so that anybody on this machine could use it: it "
-            "was stopped. Some configuration file of Jupyter's switches tokens off (look for IdentityProvider in "
-            f"jupyter_*config.*); the folders where it may be are listed by: {sys.executable} -m jupyter --paths",
-            file=sys.stderr,
-        )
+        raise
+    if server.poll() is None and found not in (302, 401, 403):
+        server.terminate()
+        server.wait()
+        print(f"error: {_SILENT.format(port, patience) if found is None else _OPEN}", file=sys.stderr)
         return 1
-    say()
     return server.wait()
+
+
+_SILENT = "the server did not answer at port {} within {:.0f} s, and was stopped; what it said itself stands above."
+_OPEN = (
+    "the server was given a token and asks for none, so that anybody on this machine could use it: it was stopped. "
+    "Some configuration file of Jupyter's switches tokens off (look for IdentityProvider in jupyter_*config.*); the folders "
+    f"where it may be are listed by: {sys.executable} -m jupyter --paths"
+)
