@@ -221,6 +221,6 @@ def serve(
 _SILENT = "the server did not answer at port {} within {:.0f} s, and was stopped; what it said itself stands above."
 _OPEN = (
     "the server was given a token and asks for none, so that anybody on this machine could use it: it was stopped. "
-    "Some configuration file of Jupyter's switches tokens off (look for IdentityProvider in jupyter_*config.*); the folders "
-    f"where it may be are listed by: {sys.executable} -m jupyter --paths"
+    "Some configuration file of Jupyter's switches tokens off (look for IdentityProvider in jupyter_*config.*); the "
+    f"folders where it may be are listed by: {sys.executable} -m jupyter --paths"
 )
