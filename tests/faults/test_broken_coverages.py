@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from damage import flipped, seeds, sixteenths
 from recorder import CLEAR, SAME, case
-from stopping import INTERRUPTED, Worker
+from stopping import Worker
+from test_killed import BOTH, ENDS
 
 from ecaviz import coverage_runs
 
 GROUP = "What an interrupted coverage left"
 SAYS = "Delete it to measure anew, or name another folder"
+ONCE = f"{SAME}; what was through is not measured again"
 
 
 @pytest.fixture(scope="module")
@@ -56,28 +58,37 @@ def test_a_folder(outcomes, tmp_path):
         again(path)
 
 
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory) -> Iterator[tuple[Worker, Path]]:
+    folder = tmp_path_factory.mktemp("coverages")
+    with Worker("works_coverages", folder) as worker:
+        yield worker, folder
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each process is a fork")
+@BOTH
 @pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.long)])
 @case(
     "Killed or interrupted",
     "while the coverage of three networks is measured, before each use of a file",
-    expected=f"{SAME}; what was through is not measured again",
+    expected=ONCE,
 )
-def test_stopped(outcomes, tmp_path, step):
-    partial, table = tmp_path / "coverage.partial", tmp_path / "coverage.csv"
-    with Worker("works_coverages", tmp_path) as worker:
-        whole = worker.run("measure", tmp_path)
-        assert whole.said == [0, 1, 2]
-        expected = table.read_bytes()
-        for use in range(1, whole.uses + 1, step):
-            table.write_bytes(b"of an earlier run")
-            partial.unlink(missing_ok=True)
-            sent, status = ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, INTERRUPTED))[use % 2]
-            assert worker.run("measure", tmp_path, use=use, sent=sent).status == status
-            assert table.read_bytes() in (b"of an earlier run", expected)
-            kept = len(json.loads(partial.read_bytes().partition(b"\n")[2])) if partial.exists() else 0
-            again = worker.run("measure", tmp_path)
-            assert (again.status, again.said) == (0, list(range(kept, 3)))
-            assert table.read_bytes() == expected
-            assert list(tmp_path.iterdir()) == [table]
-            outcomes.happened(f"{SAME}; what was through is not measured again")
+def test_stopped(outcomes, worker, sent, step):
+    worker, folder = worker
+    place = folder / f"{sent.name}-{step}"
+    place.mkdir()
+    partial, table = place / "coverage.partial", place / "coverage.csv"
+    whole = worker.run("measure", place)
+    assert whole.said == [0, 1, 2]
+    expected = table.read_bytes()
+    for use in range(1, whole.uses + 1, step):
+        table.write_bytes(b"of an earlier run")
+        partial.unlink(missing_ok=True)
+        assert worker.run("measure", place, use=use, sent=sent).status == ENDS[sent]
+        assert table.read_bytes() in (b"of an earlier run", expected)
+        kept = len(json.loads(partial.read_bytes().partition(b"\n")[2])) if partial.exists() else 0
+        again = worker.run("measure", place)
+        assert (again.status, again.said) == (0, list(range(kept, 3)))
+        assert table.read_bytes() == expected
+        assert list(place.iterdir()) == [table]
+        outcomes.happened(ONCE)

@@ -236,7 +236,11 @@ RUN = results.Run(
 )
 
 
-@case(GROUP, "a run is recorded into a folder whose table or answers are broken", expected=f"{CLEAR}; the files stay")
+STAY, WHOLE_AGAIN = f"{CLEAR}; the files stay", f"with whole files again, {RECOVERED}"
+READABLE = f"readable, and {RECOVERED}"
+
+
+@case(GROUP, "a run is recorded into a folder whose table or answers are broken", expected=f"{STAY}; {WHOLE_AGAIN}")
 def test_recording_into_broken_files(outcomes, tmp_path):
     right = np.arange(50) % 2 == 0
     for seed in range(3):
@@ -246,15 +250,15 @@ def test_recording_into_broken_files(outcomes, tmp_path):
         content = path.read_bytes()
         for part in (b"", content[: len(content) // 2], content[:-1], flipped(content, 1)):
             path.write_bytes(part)
-            with outcomes.clear_error(ValueError, path, "truncated or changed"):
+            with outcomes.clear_error(ValueError, path, "truncated or changed", told=STAY):
                 results.record(replace(RUN, seed=3), right, tmp_path)
         path.write_bytes(content)
     results.record(replace(RUN, seed=3), right, tmp_path)
     assert list(results.runs(tmp_path)["seed"]) == [0, 1, 2, 3]
-    outcomes.then(f"with whole files again, {RECOVERED}")
+    outcomes.then(WHOLE_AGAIN)
 
 
-@case(GROUP, "stopped between any two of the files that recording a run writes", expected=f"readable, and {RECOVERED}")
+@case(GROUP, "stopped between any two of the files that recording a run writes", expected=READABLE)
 def test_stopped_while_recording(outcomes, tmp_path, monkeypatch):
     right = np.arange(50) % 2 == 0
     results.record(RUN, right, tmp_path)
@@ -279,7 +283,7 @@ def test_stopped_while_recording(outcomes, tmp_path, monkeypatch):
         results.record(replace(RUN, seed=seed), right, tmp_path)
         assert set(results.runs(tmp_path)["seed"]) == set(range(seed + 1))
         assert list(results.correct(RUN.name, tmp_path)) == list(range(seed + 1))
-        outcomes.happened(RECOVERED)
+        outcomes.happened(READABLE)
     else:
         pytest.fail("recording never came to its end")
     assert writes > 1
@@ -289,6 +293,7 @@ def test_stopped_while_recording(outcomes, tmp_path, monkeypatch):
 
 RECIPES = "Recipes"
 FILES = sorted((bundle.data_folder() / "recipes").glob("*.toml"))
+ANOTHER = "another recipe: a written one has no checksum, and recorded runs tell it by its digest"
 
 
 def own(path):
@@ -302,14 +307,14 @@ def check_recipe(outcomes, path, digest):
         ValueError,
         path,
         same=lambda found: found == digest,
-        otherwise="another recipe: a written one has no checksum, and recorded runs tell it by its digest",
+        otherwise=ANOTHER,
     )
 
 
 @case(
     RECIPES,
     "cut off at every sixteenth of their length, and at every line",
-    expected=f"{CLEAR}; or another recipe by its digest, which recorded runs tell apart",
+    expected=f"{CLEAR}, {SAME}, or {ANOTHER}",
 )
 def test_recipes_cut_off(outcomes, tmp_path):
     for file in FILES:
@@ -324,7 +329,7 @@ def test_recipes_cut_off(outcomes, tmp_path):
 @case(
     RECIPES,
     "bits, bytes or runs of 16 bytes changed",
-    expected=f"{CLEAR}, {SAME}, or another recipe by its digest",
+    expected=f"{CLEAR}, {SAME}, or {ANOTHER}",
 )
 def test_recipes_changed(outcomes, tmp_path, seeds):
     file = FILES[0]
@@ -429,7 +434,7 @@ AFRESH = "Delete it to start afresh"
 @case(
     TRAINING,
     "the state cut off at every sixteenth of its length, or empty; then deleted, as the message says",
-    expected=f"{CLEAR}; afresh, {SAME}",
+    expected=f"{CLEAR}; afresh, {SAME}; from the whole state, {SAME}",
 )
 def test_states_cut_off(outcomes, pictures, trained, tmp_path):
     whole, content = trained
@@ -458,6 +463,9 @@ def test_states_changed(outcomes, pictures, trained, tmp_path, seeds):
         )
 
 
+NOTHING_RUNS = f"{CLEAR}; nothing runs"
+
+
 class Runs:
     def __init__(self, witness):
         self.witness = str(witness)
@@ -466,7 +474,7 @@ class Runs:
         return os.mkdir, (self.witness,)
 
 
-@case(TRAINING, "a state that would run code, or holds something else", expected=f"{CLEAR}; nothing runs")
+@case(TRAINING, "a state that would run code, or holds something else", expected=NOTHING_RUNS)
 def test_other_states(outcomes, pictures, trained, tmp_path):
     path, witness = tmp_path / "state.pt", tmp_path / "witness"
     path.write_bytes(trained[1])
@@ -493,7 +501,7 @@ def test_other_states(outcomes, pictures, trained, tmp_path):
         right | {"seconds": "long"},
     ):
         torch.save(other, path)
-        with outcomes.clear_error(ValueError, path, "damaged", AFRESH):
+        with outcomes.clear_error(ValueError, path, "damaged", AFRESH, told=NOTHING_RUNS):
             run(pictures, path)
     assert not witness.exists()
 

@@ -16,6 +16,9 @@ from ecaviz import cifar10, downloads, images
 GROUP = "CIFAR-10"
 jpegs, original = test_cifar10.jpegs, test_cifar10.original
 NEXT = f"then, from a good server, {RECOVERED}"
+WITHOUT = f"{CLEAR} without a download"
+FROM_THE_ARCHIVE = f"with a whole archive, {RECOVERED} without the network"
+NOTHING_HALF = f"{CLEAR}; nothing half is left"
 ARCHIVE = "cifar-10-python.tar.gz"
 BATCHES = "cifar-10-batches-py"
 ELSEWHERE = r"Name a folder that has one of the two with root= \(or \$ECAVIZ_CIFAR10\)"
@@ -30,6 +33,13 @@ def server(original, monkeypatch):
     with Loopback() as server:
         monkeypatch.setattr(datasets.CIFAR10, "url", server.add_file(ARCHIVE, original[0]))
         yield server
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "cifar10"
+    folder.mkdir()
+    return folder
 
 
 def left(folder) -> set[str]:
@@ -64,27 +74,25 @@ DOWN = {
     "nobody listens; no answer; silence midway; 404, 503; a connection that breaks",
     expected=f"{CLEAR}, soon; {NEXT}",
 )
-def test_down(outcomes, server, original, tmp_path, what):
+def test_down(outcomes, server, original, folder, what):
     if DOWN[what] is None:
         server.close()
     else:
         server.misbehave(DOWN[what])
-    with pytest.raises(ConnectionError, match=f"could not be fetched from http.*{ELSEWHERE}") as raised:
-        fetch(tmp_path)
-    assert type(raised.value) is ConnectionError
-    assert str(tmp_path) in str(raised.value)
-    assert left(tmp_path) <= {f"{ARCHIVE}.incomplete"}
-    assert not cifar10.is_here(tmp_path)
-    outcomes.happened(f"{CLEAR}, soon")
+    says = f"could not be fetched from http.*{ELSEWHERE}"
+    with outcomes.clear_error(ConnectionError, folder, says, told=f"{CLEAR}, soon", apart_from=folder):
+        fetch(folder)
+    assert left(folder) <= {f"{ARCHIVE}.incomplete"}
+    assert not cifar10.is_here(folder)
     if DOWN[what] is not None:
         server.misbehave()
         server.requests.clear()
-        kept = tmp_path / f"{ARCHIVE}.incomplete"
+        kept = folder / f"{ARCHIVE}.incomplete"
         begun = kept.stat().st_size if kept.exists() else 0
-        assert whole(fetch(tmp_path), original)
+        assert whole(fetch(folder), original)
         assert [seen.range for seen in server.gets] == [f"bytes={begun}-" if begun else None]
-        assert left(tmp_path) == {ARCHIVE, BATCHES}
-        outcomes.happened(NEXT)
+        assert left(folder) == {ARCHIVE, BATCHES}
+        outcomes.then(NEXT)
 
 
 @pytest.mark.parametrize("what", ["another file", "a page", "cut", "one bit"])
@@ -93,7 +101,7 @@ def test_down(outcomes, server, original, tmp_path, what):
     "another file, a login page, the file with a byte less or one bit changed, all under “200 OK”",
     expected=f"{CLEAR}, and it is thrown away; {NEXT}",
 )
-def test_wrong(outcomes, server, original, tmp_path, what):
+def test_wrong(outcomes, server, original, folder, what):
     content = original[0]
     sent = {
         "another file": content[::-1],
@@ -102,63 +110,60 @@ def test_wrong(outcomes, server, original, tmp_path, what):
         "one bit": bytes([content[0] ^ 1]) + content[1:],
     }
     server.misbehave(Fault(body=sent[what], times=None))
-    with pytest.raises(ValueError, match=rf"is not the original: its md5 is .*thrown away.*{ELSEWHERE}") as raised:
-        fetch(tmp_path)
-    assert str(tmp_path) in str(raised.value)
-    assert left(tmp_path) == set()
-    outcomes.happened(f"{CLEAR}, and it is thrown away")
+    says, told = f"is not the original: its md5 is .*thrown away.*{ELSEWHERE}", f"{CLEAR}, and it is thrown away"
+    with outcomes.clear_error(ValueError, folder, says, told=told, apart_from=folder):
+        fetch(folder)
+    assert left(folder) == set()
     server.misbehave()
-    assert whole(fetch(tmp_path), original)
-    outcomes.happened(NEXT)
+    assert whole(fetch(folder), original)
+    outcomes.then(NEXT)
 
 
 @case(
     GROUP,
     "files that are cut off, changed or missing; with the archive beside them, cut off, or without it",
-    expected=f"{CLEAR} without a download; {RECOVERED} with one, and with a whole archive without the network",
+    expected=f"{WITHOUT}; {RECOVERED} with one; {FROM_THE_ARCHIVE}",
 )
-def test_damaged_files(outcomes, server, original, tmp_path):
-    fetch(tmp_path)
-    path, archive = tmp_path / BATCHES / "test_batch", tmp_path / ARCHIVE
+def test_damaged_files(outcomes, server, original, folder):
+    fetch(folder)
+    path, archive = folder / BATCHES / "test_batch", folder / ARCHIVE
     content = path.read_bytes()
     server.requests.clear()
     for broken in (content[:-1], b"", content[:9000] + b"\0" + content[9001:], None):
         path.unlink() if broken is None else path.write_bytes(broken)
-        with outcomes.clear_error(FileNotFoundError, tmp_path, "nor torchvision's cifar-10-batches-py", ELSEWHERE):
-            images.cifar10("test", tmp_path, download=False)
-        assert whole(fetch(tmp_path), original)
+        says = "nor torchvision's cifar-10-batches-py", ELSEWHERE
+        with outcomes.clear_error(FileNotFoundError, folder, *says, told=WITHOUT):
+            images.cifar10("test", folder, download=False)
+        assert whole(fetch(folder), original)
         assert not server.gets
-        outcomes.happened(f"{RECOVERED} without the network")
+        outcomes.then(FROM_THE_ARCHIVE)
     for broken in (original[0][:100_000], b"", None):
         path.write_bytes(b"")
         archive.unlink() if broken is None else archive.write_bytes(broken)
-        assert whole(fetch(tmp_path), original)
+        assert whole(fetch(folder), original)
         assert archive.read_bytes() == original[0]
-        outcomes.happened(RECOVERED)
+        outcomes.happened(f"{RECOVERED} with one")
     assert len(server.gets) == 3
-    assert left(tmp_path) == {ARCHIVE, BATCHES}
+    assert left(folder) == {ARCHIVE, BATCHES}
 
 
 @pytest.mark.parametrize("room", [0, 100_000, "for the archive alone"])
 @case(
     GROUP,
     "a disk that is full: while the archive is fetched, or while it is unpacked",
-    expected=f"{CLEAR}; nothing half is left; with room, {RECOVERED}",
+    expected=f"{NOTHING_HALF}; with room again, {RECOVERED}",
 )
-def test_full_disks(outcomes, server, original, tmp_path, room):
+def test_full_disks(outcomes, server, original, folder, room):
+    says = "cannot be stored in ", "Make room there", ELSEWHERE
     with (
+        outcomes.clear_error(OSError, folder, *says, told=NOTHING_HALF, apart_from=folder),
         no_space_left() if isinstance(room, str) else room_for(room),
-        pytest.raises(OSError, match=ELSEWHERE) as raised,
     ):
-        fetch(tmp_path)
-    said = str(raised.value)
-    assert f"cannot be stored in {tmp_path}" in said
-    assert "Make room there" in said
-    assert left(tmp_path) == ({ARCHIVE} if isinstance(room, str) else set())
-    assert not cifar10.is_here(tmp_path)
-    outcomes.happened(CLEAR)
-    assert whole(fetch(tmp_path), original)
-    outcomes.happened(f"with room, {RECOVERED}")
+        fetch(folder)
+    assert left(folder) == ({ARCHIVE} if isinstance(room, str) else set())
+    assert not cifar10.is_here(folder)
+    assert whole(fetch(folder), original)
+    outcomes.then(f"with room again, {RECOVERED}")
 
 
 def claims(width: int, height: int) -> bytes:

@@ -17,6 +17,7 @@ from ecaviz import weight_files
 GROUP = "Files of weights"
 KINDS = pytest.mark.parametrize("kind", ["zip", "old", "plain pickle"])
 NO_CHECKPOINT = "is cut off or no checkpoint"
+KEPT = f"{CLEAR}; the target is untouched"
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_missing_code(outcomes, module, monkeypatch, tmp_path, kind):
             convert(path)
     found = weight_files.read(convert(path)).state
     assert all(torch.equal(found[name], value) for name, value in state.items())
-    outcomes.happened(f"with it, {SAME}")
+    outcomes.then(f"with it, {SAME}")
 
 
 @KINDS
@@ -103,7 +104,7 @@ class Raises:
 @case(
     GROUP,
     "converted: a web page, safetensors, an archive, code that fails, no state dict, sparse weights",
-    expected=f"{CLEAR}; the target is untouched",
+    expected=KEPT,
 )
 def test_others(outcomes, tmp_path):
     path, target = tmp_path / "x.pth", tmp_path / "converted.safetensors"
@@ -111,16 +112,17 @@ def test_others(outcomes, tmp_path):
     whole = target.read_bytes()
     for content in (b"<html>log in</html>", whole, pickle.dumps(Raises())):
         path.write_bytes(content)
-        with outcomes.clear_error(ValueError, path, NO_CHECKPOINT, "Fetch it again, or run convert where it was saved"):
+        says = NO_CHECKPOINT, "Fetch it again, or run convert where it was saved"
+        with outcomes.clear_error(ValueError, path, *says, told=KEPT):
             convert(path)
     path.write_bytes(b"PK\5\6" + b"\0" * 18)
-    with outcomes.clear_error(ValueError, path, "is a zip archive, but no torch.save"):
+    with outcomes.clear_error(ValueError, path, "is a zip archive, but no torch.save", told=KEPT):
         convert(path)
     written(path, {"epoch": 3, "more": nn.ReLU()}, "zip")
-    with outcomes.clear_error(ValueError, path, "expected a state dict"):
+    with outcomes.clear_error(ValueError, path, "expected a state dict", told=KEPT):
         convert(path)
     written(path, {"a": torch.eye(3).to_sparse()}, "zip")
-    with outcomes.clear_error(ValueError, path, "sparse", "expected ordinary tensors"):
+    with outcomes.clear_error(ValueError, path, "sparse", "expected ordinary tensors", told=KEPT):
         convert(path)
     assert target.read_bytes() == whole
 

@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 import works
-from recorder import CLEAR, SAME, case
+from recorder import CLEAR, RECOVERED, SAME, case
 
 from ecaviz import bundle, bundle_training, networks, results, training, training_sets, training_states
 
 GROUP = "Training that diverges"
 WILD = replace(works.RECIPE, learning_rate=1e30)
-KEPT = "the good model and its runs stay"
+NO_STATE = f"{CLEAR}; no state is written"
+KEPT = f"{CLEAR}; the good model and its runs stay"
+RECOVERS = f"with a good recipe again, {RECOVERED}"
 
 
 @pytest.fixture(autouse=True)
@@ -44,12 +46,12 @@ def spoil(monkeypatch, at: int) -> None:
     monkeypatch.setattr(training, "_epoch", epoch)
 
 
-@case(GROUP, "a learning rate of 1e30, from the first epoch", expected=f"{CLEAR}; no state is written")
+@case(GROUP, "a learning rate of 1e30, from the first epoch", expected=NO_STATE)
 def test_from_the_start(outcomes, tmp_path):
     says = "diverged in epoch 1 of 3", "mean loss is nan", r"in conv1.0.weight, .* more\.", r"learning_rate .*1e\+30"
-    with outcomes.clear_error(ValueError, "train", *says):
+    with outcomes.clear_error(ValueError, "train", *says, told=NO_STATE):
         train(WILD)
-    with outcomes.clear_error(ValueError, tmp_path / "s.pt", *says, "was not written"):
+    with outcomes.clear_error(ValueError, tmp_path / "s.pt", *says, "was not written", told=NO_STATE):
         train(WILD, tmp_path / "s.pt")
 
 
@@ -66,25 +68,25 @@ def test_later(outcomes, tmp_path, monkeypatch):
     assert training_states.read(state)["epoch"] == 2
     found = train(works.RECIPE, state).net.state_dict()
     assert all(torch.equal(value, found[name]) for name, value in whole.net.state_dict().items())
-    outcomes.happened(f"from the epoch before then, {SAME}")
+    outcomes.then(f"from the epoch before then, {SAME}")
 
 
-@case(GROUP, "a bundled model is trained anew (--redo) and diverges", expected=f"{CLEAR}; {KEPT}")
+@case(GROUP, "a bundled model is trained anew (--redo) and diverges", expected=f"{KEPT}; {RECOVERS}")
 def test_redo(outcomes, tmp_path):
     out, scratch = tmp_path / "out", tmp_path / "scratch"
     options = {"folder": out, "scratch": scratch, "progress": False}
     bundle_training.train_bundled(["tiny"], seeds=(0, 1), recipe=works.RECIPE, **options)
     before = results.runs(out / "results")
-    with outcomes.clear_error(ValueError, scratch / "tiny-seed0.pt", "diverged in epoch 1 of 3"):
+    with outcomes.clear_error(ValueError, scratch / "tiny-seed0.pt", "diverged in epoch 1 of 3", told=KEPT):
         bundle_training.train_bundled(["tiny"], seeds=(0, 1), recipe=WILD, redo=True, **options)
     assert results.runs(out / "results").equals(before)
     assert bundle.read("tiny", out)[3].epochs == 3
     bundle_training.train_bundled(["tiny"], recipe=works.RECIPE, redo=True, **options)
     assert len(results.runs(out / "results")) == 2
-    outcomes.happened(KEPT)
+    outcomes.then(RECOVERS)
 
 
-@case(GROUP, "a network with NaN, or whose answers are infinite, is to be kept as a model", expected=f"{CLEAR}; {KEPT}")
+@case(GROUP, "a network with NaN, or whose answers are infinite, is to be kept as a model", expected=KEPT)
 def test_keeping(outcomes, tmp_path):
     out = tmp_path / "out"
     options = {"folder": out, "scratch": tmp_path / "scratch"}
@@ -94,12 +96,12 @@ def test_keeping(outcomes, tmp_path):
     for name, value, seed in (("bn1.running_mean", torch.nan, 0), ("fc.weight", 3e38, 0), ("fc.bias", torch.inf, 1)):
         net = networks.build(works.TINY).eval()
         net.state_dict()[name].fill_(value)
-        with outcomes.clear_error(ValueError, f"tiny, seed {seed}", "diverged", "learning_rate"):
+        with outcomes.clear_error(ValueError, f"tiny, seed {seed}", "diverged", "learning_rate", told=KEPT):
             bundle_training.keep("tiny", seed, net, *about, replaced=[("tiny", seed)], **options)
     about = {"data": "shapes", "seed": 0, "epochs": 1, "train_images": 1, "seconds": 1.0, "hardware": "CPU"}
     about |= {"test_images": 1, "accuracy": 0.5}
-    with outcomes.clear_error(ValueError, "tiny", r"NaN or infinite, in fc\.bias, and is not kept", "untouched"):
+    says = r"NaN or infinite, in fc\.bias, and is not kept", "untouched"
+    with outcomes.clear_error(ValueError, "tiny", *says, told=KEPT):
         bundle.write("tiny", net, works.TINY, training_sets.SETS["shapes"].classes, about, out)
     assert len(results.runs(out / "results")) == 1
     assert bundle.read("tiny", out)[3].epochs == 3
-    outcomes.happened(KEPT)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 import works
-from recorder import CLEAR, SAME, case
-from test_devices import MEMORY, WORDS
+from recorder import case
+from test_devices import LATER, MEMORY, WORDS
 
 from ecaviz import bundle_training, results, training, training_sets, training_states
 
 ERRORS = WORDS | {"Python's": MemoryError("no room")}
 SAID = pytest.mark.parametrize("words", ERRORS)
-LATER = f"then, with enough of it, {SAME}"
+NOTED = "torch's or Python's own error, with a note by ecaviz that says what to do"
+ONCE = "then it is not trained again"
 
 
 def full(run, error, at: int):
@@ -34,10 +35,11 @@ def train(state=None):
     return training.train(works.TINY, works.RECIPE, state=state, data=data, test=test, progress=False).net.state_dict()
 
 
-def told(raised) -> str:
-    """The note that the error carries."""
-    (note,) = raised.value.__notes__
-    del raised.value.__notes__
+def told(raised, error) -> str:
+    """The note that the very error carries which was raised."""
+    assert raised.value is error  # its words tell what ran out
+    (note,) = error.__notes__
+    del error.__notes__
     assert "memory ran out" in note
     assert "a smaller batch_size in the recipe (it is 16)" in note
     return note
@@ -53,47 +55,48 @@ def whole():
 @case(
     MEMORY,
     "while a network is trained: without a state, at the first step, in the third epoch",
-    expected=f"{CLEAR}; {LATER}",
+    expected=f"{NOTED}; {LATER}",
 )
 def test_training(outcomes, whole, tmp_path, monkeypatch, words, step):
-    state, loss = tmp_path / "s.pt" if step else None, torch.nn.functional.cross_entropy
+    state, loss, error = tmp_path / "s.pt" if step else None, torch.nn.functional.cross_entropy, ERRORS[words]
     with monkeypatch.context() as patch:
-        patch.setattr(torch.nn.functional, "cross_entropy", full(loss, ERRORS[words], max(step, 1)))
-        with pytest.raises(type(ERRORS[words])) as raised:
+        patch.setattr(torch.nn.functional, "cross_entropy", full(loss, error, max(step, 1)))
+        with outcomes.undisturbed(apart_from=state), pytest.raises(type(error)) as raised:
             train(state)
-    note = told(raised)
+    note = told(raised, error)
     if step > 1:
         assert f"kept in {state}, and the same call goes on from there" in note
         assert training_states.read(state)["epoch"] == 2
     else:
         assert "Nothing was kept" in note
         assert list(tmp_path.iterdir()) == []
-    outcomes.happened(CLEAR)
+    outcomes.happened(NOTED)
     found = train(state)
     assert all(torch.equal(value, found[name]) for name, value in whole.items())
-    outcomes.happened(LATER)
+    outcomes.then(LATER)
 
 
 @case(
     MEMORY,
     "while a network that was trained is measured, to be kept",
-    expected=f"{CLEAR}; then it is not trained again",
+    expected=f"{NOTED}; {ONCE}",
 )
 def test_keeping(outcomes, tmp_path, monkeypatch):
     def read(_set, split, count, *_):
         return training_sets.Images("shapes", *works.pictures(count, int(split == "test")))
 
     monkeypatch.setattr(training_sets.TrainingSet, "read", read)
-    options = {"recipe": works.RECIPE, "folder": tmp_path / "out", "scratch": tmp_path / "scratch", "progress": False}
+    scratch = tmp_path / "scratch"
+    options = {"recipe": works.RECIPE, "folder": tmp_path / "out", "scratch": scratch, "progress": False}
     error = ERRORS["a GPU's error"]
     with monkeypatch.context() as patch:
         patch.setattr(bundle_training, "logits", full(bundle_training.logits, error, 1))
-        with pytest.raises(torch.OutOfMemoryError) as raised:
+        with outcomes.undisturbed(apart_from=scratch), pytest.raises(torch.OutOfMemoryError) as raised:
             bundle_training.train_bundled(["tiny"], **options)
-    assert str(tmp_path / "scratch" / "tiny-seed0.pt") in told(raised)
-    outcomes.happened(CLEAR)
+    assert str(scratch / "tiny-seed0.pt") in told(raised, error)
+    outcomes.happened(NOTED)
     with monkeypatch.context() as patch:
         patch.setattr(training, "_epoch", full(training._epoch, AssertionError("trained again"), 1))
         bundle_training.train_bundled(["tiny"], **options)
     assert len(results.runs(tmp_path / "out" / "results")) == 1
-    outcomes.happened("then it is not trained again")
+    outcomes.then(ONCE)
