@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 
 import serving
+from jupyter_core.paths import jupyter_data_dir
 from serving import ROOT
 
 FOLDER = ROOT / "dashboard"
@@ -48,6 +50,8 @@ def main() -> int:
     serving.add_options(parser, port=8866)
     arguments = parser.parse_args()
 
+    # Older nbformat keeps a secret there, and on a machine where Jupyter never ran does not make the folder.
+    Path(jupyter_data_dir()).mkdir(mode=0o700, parents=True, exist_ok=True)
     port, secret, headless = serving.chosen_port(arguments.port), serving.token(), serving.is_headless()
     url = f"{serving.address(port)}/?token={secret}"
 
