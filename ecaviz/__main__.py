@@ -256,7 +256,7 @@ def train(
     import torch
 
     from . import recipes, training_sets
-    from .bundle import BUNDLE, SURVEY, data_folder
+    from .bundle import BUNDLE, SURVEY
     from .bundle_training import train_bundled
     from .devices import choose_device
     from .training import OutOfTime, Recipe
@@ -266,13 +266,7 @@ def train(
             "give the names of models, or --bundle for all of them, or --survey for one of each module (one of the "
             "three), or --recipe for those of a recipe."
         )
-    folder = out or data_folder() / "checkpoints"
-    goes_on = "The same command goes on from the last finished epoch."
-    with (
-        _told(stopped=lambda: goes_on),
-        writable_folder(folder, f"train: {folder}"),
-        writable_folder(scratch, f"train: --scratch {scratch}"),
-    ):
+    with _told(stopped=lambda: "The same command goes on from the last finished epoch."):
         if threads is not None:
             torch.set_num_threads(threads)
         study = recipes.Study(Recipe(), (), (0,)) if recipe is None else recipes.read(recipe)

@@ -211,6 +211,17 @@ def test_train_a_bundled_model(tmp_path, monkeypatch):
     table = results.runs(tmp_path / "out" / "results")
     assert table["seed"].tolist() == [0, 1, 2]
     assert [path.name for path in (tmp_path / "out").glob("*.safetensors")] == ["tiny.safetensors"]
+    (tmp_path / "file").touch()
+    again = run("train", "tiny", "--out", tmp_path / "out", "--scratch", tmp_path / "file", "--device", "cpu")
+    assert (again.exit_code, again.stdout) == (0, "there already: tiny (seed 0)\n")  # and nothing to be written
+
+
+def test_train_says_before_the_run_that_its_results_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle_training, "train", stops(AssertionError("it ran")))
+    (tmp_path / "results").touch()
+    result = run("train", "shapes-none", "--out", tmp_path, "--scratch", tmp_path / "states", "--device", "cpu")
+    assert (result.exit_code, "results is a file; a folder was expected" in result.stderr) == (1, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 
 def test_profile_says_before_the_run_that_it_cannot_write(tmp_path):
@@ -469,7 +480,7 @@ def test_what_cannot_be_written_is_told_before_the_run(tmp_path, monkeypatch, co
     monkeypatch.chdir(tmp_path)
     never = stops(AssertionError("it ran"))
     monkeypatch.setattr(profiles, "profile", never)
-    monkeypatch.setattr(bundle_training, "train_bundled", never)
+    monkeypatch.setattr(bundle_training, "train", never)
     monkeypatch.setattr(coverage_runs, "coverage_of", never)
     monkeypatch.setattr(intervention_records, "record", never)
     monkeypatch.setattr(ecaviz_report, "run_notebook", never)
