@@ -79,7 +79,9 @@ class Run:
         having = [entry for entry in each if any(map(has_j, entry[2]))]
         self.without = [one.name for one, _, picked in each if not any(map(has_j, picked))]
         if locality and not having:
-            raise _nothing([site for *_, picked in each for site in picked])
+            error = _nothing([site for *_, picked in each for site in picked])
+            error.add_note("Locality is looked for in J; leave it out (--locality) to measure influences alone.")
+            raise error
         self._asked = {"coverage": [self._with_path("coverage", *entry, influences) for entry in each]}
         if locality:
             self._asked["locality"] = [self._with_path("locality", *entry) for entry in having]

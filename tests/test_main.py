@@ -425,6 +425,7 @@ def test_coverage_tells_of_a_model_without_sites_before_it_measures_others(tmp_p
         assert (result.exit_code, says in result.stderr) == (1, True)
     result = run("coverage", "shapes-gsop", "--influences", "--locality", "--out", tmp_path)
     assert (result.exit_code, says in result.stderr) == (1, True)
+    assert "leave it out (--locality) to measure influences alone" in result.stderr
     assert measure.asked == []
 
 
