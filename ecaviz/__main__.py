@@ -28,11 +28,12 @@ _ERRORS = (ValueError, TypeError, OSError, RuntimeError, ModuleNotFoundError, Me
 
 
 @contextmanager
-def _told(kept: Callable[[], str] = str, stopped: Callable[[], str] = str) -> Iterator[None]:
+def _told(kept: Callable[[bool], str] = lambda _: "", stopped: Callable[[], str] = str) -> Iterator[None]:
     """An error or an interrupt inside the ``with`` becomes words, and a status: 1, or 130 as shells have it.
 
     Args:
-        kept: What to say besides of either: what there is already.
+        kept: What to say besides of either: what there is already. It is told whether the same command can go on from
+            there: after an interrupt, and where there was no memory, no room or no permission.
         stopped: What to say besides of an interrupt: how it goes on.
     """
     try:
@@ -40,10 +41,12 @@ def _told(kept: Callable[[], str] = str, stopped: Callable[[], str] = str) -> It
     except typer.Exit:  # a RuntimeError, too
         raise
     except _ERRORS as error:
-        raise _fail(error, kept()) from None
+        from .memory import is_out_of_memory
+
+        raise _fail(error, kept(isinstance(error, OSError) or is_out_of_memory(error))) from None
     except KeyboardInterrupt as interrupt:
         notes = getattr(interrupt, "__notes__", [])
-        typer.secho(" ".join(filter(None, ["Interrupted.", *notes, kept(), stopped()])), err=True)
+        typer.secho(" ".join(filter(None, ["Interrupted.", *notes, kept(True), stopped()])), err=True)
         raise typer.Exit(130) from None
 
 
@@ -253,7 +256,7 @@ def train(
     import torch
 
     from . import recipes, training_sets
-    from .bundle import BUNDLE, SURVEY, data_folder
+    from .bundle import BUNDLE, SURVEY
     from .bundle_training import train_bundled
     from .devices import choose_device
     from .training import OutOfTime, Recipe
@@ -263,13 +266,7 @@ def train(
             "give the names of models, or --bundle for all of them, or --survey for one of each module (one of the "
             "three), or --recipe for those of a recipe."
         )
-    folder = out or data_folder() / "checkpoints"
-    goes_on = "The same command goes on from the last finished epoch."
-    with (
-        _told(stopped=lambda: goes_on),
-        writable_folder(folder, f"train: {folder}"),
-        writable_folder(scratch, f"train: --scratch {scratch}"),
-    ):
+    with _told(stopped=lambda: "The same command goes on from the last finished epoch."):
         if threads is not None:
             torch.set_num_threads(threads)
         study = recipes.Study(Recipe(), (), (0,)) if recipe is None else recipes.read(recipe)
@@ -311,8 +308,8 @@ def coverage(
 ) -> None:
     """Measure how much cross-channel interaction the sites of models allow and realise: pairs, rank, partners, cost.
 
-    Interrupt at will: the same command goes on after the last model that was through, from coverage.partial in the
-    folder. The tables that are there stay as they are until the new ones are whole.
+    Interrupt at will: the same command goes on after the last model that was through, from files in the folder, one a
+    model, that end in .partial. The tables that are there stay as they are until the new ones are whole.
     """
     from . import bundle, coverage_records, coverage_runs, tables
     from .images import folder
@@ -329,7 +326,6 @@ def coverage(
             found = coverage_records.measure_runs()
         typer.echo(f"measured {len(found)} networks; written to data/results")
         return
-    partial = out / "coverage.partial"
     through: list[str] = []
     written: list[str] = []
 
@@ -337,10 +333,11 @@ def coverage(
         tables.save_table(table, out / f"{name}.csv")
         written.append(str(out / f"{name}.csv"))
 
-    def kept() -> str:
+    def kept(goes_on: bool) -> str:
         said = [f"Written: {', '.join(written)}."] if written else []
         if through:
-            said.append(f"The rows of {', '.join(through)} are in {partial}; the same command goes on from there.")
+            after = "; the same command goes on from there" if goes_on else ""
+            said.append(f"The rows of {', '.join(through)} are kept in {out}, in files that end in .partial{after}.")
         return " ".join(said)
 
     with (
@@ -349,7 +346,7 @@ def coverage(
     ):
         loaded = [load(name, device=device) for name in models]
         chosen = None if images is None else folder(images)
-        run = coverage_runs.Run(partial, loaded, chosen, sites, influences=influences)
+        run = coverage_runs.Run(out, loaded, chosen, sites, influences=influences, locality=locality)
         through = run.through
         table = run.coverage()
         keep("coverage", table)
@@ -357,6 +354,8 @@ def coverage(
         columns += ["effective_rank", "partners", "directness"]
         typer.echo(table[columns].round(4).to_string(index=False))
         if locality:
+            if run.without:
+                typer.echo(f"not in the table of localities, for they have no J: {', '.join(run.without)}")
             keep("locality", run.locality())
         run.forget()
     typer.echo(f"written to {', '.join(written)}")

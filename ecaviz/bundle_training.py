@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from . import bundle, coverage_records, results, training_sets
 from .memory import memory_in_words
 from .recipes import Recipe
 from .training import OutOfTime, hardware, logits, memory_advice, train
-from .whole_files import replace_file
+from .whole_files import replace_file, writable_folder
 
 __all__ = ["keep", "train_bundled"]
 
@@ -60,6 +61,7 @@ def train_bundled(
             with another recipe; or a training that diverged. The rest is not trained then: one recipe is for all, and
             with another learning rate it would have to be trained anew. What is recorded stays.
         OutOfTime: The minutes are over before all is trained.
+        OSError: Nothing can be written into one of the folders; told before anything is trained.
     """
     recipe = recipe or Recipe()
     unknown = [name for name in names if name not in bundle.BUNDLE]
@@ -88,40 +90,51 @@ def train_bundled(
         if progress:
             print(f"there already: {', '.join(f'{name} (seed {seed})' for name, seed in wanted)}", flush=True)
         return
-    test = images.read("test", recipe.test_images, root, progress)
-    followed = test.data, recipe.name, recipe.digest, recipe.epochs, recipe.train_images, recipe.test_images
-    results.check_recipe(*followed, replaced=todo, folder=kept)  # before hours of work, not after
-    bundle.manifest(folder)  # it can be read
-    data = images.read("train", recipe.train_images, root, progress)
-    for name, seed in todo:
-        if progress:
-            print(f"{name}, seed {seed}", flush=True)
-        state = scratch / f"{name}-seed{seed}.pt"
-        result = train(
-            replace(bundle.BUNDLE[name], **recipe.network),
-            recipe,
-            seed=seed,
-            device=device,
-            state=state,
-            data=(data.images, data.labels),
-            test=(test.images, test.labels),
-            until=until,
-            progress=progress,
-        )
-        _write_history(scratch / f"{name}-seed{seed}.csv", result.history)
-        about = result.seconds, hardware(device), recipe, test, device, folder, scratch
-        with memory_in_words(memory_advice(recipe, state)):
-            run = keep(name, seed, result.net, *about, replaced=todo)
-        state.unlink(missing_ok=True)
+    with ExitStack() as held:
+        for place in _written(todo, folder, kept, scratch):
+            held.enter_context(writable_folder(place, f"train: {place}"))
+        test = images.read("test", recipe.test_images, root, progress)
+        followed = test.data, recipe.name, recipe.digest, recipe.epochs, recipe.train_images, recipe.test_images
+        results.check_recipe(*followed, replaced=todo, folder=kept)  # before hours of work, not after
+        bundle.manifest(folder)  # it can be read
+        data = images.read("train", recipe.train_images, root, progress)
+        for name, seed in todo:
+            if progress:
+                print(f"{name}, seed {seed}", flush=True)
+            state = scratch / f"{name}-seed{seed}.pt"
+            result = train(
+                replace(bundle.BUNDLE[name], **recipe.network),
+                recipe,
+                seed=seed,
+                device=device,
+                state=state,
+                data=(data.images, data.labels),
+                test=(test.images, test.labels),
+                until=until,
+                progress=progress,
+            )
+            _write_history(scratch / f"{name}-seed{seed}.csv", result.history)
+            about = result.seconds, hardware(device), recipe, test, device, folder, scratch
+            with memory_in_words(memory_advice(recipe, state)):
+                run = keep(name, seed, result.net, *about, replaced=todo)
+            state.unlink(missing_ok=True)
+            if redo:
+                done.add((name, seed, recipe.digest))
+                replace_file(redone, json.dumps(sorted(done)).encode())
+            if progress:
+                print(
+                    f"{name}, seed {seed}: {run.accuracy:.2%} of {run.test_images} held-out images, {run.seconds:.0f} s"
+                )
+            if until is not None and (name, seed) != todo[-1] and time.monotonic() > until:
+                raise OutOfTime(f"train: stopped after {name}, seed {seed}.")
         if redo:
-            done.add((name, seed, recipe.digest))
-            replace_file(redone, json.dumps(sorted(done)).encode())
-        if progress:
-            print(f"{name}, seed {seed}: {run.accuracy:.2%} of {run.test_images} held-out images, {run.seconds:.0f} s")
-        if until is not None and (name, seed) != todo[-1] and time.monotonic() > until:
-            raise OutOfTime(f"train: stopped after {name}, seed {seed}.")
-    if redo:
-        redone.unlink(missing_ok=True)
+            redone.unlink(missing_ok=True)
+
+
+def _written(todo: Sequence[tuple[str, int]], folder: Path | None, kept: Path | None, scratch: Path) -> list[Path]:
+    """The folders that these runs write into: checkpoints, where there are runs of seed 0, results and states."""
+    checkpoints = [folder or bundle.data_folder() / "checkpoints"] if any(seed == 0 for _, seed in todo) else []
+    return [*checkpoints, kept or bundle.data_folder() / "results", scratch]
 
 
 def _read_redone(path: Path) -> set[tuple[str, int, str]]:

@@ -12,6 +12,8 @@ import errno
 import os
 import shutil
 import tarfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -183,11 +185,13 @@ def _fetched(folder: Path, split: str) -> CIFAR10 | None:
     source = Source("CIFAR-10", CIFAR10.url, md5=CIFAR10.tgz_md5)
     archive, files = folder / CIFAR10.filename, folder / CIFAR10.base_folder
     names = [name for name, _ in (*CIFAR10.train_list, *CIFAR10.test_list)] + [CIFAR10.meta["filename"]]
-    try:
-        with alone(folder / ".locks" / f"{archive.name}.lock", source.title):
-            found = _opened(folder, split)  # by now, where the lock had to be waited for
-            if found is not None:
-                return found
+    with ExitStack() as held:
+        with _in_words(folder, source):
+            held.enter_context(alone(folder / ".locks" / f"{archive.name}.lock", source.title))
+        found = _opened(folder, split)  # by now, where the lock had to be waited for
+        if found is not None:
+            return found
+        with _in_words(folder, source):
             if not archive.is_file() or source.hash_of(archive) != source.md5:
                 download(source, archive)
             with draft(files) as place, tarfile.open(archive) as packed:
@@ -196,7 +200,14 @@ def _fetched(folder: Path, split: str) -> CIFAR10 | None:
                     with packed.extractfile(f"{files.name}/{name}") as member:
                         (place / name).write_bytes(member.read())
                 shutil.rmtree(files, ignore_errors=True)  # of files that are there, one at least is damaged
-            return _opened(folder, split)
+        return _opened(folder, split)
+
+
+@contextmanager
+def _in_words(folder: Path, source: Source) -> Iterator[None]:
+    """What goes wrong while the original is fetched and stored, as the errors of :class:`Cifar10`."""
+    try:
+        yield
     except BrokenError as error:
         raise ConnectionError(
             f"{_lacking(folder)}, and the original could not be fetched{error}. {error.advice}. {_elsewhere()}."

@@ -1,19 +1,22 @@
 """Coverage of one model after the other, as ``python -m ecaviz coverage`` measures it: what is through is kept at once.
 
-The rows of the models that are through lie in a file beside the tables to come, with how they were made. When the same
-is asked for again they are taken from there; where all is through, the tables are written and the file goes.
+The rows of each model that is through lie in a file of their own beside the tables to come. A digest of how they were
+made is in its name, so that they are found when the same is asked for again, and only then; and so that runs with one
+folder leave each other's alone. Where all is through, the tables are written and the files go. Those of a run that
+nobody goes on with stay; they may be deleted at any time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import checks, gates
+import torch
+
+from . import __version__, checks, gates
 from .batches import batches
 from .coverage_tables import coverage_frame, coverage_of, each_with_images, has_j, locality_frame, locality_of
 from .excitations import not_covered
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Run"]
 
+_FORMAT = 1
+"""Another one where the rows get other columns, or come about in another way, within one version of ecaviz."""
 _ADVICE = "Delete it to measure anew, or name another folder."
 
 
@@ -34,89 +39,103 @@ class Run:
     """The tables of some models, and what there is of them already.
 
     Args:
-        path: Where the rows are kept meanwhile. A file of an earlier run is read.
+        folder: Where the rows are kept meanwhile: ``coverage-….partial`` and ``locality-….partial``, one a model. Those
+            that an earlier run left are read.
         models: As for :func:`ecaviz.coverages.coverage_table`.
         images: As there. Of a folder it is noticed that a file was changed; of other sets, what they say of themselves.
         sites: As there.
         influences: As there.
+        locality: Whether :meth:`locality` is asked for, too.
         progress: Whether to say what was there already, and to show progress bars.
 
     Attributes:
-        through: What is in the file of all that was asked for so far, such as "coverage of shapes-eca-k3".
+        through: Of what there are rows in files, of all that was asked for so far, such as "coverage of shapes-eca-k3".
+        without: The models that have no J at the sites, so that the table of localities has no row of them.
 
     Raises:
-        PermissionError: The file may not be read.
-        ValueError: It was truncated or changed; or a model has no site that can be measured, which is told of all
-            models before the first of them is measured.
+        PermissionError: A file may not be read.
+        ValueError: One was truncated or changed; or a model has no site that can be measured, or none of them one that
+            has a locality, which is told before the first of them is measured.
     """
 
     def __init__(
         self,
-        path: Path,
+        folder: Path,
         models: Any,
         images: Any = None,
         sites: gates.Selection = None,
         *,
         influences: bool = False,
+        locality: bool = False,
         progress: bool = True,
     ):
-        self.path, self.through, self._progress = path, [], progress
+        self.folder, self.through, self._progress = folder, [], progress
         self._sites, self._influences = sites, influences
-        each = each_with_images(models, images)
-        self._models = [(one, chosen, _made(one, chosen, sites, influences)) for one, chosen in each]
-        self._rows = _read(path)
-        self._asked: set[str] = set()
+        each = [(one, chosen, gates.select_sites(one, sites)) for one, chosen in each_with_images(models, images)]
+        for _, chosen, picked in each:
+            measurable = influences and chosen is not None and any(site.per != "position" for site in picked)
+            if not measurable and not any(map(has_j, picked)):
+                raise _nothing(picked)
+        having = [entry for entry in each if any(map(has_j, entry[2]))]
+        self.without = [one.name for one, _, picked in each if not any(map(has_j, picked))]
+        if locality and not having:
+            error = _nothing([site for *_, picked in each for site in picked])
+            error.add_note("Locality is looked for in J; leave it out (--locality) to measure influences alone.")
+            raise error
+        self._asked = {"coverage": [self._with_path("coverage", *entry, influences) for entry in each]}
+        if locality:
+            self._asked["locality"] = [self._with_path("locality", *entry) for entry in having]
+        read = {path: _read(path) for path in self._paths()}
+        self._rows = {path: rows for path, rows in read.items() if rows is not None}
 
     def coverage(self) -> pd.DataFrame:
         """What :func:`ecaviz.coverages.coverage_table` gives."""
         return coverage_frame(self._all("coverage", coverage_of, influences=self._influences))
 
     def locality(self) -> pd.DataFrame:
-        """What :func:`ecaviz.coverages.locality_table` gives."""
+        """What :func:`ecaviz.coverages.locality_table` gives, of the models that have a J."""
         return locality_frame(self._all("locality", locality_of, progress=self._progress))
 
     def forget(self) -> None:
-        """Take out of the file what was asked for; the file goes where there is nothing else in it."""
-        self._rows = {key: rows for key, rows in self._rows.items() if key not in self._asked}
-        if self._rows:
-            self._write()
-        else:
-            self.path.unlink(missing_ok=True)
+        """Remove the files of all that was asked for."""
+        for path in reversed(self._paths()):  # stopped in between, it leaves the first models
+            path.unlink(missing_ok=True)  # the same command may have run twice at once
+
+    def _paths(self) -> list[Path]:
+        return [path for asked in self._asked.values() for *_, path in asked]
+
+    def _with_path(
+        self, what: str, model: LoadedModel, images: Any, picked: list[gates.GateSite], *more: Any
+    ) -> tuple[LoadedModel, Any, Path]:
+        return model, images, self.folder / f"{what}-{_made(model, images, picked, *more)}.partial"
 
     def _all(self, what: str, measure: Callable[..., list[dict]], **options: Any) -> list[dict[str, Any]]:
-        """The rows of all models, each measured or taken from the file."""
-        asked = [(one, chosen, json.dumps([what, made])) for one, chosen, made in self._models]
-        self._asked |= {key for *_, key in asked}
-        there = [f"{what} of {one.name}" for one, _, key in asked if key in self._rows]
+        """The rows of all models, each measured or taken from its file."""
+        asked = self._asked[what]
+        there = [f"{what} of {one.name}" for one, _, path in asked if path in self._rows]
         if there and self._progress:
-            print(f"there already, in {self.path}: {', '.join(there)}", flush=True)
-        for one, chosen, key in asked:
-            if key not in self._rows:
-                self._rows[key] = measure(one, chosen, self._sites, **options)
-                self._write()
+            print(f"there already, in {self.folder}: {', '.join(there)}", flush=True)
+        for one, chosen, path in asked:
+            if path not in self._rows:
+                self._rows[path] = measure(one, chosen, self._sites, **options)
+                content = json.dumps(self._rows[path], default=lambda number: number.item()).encode()
+                replace_file(path, _digest(content) + b"\n" + content)
             self.through.append(f"{what} of {one.name}")
-        return [row for *_, key in asked for row in self._rows[key]]
-
-    def _write(self) -> None:
-        content = json.dumps(self._rows, default=lambda number: number.item()).encode()
-        replace_file(self.path, _digest(content) + b"\n" + content)
+        return [row for *_, path in asked for row in self._rows[path]]
 
 
-def _made(model: LoadedModel, images: Any, sites: gates.Selection, influences: bool) -> list[Any]:
-    """How the rows of a model come about; those of an earlier run are the same where this is.
+def _nothing(picked: list[gates.GateSite]) -> ValueError:
+    return not_covered(", ".join(dict.fromkeys(site.family for site in picked)))
 
-    Raises:
-        ValueError: The model has no site that can be measured.
-    """
-    picked = gates.select_sites(model, sites)
-    if not any(has_j(site) or (influences and site.per != "position") for site in picked):
-        raise not_covered(", ".join(dict.fromkeys(site.family for site in picked)))
-    made = [model.name, model.architecture, fingerprint_of(model.net), [site.name for site in picked], influences]
-    if images is None:
-        return made
-    stream = batches(images, model.transform)
-    files = _digest(repr([_state(path) for path in getattr(images, "paths", ())]).encode()).decode()
-    return [*made, stream.description, stream.transform, files]
+
+def _made(model: LoadedModel, images: Any, picked: list[gates.GateSite], *more: Any) -> str:
+    """A digest of how the rows of a model come about; those of an earlier run are the same where this is."""
+    by = __version__, _FORMAT, torch.__version__, model.device.type
+    made = [*by, model.name, model.architecture, fingerprint_of(model.net), [site.name for site in picked], *more]
+    if images is not None:
+        stream = batches(images, model.transform)
+        made += [stream.description, stream.transform, [_state(path) for path in getattr(images, "paths", ())]]
+    return _digest(json.dumps(made).encode()).decode()[:12]
 
 
 def _state(path: Path) -> tuple[str, ...]:
@@ -128,13 +147,14 @@ def _state(path: Path) -> tuple[str, ...]:
     return str(path.absolute()), str(found.st_size), str(found.st_mtime_ns)
 
 
-def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The rows in a file, by how they were made; none where there is no file."""
+def _read(path: Path) -> list[dict[str, Any]] | None:
+    """The rows in a file; None where there is no file."""
     tidy(path)
-    if not os.path.lexists(path):
-        return {}
-    checks.file(path, "coverage", "a file that an interrupted run left", _ADVICE)
-    digest, _, content = path.read_bytes().partition(b"\n")
+    try:
+        checks.file(path, "coverage", "a file that an interrupted run left", _ADVICE)
+        digest, _, content = path.read_bytes().partition(b"\n")
+    except FileNotFoundError:
+        return None
     if digest != _digest(content):
         raise ValueError(f"coverage: {path} was truncated or changed, so that no run can go on from it. {_ADVICE}")
     return json.loads(content)

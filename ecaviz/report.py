@@ -306,6 +306,8 @@ def _build_page(path: Path, book: Any, out: Path, timeout: float, bar: Any, page
     target: Path | None = out / f"{path.stem}.html"
     try:
         replace_file(target, _to_html(path, book, pages).encode())
+    except MemoryError:  # the others would have no more of it
+        raise
     except Exception as error:  # the disk, a formula, whatever nbconvert stumbles over: the others come all the same
         said = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
         target, problem = None, "\n".join(filter(None, [problem, f"{path}: {said}"]))

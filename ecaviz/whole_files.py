@@ -69,7 +69,8 @@ def writable_folder(folder: Path, what: str) -> Iterator[None]:
         what: The message of an error begins with that: who writes what.
 
     Raises:
-        OSError: It is a file or lies in one, or nothing can be written into it: no room, no permission.
+        OSError: It is a file or lies in one, is a link to nothing, is on a drive that is not there, or nothing can be
+            written into it: no room, no permission.
     """
     above = [folder, *folder.parents]
     missing = [one for one in above if not os.path.lexists(one)]
@@ -79,9 +80,13 @@ def writable_folder(folder: Path, what: str) -> Iterator[None]:
             with tempfile.TemporaryFile(dir=folder) as file:
                 file.write(b"0")
         except OSError as error:
-            there = next(one for one in above if one not in missing)
+            there = next((one for one in above if one not in missing), above[-1])
             why = f"{error.strerror or error}. Make room there, make it writable, or name another place"
-            if not there.is_dir():
+            if there in missing:  # a drive, or a folder that was removed while this process is in it
+                why = f"there is no {there}. Name another place"
+            elif there.is_symlink() and not os.path.exists(there):
+                why = f"{there} is a link to something that is not there. Mend it, or name another place"
+            elif not there.is_dir():
                 why = f"{there} is a file; a folder was expected. Name another place"
             raise OSError(error.errno or errno.EIO, f"{what} cannot be written: {why}") from error
         yield

@@ -70,6 +70,19 @@ def test_some_rows_are_what_the_tool_makes(tool):
     assert set(found[1:]) <= set(lines)
 
 
+def test_only_beside_the_published_tables_the_tool_writes_sums(tmp_path, monkeypatch):
+    tool = load_tool()
+    monkeypatch.setattr(tool, "table", lambda: pd.DataFrame({"source": ["timm"], "top1": [0.5]}))
+    monkeypatch.setattr(tool, "PUBLISHED", tmp_path / "published")
+    for name in ("published", "elsewhere"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr("sys.argv", ["pretrained.py", "--out", str(tmp_path / name / "a.csv")])
+        tool.main()
+        assert (tmp_path / name / "a.csv").read_text() == "source,top1\ntimm,0.5\n"
+    assert {path.name for path in (tmp_path / "published").iterdir()} == {"a.csv", "SHA256SUMS"}
+    assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {"a.csv"}
+
+
 SAMPLE = [
     "ecaresnet26t.ra2_in1k",
     "ecaresnet50d_pruned.miil_in1k",

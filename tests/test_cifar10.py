@@ -108,6 +108,18 @@ def test_the_original_is_fetched_once_and_read(original, tmp_path, monkeypatch):
         images.cifar10("test", tmp_path, download=False)
 
 
+def test_what_cannot_be_read_once_the_lock_is_held_is_told_as_that(tmp_path, monkeypatch):
+    """As where another process has fetched it meanwhile, whose files are its own."""
+    answers = iter([RuntimeError("not found"), PermissionError(13, "Permission denied")])
+
+    def refuse(*_, **__):
+        raise next(answers)
+
+    monkeypatch.setattr(datasets.CIFAR10, "__init__", refuse)
+    with pytest.raises(PermissionError, match=r"cifar-10-batches-py cannot be read \(Permission denied\). Allow it"):
+        images.cifar10("test", tmp_path)
+
+
 def test_where_there_is_nothing(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"has neither .* nor torchvision's cifar-10-batches-py. Name a folder"):
         images.cifar10("test", tmp_path, download=False)

@@ -1,6 +1,5 @@
 """The command line: each command helps, works, and fails with one line and a status that tells."""
 
-import json
 import re
 import shutil
 from contextlib import nullcontext
@@ -130,7 +129,10 @@ def test_a_part_that_is_through_is_kept_where_another_process_fails(tmp_path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["a.profile.2-of-2"]
 
 
-def test_coverage_writes_what_the_library_gives(tmp_path):
+def test_coverage_writes_what_the_library_gives(tmp_path, monkeypatch):
+    monkeypatch.setattr(coverage_runs, "locality_of", partial(coverage_tables.locality_of, draws=9, seriated_draws=9))
+    few = images.shapes("test", 12)
+    monkeypatch.setattr(images, "suited", lambda _model, n: few)
     result = run("coverage", "shapes-eca-k3", "shapes-se-r16", "--sites", "layer1.*", "--locality", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     written = pd.read_csv(tmp_path / "coverage.csv")
@@ -209,6 +211,17 @@ def test_train_a_bundled_model(tmp_path, monkeypatch):
     table = results.runs(tmp_path / "out" / "results")
     assert table["seed"].tolist() == [0, 1, 2]
     assert [path.name for path in (tmp_path / "out").glob("*.safetensors")] == ["tiny.safetensors"]
+    (tmp_path / "file").touch()
+    again = run("train", "tiny", "--out", tmp_path / "out", "--scratch", tmp_path / "file", "--device", "cpu")
+    assert (again.exit_code, again.stdout) == (0, "there already: tiny (seed 0)\n")  # and nothing to be written
+
+
+def test_train_says_before_the_run_that_its_results_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle_training, "train", stops(AssertionError("it ran")))
+    (tmp_path / "results").touch()
+    result = run("train", "shapes-none", "--out", tmp_path, "--scratch", tmp_path / "states", "--device", "cpu")
+    assert (result.exit_code, "results is a file; a folder was expected" in result.stderr) == (1, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 
 def test_profile_says_before_the_run_that_it_cannot_write(tmp_path):
@@ -291,9 +304,11 @@ class Failing:
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(KeyboardInterrupt(), 130), (ValueError("broken"), 1)], ids=["interrupt", "error"]
+    ("error", "status", "after"),
+    [(KeyboardInterrupt(), 130, "; the same command goes on from there."), (ValueError("broken"), 1, ".")],
+    ids=["interrupt", "error"],
 )
-def test_coverage_goes_on_after_the_last_model_that_was_through(tmp_path, monkeypatch, error, status):
+def test_coverage_goes_on_after_the_last_model_that_was_through(tmp_path, monkeypatch, error, status, after):
     names = "shapes-eca-k3", "shapes-se-r16", "shapes-cbam"
     command = ("coverage", *names, "--sites", "layer1.0.*", "--locality", "--device", "cpu", "--out")
     short = Failing(partial(coverage_tables.locality_of, draws=9, seriated_draws=9), error, "shapes-se-r16")
@@ -304,8 +319,8 @@ def test_coverage_goes_on_after_the_last_model_that_was_through(tmp_path, monkey
     (tmp_path / "coverage.csv").write_text("of an earlier run\n")
     stopped = run(*command, tmp_path)
     assert stopped.exit_code == status
-    kept = tmp_path / "coverage.partial"
-    assert f"The rows of coverage of shapes-eca-k3 are in {kept}; the same command goes on" in stopped.stderr
+    kept = f"are kept in {tmp_path}, in files that end in .partial{after}\n"
+    assert f"The rows of coverage of shapes-eca-k3 {kept}" in stopped.stderr
     assert str(error) in stopped.stderr
     assert (tmp_path / "coverage.csv").read_text() == "of an earlier run\n"
     assert whole.asked == ["shapes-eca-k3", "shapes-se-r16"]
@@ -313,10 +328,10 @@ def test_coverage_goes_on_after_the_last_model_that_was_through(tmp_path, monkey
     whole.names, whole.asked = (), []
     stopped = run(*command, tmp_path)
     assert stopped.exit_code == status  # in the other table
-    assert f"there already, in {kept}: coverage of shapes-eca-k3\n" in stopped.stdout
+    assert f"there already, in {tmp_path}: coverage of shapes-eca-k3\n" in stopped.stdout
     assert whole.asked == ["shapes-se-r16", "shapes-cbam"]
     assert pd.read_csv(tmp_path / "coverage.csv")["model"].unique().tolist() == list(names)
-    assert "coverage of shapes-cbam, locality of shapes-eca-k3 are in" in stopped.stderr
+    assert f"coverage of shapes-cbam, locality of shapes-eca-k3 {kept}" in stopped.stderr
 
     short.names, short.asked, whole.asked = (), [], []
     assert run(*command, tmp_path).exit_code == 0
@@ -346,11 +361,60 @@ def test_coverage_takes_from_an_earlier_run_only_what_was_made_the_same_way(tmp_
             measure.asked = []
             assert run("coverage", "shapes-eca-k3", *more, *options).exit_code == 1
             assert len(measure.asked) == times
-    rows = json.loads((tmp_path / "coverage.partial").read_bytes().partition(b"\n")[2])
-    assert len(rows) == 5
+    assert len(list(tmp_path.glob("coverage-*.partial"))) == 5
+    monkeypatch.setattr(coverage_runs, "__version__", "another")
+    measure.asked = []
+    assert run("coverage", "shapes-eca-k3", "--sites", "layer1.*", *options).exit_code == 1
+    assert measure.asked == ["shapes-eca-k3"]
     monkeypatch.undo()
     assert run("coverage", "shapes-eca-k3", "--sites", "layer2.*", "--device", "cpu", "--out", tmp_path).exit_code == 0
-    assert len(json.loads((tmp_path / "coverage.partial").read_bytes().partition(b"\n")[2])) == 4  # of other runs
+    assert len(list(tmp_path.glob("coverage-*.partial"))) == 5  # those of the other runs
+
+
+def test_two_coverages_with_one_folder_keep_their_rows(tmp_path, monkeypatch):
+    """Of other models, of the same one with another option, and the very same twice."""
+    measure = Failing(coverage_tables.coverage_of, None)
+    monkeypatch.setattr(coverage_runs, "coverage_of", measure)
+    short = partial(coverage_tables.locality_of, draws=9, seriated_draws=9)
+    monkeypatch.setattr(coverage_runs, "locality_of", Failing(short, None))
+    options = {"sites": "layer1.0.*", "progress": False, "locality": True}
+    first, second, same, more = (
+        coverage_runs.Run(tmp_path, name, influences=influences, **options)
+        for name, influences in (
+            ("shapes-eca-k3", False),
+            ("shapes-se-r16", False),
+            ("shapes-eca-k3", False),
+            ("shapes-eca-k3", True),
+        )
+    )
+    for each in (first, second, same, more):
+        each.coverage()
+        each.locality()
+    names = {path.name.partition("-")[0] for path in tmp_path.iterdir()}
+    assert (len(list(tmp_path.iterdir())), names) == (
+        5,
+        {"coverage", "locality"},
+    )  # locality is that without influences
+    first.forget()
+    same.forget()
+    assert len(list(tmp_path.iterdir())) == 3
+    measure.asked = []
+    both = coverage_runs.Run(tmp_path, ["shapes-se-r16", "shapes-eca-k3"], **options)
+    assert both.coverage()["model"].tolist() == ["shapes-se-r16", "shapes-eca-k3"]
+    assert measure.asked == ["shapes-eca-k3"]  # that of the other is there
+
+
+def test_localities_are_of_the_models_that_have_a_j(tmp_path, monkeypatch):
+    rows = coverage_tables.coverage_of(models.load("shapes-eca-k3", device="cpu"), None, "layer1.0.se")
+    monkeypatch.setattr(coverage_runs, "coverage_of", lambda *_, **__: rows)
+    short = Failing(partial(coverage_tables.locality_of, draws=9, seriated_draws=9), None)
+    monkeypatch.setattr(coverage_runs, "locality_of", short)
+    options = ("--influences", "--locality", "--sites", "layer1.0.*", "--device", "cpu", "--out", tmp_path)
+    done = run("coverage", "shapes-gsop", "shapes-eca-k3", *options)
+    assert done.exit_code == 0, done.output
+    assert "not in the table of localities, for they have no J: shapes-gsop\n" in done.stdout
+    assert short.asked == ["shapes-eca-k3"]
+    assert {path.name for path in tmp_path.iterdir()} == {"coverage.csv", "locality.csv"}
 
 
 def test_coverage_tells_of_a_model_without_sites_before_it_measures_others(tmp_path, monkeypatch):
@@ -359,6 +423,9 @@ def test_coverage_tells_of_a_model_without_sites_before_it_measures_others(tmp_p
     for name, says in (("shapes-none", "no channel gates"), ("shapes-gsop", "no closed form for the family 'gsop'")):
         result = run("coverage", "shapes-eca-k3", name, "--out", tmp_path)
         assert (result.exit_code, says in result.stderr) == (1, True)
+    result = run("coverage", "shapes-gsop", "--influences", "--locality", "--out", tmp_path)
+    assert (result.exit_code, says in result.stderr) == (1, True)
+    assert "leave it out (--locality) to measure influences alone" in result.stderr
     assert measure.asked == []
 
 
@@ -414,7 +481,7 @@ def test_what_cannot_be_written_is_told_before_the_run(tmp_path, monkeypatch, co
     monkeypatch.chdir(tmp_path)
     never = stops(AssertionError("it ran"))
     monkeypatch.setattr(profiles, "profile", never)
-    monkeypatch.setattr(bundle_training, "train_bundled", never)
+    monkeypatch.setattr(bundle_training, "train", never)
     monkeypatch.setattr(coverage_runs, "coverage_of", never)
     monkeypatch.setattr(intervention_records, "record", never)
     monkeypatch.setattr(ecaviz_report, "run_notebook", never)

@@ -255,6 +255,23 @@ def test_ctrl_c_keeps_the_pages_and_ends_the_kernel(tmp_path):
         os.kill(int((tmp_path / "kernel").read_text()), 0)
 
 
+def test_memory_that_runs_out_keeps_the_pages_and_is_raised_with_a_note(tmp_path, monkeypatch):
+    def short(path, *_):
+        if path.stem == "b":
+            raise MemoryError
+        return "a page"
+
+    monkeypatch.setattr(ecaviz.report, "run_notebook", lambda *_, **__: "")
+    monkeypatch.setattr(ecaviz.report, "_to_html", short)
+    for name in "abc":
+        write(tmp_path / f"{name}.ipynb", ("md", "# One"))
+    with pytest.raises(MemoryError) as raised:
+        build_report(tmp_path, tmp_path / "out", progress=False)
+    (note,) = raised.value.__notes__
+    assert note.startswith(f"1 of 3 pages are in {tmp_path / 'out'}: a.html.")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.html"]
+
+
 @pytest.mark.notebook
 def test_figures_show_whatever_backend_the_shell_chose(tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")

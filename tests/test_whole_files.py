@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -103,3 +104,15 @@ def test_a_folder_that_cannot_be_written_to_is_told_at_once(tmp_path, name):
         whole_files.writable_folder(folder, "test: out").__enter__()
     assert ("is a file; a folder was expected" in str(raised.value)) == name.startswith("file")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_below_a_link_to_nothing_or_on_no_drive_is_told_as_that(tmp_path, monkeypatch):
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "gone")
+    for folder in (link, link / "a"):
+        with pytest.raises(OSError, match=r"test: out cannot be written: .*link is a link to something that is not"):
+            whole_files.writable_folder(folder, "test: out").__enter__()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(os.path, "lexists", lambda _path: False)  # as on Windows below a drive that is not there
+    with pytest.raises(OSError, match=rf"cannot be written: there is no {re.escape(tmp_path.anchor)}. Name another"):
+        whole_files.writable_folder(tmp_path / "file" / "a", "test: out").__enter__()

@@ -34,7 +34,7 @@ def measure(folder: str) -> list[int]:
         return ROWS[asked[-1]]
 
     coverage_runs.coverage_of = measured
-    run = coverage_runs.Run(Path(folder) / "coverage.partial", NETWORKS, IMAGES, progress=False)
+    run = coverage_runs.Run(Path(folder), NETWORKS, IMAGES, progress=False)
     tables.save_table(run.coverage(), Path(folder) / "coverage.csv")
     run.forget()
     return asked
