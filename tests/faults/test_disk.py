@@ -295,23 +295,49 @@ def test_caches_that_may_not_be_written_to(outcomes, server, monkeypatch):
         assert not server.gets
 
 
-@case(CLOSED, "the folder of checkpoints, after a training", expected=f"{CLEAR}; then {ONCE}")
-def test_training_into_a_closed_folder(outcomes, monkeypatch, tmp_path):
+@pytest.fixture
+def bundle_folder(monkeypatch):
+    """An open folder with ``out``, for what is trained, and ``scratch``, both of "someone else"."""
+    monkeypatch.setattr(works.training_sets.TrainingSet, "read", None)  # put back at the end
     with open_folder() as folder:
-        out = folder / "out"
-        out.mkdir()
-        (folder / "scratch").mkdir()
-        monkeypatch.setattr(works.training_sets.TrainingSet, "read", None)  # put back at the end
+        for name in ("out", "scratch"):
+            (folder / name).mkdir()
+            if os.geteuid() == 0:
+                shutil.chown(folder / name, 65534)
+        yield folder
+        (folder / "out").chmod(0o777)
+
+
+@case(CLOSED, "the folder of checkpoints, before a training", expected=f"{CLEAR}, before the first epoch")
+def test_training_into_a_closed_folder(outcomes, monkeypatch, bundle_folder):
+    out = bundle_folder / "out"
+    out.chmod(0o555)
+    monkeypatch.setattr(training, "_epoch", lambda *_: pytest.fail("trained"))
+    told = f"{CLEAR}, before the first epoch"
+    with someone_else(), outcomes.clear_error(PermissionError, out, "cannot be written", told=told):
+        works.train_two(str(bundle_folder))
+
+
+@case(CLOSED, "the folder of checkpoints, closed while a network is trained", expected=f"{CLEAR}; then {ONCE}")
+def test_training_into_a_folder_that_is_closed_meanwhile(outcomes, monkeypatch, bundle_folder):
+    out, epoch = bundle_folder / "out", training._epoch
+
+    def closing(*given):
         out.chmod(0o555)
-        if os.geteuid() == 0:
-            shutil.chown(folder / "scratch", 65534)
-        with someone_else(), outcomes.clear_error(PermissionError, out, "cannot be written|ermission"):
-            works.train_two(str(folder))
-        out.chmod(0o777)
-        steps = []
-        monkeypatch.setattr(training, "_epoch", lambda *given: steps.append(given[6]) or pytest.fail("trained anew"))
-        with pytest.raises(pytest.fail.Exception):  # seed 0 was through; seed 1 begins
-            works.train_two(str(folder))
-        assert steps == [1]
-        assert list(results.correct("tiny", out / "results")) == [0]
-        outcomes.then(f"then {ONCE}")
+        return epoch(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "_epoch", closing)
+        with (
+            someone_else(),
+            outcomes.clear_error(PermissionError, out, "cannot be written|ermission", apart_from=bundle_folder),
+        ):
+            works.train_two(str(bundle_folder))
+    out.chmod(0o777)
+    steps = []
+    monkeypatch.setattr(training, "_epoch", lambda *given: steps.append(given[6]) or pytest.fail("trained anew"))
+    with pytest.raises(pytest.fail.Exception):  # seed 0 was through; seed 1 begins
+        works.train_two(str(bundle_folder))
+    assert steps == [1]
+    assert list(results.correct("tiny", out / "results")) == [0]
+    outcomes.then(f"then {ONCE}")
