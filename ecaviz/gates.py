@@ -169,8 +169,8 @@ class _Enough(BaseException):
 
 
 _MEMORY = (
-    "capture: memory ran out while the network ran. Give it fewer images at once, or smaller ones, or run it on the "
-    "CPU."
+    "capture: memory ran out inside the `with`. Give the network fewer images at once, or smaller ones, or run it on "
+    "the CPU."
 )
 
 _RUNNING: list[_Run] = []

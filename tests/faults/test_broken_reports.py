@@ -7,7 +7,6 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import ecaviz.report
 from ecaviz.frames import MIME_TYPE
 from ecaviz.report import ReportError, build_report
 
-pytestmark = pytest.mark.skipif(find_spec("nbclient") is None, reason="the extra `lab` is not installed")
+pytest.importorskip("nbclient", reason="the extra `lab` is not installed")
 
 GROUP = "Reports"
 KEPT = f"{CLEAR}; what was there before is untouched"
