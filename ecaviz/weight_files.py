@@ -12,7 +12,6 @@ import os
 import pickle
 import pickletools
 import re
-import struct
 import threading
 import warnings
 import zipfile
@@ -127,6 +126,10 @@ def _kind(path: Path) -> str:
         head = file.read(512)
     if not head:
         raise ValueError(f"load: {path} is empty (0 bytes). The download or the copy did not finish; fetch it again.")
+    # First of all: the length that stands in front of a header may begin as a pickle or an archive does.
+    header = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and 8 + header <= size:
+        return "safetensors"
     if head.startswith(b"PK"):
         return "zip"
     if head.startswith(b"\x80"):
@@ -139,10 +142,7 @@ def _kind(path: Path) -> str:
     for start, what in _NOT_WEIGHTS:
         if head.lstrip().startswith(start):
             raise ValueError(f"load: {path} is {what}.")
-    if len(head) > 8 and head[8:9] == b"{":
-        header = struct.unpack("<Q", head[:8])[0]
-        if 8 + header <= size:
-            return "safetensors"
+    if head[8:9] == b"{":
         raise ValueError(
             f"load: {path} was truncated: a safetensors file whose header alone has {header} bytes, but there are "
             f"{size}. Fetch it again."

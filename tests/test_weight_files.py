@@ -69,6 +69,15 @@ def test_what_a_training_script_wrote_beside_the_weights(tmp_path, state):
     assert file.notes == {"epoch": 90, "best_prec1": 77.25}
 
 
+@pytest.mark.parametrize("length", [0x80, 0x180, 0x4B50])
+def test_safetensors_whose_length_begins_as_a_pickle_or_an_archive_does(tmp_path, length):
+    header = b'{"fc.weight":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}'.ljust(length)
+    content = struct.pack("<Q", length) + header + struct.pack("<4f", 1, 2, 3, 4)
+    assert content.startswith((b"\x80", b"PK"))
+    (tmp_path / "a.safetensors").write_bytes(content)
+    assert weight_files.read(tmp_path / "a.safetensors").state["fc.weight"].tolist() == [[1, 2], [3, 4]]
+
+
 def test_safetensors(tmp_path, state):
     path = tmp_path / "weights.bin"  # the content decides, not the suffix
     save_file(state, path, metadata={"format": "pt"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,14 @@ def die(how: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL if how == "SIGKILL" else signal.SIGSEGV)
 
 
+def ended() -> bool:
+    """Whether every process that was started here has ended; on a busy machine one may take a moment."""
+    until = time.monotonic() + 20
+    while multiprocessing.active_children() and time.monotonic() < until:
+        time.sleep(0.05)
+    return not multiprocessing.active_children()
+
+
 def zombies() -> list[str]:
     """Children that ended and were not waited for."""
     found = []
@@ -220,7 +229,7 @@ def test_readers_that_die(outcomes, model, drawn, made, tmp_path, at, how):
         RuntimeError, died, "Use fewer workers.*workers=0", told=f"{CLEAR}; {KEPT}", apart_from=path
     ):
         profile(model, Dying(drawn, at, how), workers=2, checkpoint=path, **OPTIONS)
-    assert multiprocessing.active_children() == []
+    assert ended()
     assert set(zombies()) <= before
     done = AttentionProfile.load(path).positions if path.exists() else 0
     assert done % works.BATCH == 0
@@ -239,7 +248,7 @@ def test_transforms_that_end_the_process(outcomes, drawn):
     outcomes.watch(model.net)
     with outcomes.clear_error(RuntimeError, "a process that reads images died", "workers=0"):
         profile(model, drawn, workers=2, **OPTIONS)
-    assert multiprocessing.active_children() == []
+    assert ended()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="processes are killed by signals")
@@ -255,4 +264,4 @@ def test_deaths_that_are_heard_of_in_the_network(outcomes, drawn, monkeypatch):
     outcomes.watch(model.net)
     with outcomes.clear_error(RuntimeError, "a process that reads images died", "is killed by signal", "workers=0"):
         profile(model, drawn, workers=2, **OPTIONS)
-    assert multiprocessing.active_children() == []
+    assert ended()

@@ -159,7 +159,7 @@ def check_damaged(outcomes, path, state: State, examples: int, right: Callable[[
         )
 
     each(outcomes, examples, damages(state), check)
-    assert outcomes.counts[CLEAR] > examples // 3
+    assert outcomes.counts[CLEAR] > examples // 5  # of few examples, chance may make most harmless
     assert outcomes.counts[RIGHT] >= examples // 20
 
 
