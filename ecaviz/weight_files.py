@@ -303,6 +303,10 @@ def convert(path: str | os.PathLike, target: str | os.PathLike, *, trusted: bool
     return target
 
 
+# What Python's pickle says where a module has not what was pickled; the second from 3.15 on.
+_MISSING = r"Can't get attribute '([\w.]+)' on <module '([\w.]+)'|module '([\w.]+)' has no attribute '([\w.]+)'"
+
+
 def _unpickled(path: Path) -> Any:
     """What is in a pickle, of torch.save or plain. Its code is run."""
     with path.open("rb") as file:
@@ -317,9 +321,9 @@ def _unpickled(path: Path) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # code that is run, or a damaged pickle, may raise anything
-        missing = re.search(r"Can't get attribute '([\w.]+)' on <module '([\w.]+)'", str(error))
+        missing = re.search(_MISSING, str(error))
         if isinstance(error, ImportError) or missing:
-            wanted = f"{missing[2]}.{missing[1]}" if missing else f"the module {getattr(error, 'name', None) or error}"
+            wanted = ".".join((missing[2] or missing[3], missing[1] or missing[4])) if missing else f"the module {getattr(error, 'name', None) or error}"
             raise ImportError(
                 f"convert: {path} needs {wanted}, which cannot be imported here. Run convert where the code can be "
                 f"imported that the network was trained with."
