@@ -323,7 +323,9 @@ def _unpickled(path: Path) -> Any:
     except Exception as error:  # code that is run, or a damaged pickle, may raise anything
         missing = re.search(_MISSING, str(error))
         if isinstance(error, ImportError) or missing:
-            wanted = ".".join((missing[2] or missing[3], missing[1] or missing[4])) if missing else f"the module {getattr(error, 'name', None) or error}"
+            wanted = f"the module {getattr(error, 'name', None) or error}"
+            if missing:
+                wanted = f"{missing[2] or missing[3]}.{missing[1] or missing[4]}"
             raise ImportError(
                 f"convert: {path} needs {wanted}, which cannot be imported here. Run convert where the code can be "
                 f"imported that the network was trained with."
