@@ -15,22 +15,19 @@ Jupyter is imported when a report is built, not before: `import ecaviz.report` i
 
 from __future__ import annotations
 
-import asyncio
 import html
 import importlib.util
 import logging
-import os
 import re
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from . import frames
+from .notebook_runs import run_notebook
 from .whole_files import replace_file, writable_folder
 
 __all__ = [
@@ -42,7 +39,6 @@ __all__ = [
     "find_notebooks",
     "formula",
     "heading",
-    "run_notebook",
     "without_bare_widgets",
 ]
 
@@ -219,6 +215,8 @@ def build_report(
     for path in paths:
         try:
             books[path] = nbformat.read(path, as_version=4)
+        except MemoryError:  # the notebook may be as it should
+            raise
         except Exception as error:  # not JSON, not a notebook, not readable: nbformat has no common ancestor for them
             pages.append(Page(path, None, path.stem, 0.0, f"{path}: not a notebook that can be read: {error}"))
 
@@ -318,88 +316,6 @@ def heading(book: Any) -> str:
     """The first heading of a notebook; "" if it has none."""
     texts = (cell.source for cell in book.cells if cell.cell_type == "markdown")
     return next((found[1] for text in texts if (found := re.search(r"^#+ +(.+)", text, re.M))), "")
-
-
-def run_notebook(path: Path, book: Any, timeout: float, bar: Any, *, moving: bool = False) -> str:
-    """Run the cells of a notebook, in its folder; the outputs go into ``book``.
-
-    Args:
-        path: Where it was read.
-        book: What nbformat read there.
-        timeout: The most seconds one cell may take.
-        bar: A progress bar: one step a cell.
-        moving: Ask the explorers for their frames, and the figures for their titles.
-
-    Returns:
-        What went wrong, with the cell; "" if nothing did.
-    """
-    from jupyter_client.kernelspec import NoSuchKernel
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-
-    at = 0
-
-    def remember(cell, cell_index):
-        nonlocal at
-        at = cell_index
-
-    arguments = ["--Application.log_level=ERROR"]  # the kernel's own remarks would cut the progress bar
-    # A backend chosen for scripts would keep the figures out of the notebook.
-    env = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", frames.ASKED)}
-    if moving:
-        arguments.append("--InteractiveShellApp.extra_extensions=ecaviz.figure_titles")
-        env[frames.ASKED] = "1"
-    client = NotebookClient(
-        book,
-        timeout=timeout,
-        kernel_name="python3",
-        store_widget_state=False,
-        extra_arguments=arguments,
-        resources={"metadata": {"path": str(path.resolve().parent)}},
-        on_cell_start=remember,
-        on_cell_executed=lambda **_: bar.update(),
-    )
-    try:
-        _execute(client, env)
-    except CellExecutionError as error:
-        reason = f"{error.ename}: {error.evalue}"
-    except CellTimeoutError:
-        reason = f"it took longer than {timeout:g} s, the most one cell may take"
-    except DeadKernelError:
-        reason = "the kernel died; was there enough memory?"
-    except (NoSuchKernel, RuntimeError, OSError) as error:  # it could not even be started
-        return f"{path}: its kernel cannot be run: {error}"
-    else:
-        return ""
-    source = "\n".join(f"    {line}" for line in book.cells[at].source.splitlines())
-    return f"{path}, cell {at + 1} of {len(book.cells)}: {reason}\n{source}"
-
-
-def _execute(client: Any, env: dict[str, str]) -> None:
-    """Run the cells in a thread of their own. In the main one, nbclient would take Ctrl-C for itself, and fail of it.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C, once the kernel has ended.
-    """
-    runner = asyncio.Runner(loop_factory=asyncio.SelectorEventLoop)
-    loop = runner.get_loop()
-    task = loop.create_task(client.async_execute(env=env))
-
-    def run() -> None:
-        with runner:
-            loop.run_until_complete(task)
-
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            running = pool.submit(run)
-            while not running.done():
-                wait([running], timeout=0.5)  # not for ever: on Windows no Ctrl-C would come through
-            running.result()
-        except KeyboardInterrupt:
-            client.shutdown_kernel = "immediate"  # what is under way would have its last words
-            with suppress(RuntimeError):  # it has just come to its end
-                loop.call_soon_threadsafe(task.cancel)
-            raise
 
 
 def _to_html(path: Path, book: Any, pages: list[str]) -> str:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from . import attention, networks, published_tables, results
+from . import attention, networks, results
 from .matches import NoDraws, NoWeights
+from .published_tables import read as published
 from .results import Difference
 from .structure import Structure, structure
 
@@ -88,19 +89,6 @@ MODULES: tuple[Module, ...] = (
     Module("ge-theta-plus", "GE-θ⁺", "σ(W₂·ReLU(W₁·ReLU(BN(depth-wise conv of x))))", "shapes-ge-theta-plus", ""),
 )
 """The modules in the order of the survey: SE and its variants, ECA, then those that squeeze in other ways."""
-
-
-def published(table: str) -> pd.DataFrame:
-    """A table of ``data/published``; a number of parameters stays the text that was printed.
-
-    Args:
-        table: Its name, such as ``"table2"``.
-
-    Raises:
-        FileNotFoundError: There is no such table.
-        ValueError: It was truncated or changed.
-    """
-    return published_tables.read(table)
 
 
 # ------------------------------------------------------------------------------------------------------------- counting

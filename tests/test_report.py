@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+import ecaviz.notebook_runs
 import ecaviz.report
 from ecaviz.report import ReportError, build_report, formula
 
@@ -272,6 +273,17 @@ def test_memory_that_runs_out_keeps_the_pages_and_is_raised_with_a_note(tmp_path
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.html"]
 
 
+def test_memory_that_runs_out_over_a_notebook_is_not_told_as_a_broken_notebook(tmp_path, monkeypatch):
+    def short(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("nbformat.read", short)
+    write(tmp_path / "a.ipynb", ("md", "# One"))
+    with pytest.raises(MemoryError):
+        build_report(tmp_path, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.notebook
 def test_figures_show_whatever_backend_the_shell_chose(tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
@@ -305,7 +317,7 @@ def test_a_kernel_that_cannot_be_started_is_named_and_the_rest_is_kept(tmp_path,
     def stop(*_):
         raise next(errors)
 
-    monkeypatch.setattr(ecaviz.report, "_execute", stop)
+    monkeypatch.setattr(ecaviz.notebook_runs, "_execute", stop)
     with pytest.raises(ReportError, match=r"2 of 2 notebooks failed") as caught:
         build_report(tmp_path, tmp_path / "out", progress=False)
     assert "a.ipynb: its kernel cannot be run: No such kernel named python3" in str(caught.value)

@@ -166,7 +166,8 @@ def main() -> int:
     import nbformat
     from tqdm import tqdm
 
-    from ecaviz.report import find_notebooks, run_notebook
+    from ecaviz.notebook_runs import run_notebook
+    from ecaviz.report import find_notebooks
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebooks", nargs="*", type=Path, help="notebooks; all of notebooks/ if none")

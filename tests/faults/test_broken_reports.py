@@ -16,6 +16,7 @@ from recorder import CLEAR, RECOVERED, case
 from stopping import INTERRUPTED, Worker
 from test_disk import room_for
 
+import ecaviz.notebook_runs
 import ecaviz.report
 from ecaviz.frames import MIME_TYPE
 from ecaviz.report import ReportError, build_report
@@ -51,7 +52,7 @@ def never(*_: Any, **__: Any) -> None:
 @pytest.fixture
 def without_kernel(monkeypatch):
     """The cells are not run: what breaks here comes after them."""
-    monkeypatch.setattr(ecaviz.report, "_execute", lambda *_: None)
+    monkeypatch.setattr(ecaviz.notebook_runs, "_execute", lambda *_: None)
 
 
 def pages(out: Path) -> dict[str, bytes]:
