@@ -133,6 +133,7 @@ def test_headless_start_prints_a_working_address_and_one_ctrl_c_stops_it(tool, t
         with urllib.request.urlopen(f"{contents}?token={lab.token}", timeout=20) as answer:
             assert answer.status == 200
         assert " 403 " not in lab.log.read_text(), "the tool's own look at the server is complained of"
+        assert settings or "Deprecat" not in lab.log.read_text()
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(contents, timeout=20)
         assert refused.value.code == 403
