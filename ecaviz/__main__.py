@@ -242,7 +242,7 @@ def train(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     epochs: Annotated[int | None, typer.Option(help="Passes over the images; the recipe's own if not given.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; all cores if not given.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; all cores if not given.", min=1, max=1024)] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of checkpoints and results; data/ if not given.")] = None,
     scratch: Annotated[Path, typer.Option(help="Folder of the resumable states.")] = Path("build/training"),
     redo: Annotated[bool, typer.Option("--redo", help="Train also what is there already.")] = False,
@@ -318,12 +318,10 @@ def coverage(
     if recorded == bool(models) or (recorded and (images or sites or locality or influences)):
         raise typer.BadParameter("give the names of models, or --record alone (one of the two).")
     if recorded:
-        results = bundle.data_folder() / "results"
-        with (
-            _told(stopped=lambda: "What was measured so far is in data/results."),
-            writable_folder(results, f"coverage: {results}"),
-        ):
-            found = coverage_records.measure_runs()
+        with _told(stopped=lambda: "What was measured so far is in data/results."):
+            results = bundle.data_folder() / "results"
+            with writable_folder(results, f"coverage: {results}"):
+                found = coverage_records.measure_runs()
         typer.echo(f"measured {len(found)} networks; written to data/results")
         return
     through: list[str] = []
@@ -374,12 +372,10 @@ def interventions(
     """
     from . import bundle, intervention_records
 
-    folder = out or bundle.data_folder() / "results"
-    with (
-        _told(stopped=lambda: "What was measured so far is in the table."),
-        writable_folder(folder, f"interventions: {folder}"),
-    ):
-        measured = intervention_records.record(models or intervention_records.MODELS, out)
+    with _told(stopped=lambda: "What was measured so far is in the table."):
+        folder = out or bundle.data_folder() / "results"
+        with writable_folder(folder, f"interventions: {folder}"):
+            measured = intervention_records.record(models or intervention_records.MODELS, out)
     left = [name for name in models or intervention_records.MODELS if name not in measured]
     typer.echo(f"measured: {', '.join(measured) or 'none'}")
     if left:

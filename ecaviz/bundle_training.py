@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import bundle, coverage_records, results, training_sets
+from . import bundle, checks, coverage_records, results, training_sets
 from .memory import memory_in_words
 from .recipes import Recipe
 from .training import OutOfTime, hardware, logits, memory_advice, train
@@ -57,9 +57,9 @@ def train_bundled(
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: A name that the bundle does not have or that is of another set of images, or runs that are there
-            with another recipe; or a training that diverged. The rest is not trained then: one recipe is for all, and
-            with another learning rate it would have to be trained anew. What is recorded stays.
+        ValueError: A seed that is none, a name that the bundle does not have or that is of another set of images, or
+            runs that are there with another recipe; or a training that diverged. The rest is not trained then: one
+            recipe is for all, and with another learning rate it would have to be trained anew. What is recorded stays.
         OutOfTime: The minutes are over before all is trained.
         OSError: Nothing can be written into one of the folders; told before anything is trained.
     """
@@ -75,6 +75,7 @@ def train_bundled(
         )
     until = None if minutes is None else time.monotonic() + 60 * minutes
     kept = None if folder is None else Path(folder) / "results"
+    seeds = [checks.uint32(seed, "train: a seed") for seed in seeds]
     wanted = [(name, seed) for seed in dict.fromkeys(seeds) for name in dict.fromkeys(names)]
     if not wanted:
         raise ValueError("train: at least one model and one seed were expected, got none.")

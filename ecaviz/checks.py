@@ -19,6 +19,7 @@ __all__ = [
     "rule",
     "share",
     "sides",
+    "uint32",
 ]
 
 
@@ -121,6 +122,17 @@ def rule(gamma: object, b: object, what: str) -> tuple[float, float]:
     if gamma <= 0:
         raise ValueError(f"{what}: gamma must be positive, got {gamma!r}. The paper has gamma = 2.")
     return float(gamma), float(b)
+
+
+def uint32(value: object, what: str) -> int:
+    """``value`` as an int, if it is a whole number from 0 to 2³² − 1: a seed, or as many images as a seed can draw.
+
+    Raises:
+        ValueError: It is not; the message begins with ``what``.
+    """
+    if not _whole(value) or not 0 <= value < 2**32:
+        raise ValueError(f"{what} must be a whole number from 0 to {2**32 - 1}, got {value!r}.")
+    return int(value)
 
 
 def share(value: object, what: str) -> float:

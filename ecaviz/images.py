@@ -58,7 +58,7 @@ def shapes(split: str = "test", n: int = 1200, seed: int = 0) -> Shapes:
         A dataset of (uint8 tensor 3×64×64, label); see :class:`ecaviz.shapes.Shapes`.
 
     Raises:
-        ValueError: Unknown split, negative n, or negative seed.
+        ValueError: Unknown split, or n or seed negative or above 2³² − 1.
     """
     return Shapes(split, n, seed)
 

@@ -137,6 +137,7 @@ def read(path: str | os.PathLike) -> Study:
         if not isinstance(name, str) or name not in bundle.BUNDLE or training_sets.of(name).name != recipe.data:
             fitting = ", ".join(one for one in bundle.BUNDLE if training_sets.of(one).name == recipe.data)
             raise ValueError(f"train: {path} names {name!r}. Models of {recipe.data}: {fitting}.")
-    if not seeds or not all(_whole(seed) and seed >= 0 for seed in seeds):
-        raise ValueError(f"train: {path}: seeds must be whole numbers of at least 0, got {seeds!r}.")
+    if not seeds:
+        raise ValueError(f"train: {path}: seeds must be a list of whole numbers, got an empty one.")
+    seeds = [checks.uint32(seed, f"train: {path}: a seed") for seed in seeds]
     return Study(recipe, tuple(dict.fromkeys(models)), tuple(dict.fromkeys(seeds)))

@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import checks
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -70,15 +72,13 @@ class Shapes(torch.utils.data.Dataset):
         labels: Tensor of n labels.
 
     Raises:
-        ValueError: Unknown split, negative n, or negative seed.
+        ValueError: Unknown split, or n or seed negative or above 2³² − 1.
     """
 
     def __init__(self, split: str = "test", n: int = 1200, seed: int = 0):
         if split not in SPLITS:
             raise ValueError(f"shapes: no split is called {split!r}. Splits: {', '.join(SPLITS)}.")
-        if n < 0 or seed < 0:
-            raise ValueError(f"shapes: n and seed must not be negative, got n={n!r}, seed={seed!r}.")
-        self.split, self.n, self.seed = split, int(n), int(seed)
+        self.split, self.n, self.seed = split, checks.uint32(n, "shapes: n"), checks.uint32(seed, "shapes: seed")
         self.classes = CLASSES
         self.labels = torch.arange(self.n) % len(CLASSES)
 

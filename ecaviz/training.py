@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import networks, tensor_files, training_sets, training_states
+from . import checks, networks, tensor_files, training_sets, training_states
 from .devices import choose_device
 from .gates import evaluating
 from .memory import memory_in_words
@@ -90,7 +90,7 @@ def train(
     Args:
         architecture: What to train.
         recipe: How; None for the bundled models' own.
-        seed: Of the initial weights and the order of the images.
+        seed: Of the initial weights and the order of the images: from 0 to 2³² − 1.
         device: Where.
         state: File for resuming; None for no resuming.
         data: Training images and labels if they are read already (uint8 N×3×H×W, int64 N).
@@ -110,7 +110,7 @@ def train(
             the loss or a weight is NaN or infinite. ``state`` is that of the epoch before then.
         OutOfTime: The moment came before the last epoch; with ``state``, the same call goes on from there.
     """
-    recipe, device = recipe or Recipe(), choose_device(device)
+    recipe, device, seed = recipe or Recipe(), choose_device(device), checks.uint32(seed, "train: seed")
     with memory_in_words(lambda: memory_advice(recipe, state)):
         return _train(architecture, recipe, seed, device, state, data, test, until, progress)
 

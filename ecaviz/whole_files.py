@@ -23,8 +23,9 @@ _LONG = 3600.0  # seconds
 def draft(path: Path) -> Iterator[Path]:
     """Where to write what is to become ``path``; it is moved there when the ``with`` ends well, and removed otherwise.
 
-    The place is in a folder beside ``path``, since some writers have temporary files of their own. What processes that
-    were killed while they wrote the same file have left is removed first.
+    The place is in a folder beside ``path``, since some writers have temporary files of their own. Each ``with`` has
+    one for itself: of several threads or processes that write one file at a time, the last one's is there in the end.
+    What processes that were killed while they wrote the same file have left is removed first.
 
     Args:
         path: The file; its folder is there.
@@ -32,10 +33,10 @@ def draft(path: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be written: no room, no permission.
     """
-    half = path.with_name(f"{path.name}.{os.getpid()}{_HALF}")
+    half = None
     tidy(path)
     try:
-        half.mkdir(exist_ok=True)
+        half = Path(tempfile.mkdtemp(_HALF, f"{path.name}.{os.getpid()}.", path.parent))
         yield half / path.name
         (half / path.name).replace(path)
     except OSError as error:
@@ -45,7 +46,8 @@ def draft(path: Path) -> Iterator[Path]:
             f"there, make it writable, or name another place",
         ) from error
     finally:
-        shutil.rmtree(half, ignore_errors=True)
+        if half is not None:
+            shutil.rmtree(half, ignore_errors=True)
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -99,7 +101,7 @@ def writable_folder(folder: Path, what: str) -> Iterator[None]:
 def tidy(path: Path) -> None:
     """Remove what processes that were killed while they wrote a file have left beside it."""
     for half in path.parent.glob(f"{glob.escape(path.name)}.*{_HALF}"):
-        found = re.fullmatch(rf"\.(\d+){re.escape(_HALF)}", half.name.removeprefix(path.name))
+        found = re.fullmatch(rf"\.(\d+)(\.\w+)?{re.escape(_HALF)}", half.name.removeprefix(path.name))
         if found and _is_left(half, int(found[1])):
             shutil.rmtree(half, ignore_errors=True)
 

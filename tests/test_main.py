@@ -583,3 +583,29 @@ def test_train_refuses_what_it_does_not_know():
         result = run("train", *arguments)
         assert result.exit_code == 2
         assert "give the names of models, or --bundle" in result.stderr
+
+
+@pytest.mark.parametrize("command", [("coverage", "--record"), ("interventions",)], ids=" ".join)
+def test_a_data_folder_that_is_not_there_is_told_in_words(tmp_path, monkeypatch, command):
+    monkeypatch.setenv("ECAVIZ_DATA", str(tmp_path / "nowhere"))
+    result = run(*command)
+    assert result.exit_code == 1, result.output
+    assert result.stderr.startswith(f"ecaviz: no data folder at {tmp_path / 'nowhere'}. The bundled models live in ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**20])
+def test_a_seed_that_is_none_is_told_before_a_folder_is_made(tmp_path, seed):
+    result = run("train", "shapes-none", "--seed", seed, "--out", tmp_path / "out", "--scratch", tmp_path / "scratch")
+    assert result.exit_code == 1, result.output
+    assert result.stderr == f"train: a seed must be a whole number from 0 to 4294967295, got {seed}.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_images_or_threads_than_there_can_be_are_told_in_words(tmp_path):
+    result = run("profile", "shapes-eca-k3", "shapes:99999999999999999999", "--out", tmp_path / "a.profile")
+    assert result.exit_code == 1, result.output
+    assert result.stderr.startswith("shapes: n must be a whole number from 0 to 4294967295, got 99999999999999999999.")
+    result = run("train", "shapes-none", "--threads", 10**7)
+    assert result.exit_code == 2, result.output
+    assert "1024" in result.stderr

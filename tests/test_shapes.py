@@ -91,5 +91,10 @@ def test_shapes_lie_within_their_radius_and_are_told_apart(shape):
 def test_bad_input():
     with pytest.raises(ValueError, match=r"no split is called 'val'. Splits: train, validation, test"):
         Shapes("val")
-    with pytest.raises(ValueError, match="must not be negative"):
-        Shapes("test", n=-1)
+    for n in (-1, 2**32, 10**20, 1.5):
+        with pytest.raises(ValueError, match=r"shapes: n must be a whole number from 0 to 4294967295, got "):
+            Shapes("test", n=n)
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match=r"shapes: seed must be a whole number from 0 to 4294967295, got "):
+            Shapes("test", 1, seed)
+    assert len(Shapes("test", 1, 2**32 - 1)[0]) == 2

@@ -23,16 +23,26 @@ def ended():
 @pytest.mark.skipif(os.name == "nt", reason="a process cannot be asked for here: age tells")
 def test_what_a_process_that_is_no_more_has_left_goes_with_the_next_writing(tmp_path, ended):
     path = tmp_path / "a[1].csv"  # no pattern
-    left = tmp_path / f"a[1].csv.{ended}.half"
+    left = [tmp_path / f"a[1].csv.{ended}.half", tmp_path / f"a[1].csv.{ended}.k3_x.half"]  # an earlier version's too
     busy = tmp_path / f"a[1].csv.{os.getppid()}.half"  # of a process that may be writing
     kept = [busy, tmp_path / f"b.csv.{ended}.half", tmp_path / "a[1].csv.mine.half", tmp_path / f"a1.csv.{ended}.half"]
-    for folder in (left, *kept):
+    for folder in (*left, *kept):
         folder.mkdir()
         (folder / "part").write_bytes(b"part")
     whole_files.replace_file(path, b"whole")
     assert path.read_bytes() == b"whole"
     assert sorted(tmp_path.iterdir()) == sorted([path, *kept])
     assert all((folder / "part").exists() for folder in kept)
+
+
+def test_two_that_write_a_file_at_a_time_do_not_meet(tmp_path):
+    path = tmp_path / "a.csv"
+    with whole_files.draft(path) as one:
+        one.write_bytes(b"one")
+        whole_files.replace_file(path, b"another")
+        assert path.read_bytes() == b"another"
+    assert path.read_bytes() == b"one"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("number", ["1", str(10**30)])
