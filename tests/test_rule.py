@@ -427,11 +427,11 @@ def test_numerals_stand_in_their_cells(ax, audit):
         assert (box.x0 + box.x1, box.y0 + box.y1) == pytest.approx((0, 0), abs=1e-9)
 
 
-def test_a_difference_is_seen_without_colour():
+def test_a_difference_is_seen_without_colour(ax):
     def light(name):
         return float(np.dot(to_rgb(name), (0.2126, 0.7152, 0.0722)))
 
-    table = rule_views.AuditTable(plt.figure().subplots())
+    table = rule_views.AuditTable(ax)
     assert max(light(table.above), light(table.below)) < 0.45
     assert min(light(table.agrees), light(table.own), light(themes.LIGHT.missing)) > 0.85
 
