@@ -33,6 +33,7 @@ __all__ = [
     "hint",
     "in_runs",
     "length",
+    "pixels",
     "times",
     "what",
 ]
@@ -101,6 +102,11 @@ class Preparation:
             return together.shape == apart.shape and torch.allclose(together, apart, atol=1e-5)
         except Exception:  # whatever a transform raises that is not made for batches
             return False
+
+
+def pixels(images: list) -> list[Tensor]:
+    """In place of a transform: images as they are, as uint8 tensors."""
+    return [one if isinstance(one, Tensor) else torch.from_numpy(np.array(one)).permute(2, 0, 1) for one in images]
 
 
 def get(images, index: int):

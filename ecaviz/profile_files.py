@@ -17,10 +17,13 @@ from .site_profile import STATISTICS, SiteProfile, accumulators
 if TYPE_CHECKING:
     from .attention_profile import AttentionProfile
 
-__all__ = ["read", "write"]
+__all__ = ["IMAGES", "read", "write"]
 
 FORMAT, VERSION, WITH_DETAILS = "ecaviz-profile", "1", "2"
 """A file without histograms and extremes by class is of version 1, which every version of ecaviz reads."""
+
+IMAGES = "images_fingerprint"
+"""Where a checkpoint keeps, beside what was asked for, what :meth:`ecaviz.batches.Batches.fingerprint` gives."""
 
 Made = TypeVar("Made")
 
@@ -125,6 +128,9 @@ def _check_about(about: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
         raise ValueError("its header has no list of class names")
     if not isinstance(about.get("asked", {}), dict) or not about["sites"]:
         raise ValueError("its header does not say what was asked for, or has no sites")
+    seen = about.get("asked", {}).get(IMAGES, {})
+    if not isinstance(seen, dict) or not all(isinstance(one, str | list) for one in seen.values()):
+        raise ValueError("its header does not say which images were looked at")
     if len({site["name"] for site in about["sites"]}) < len(about["sites"]):
         raise ValueError("its header has a site twice")
     counts = tensors["counts"]
