@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import checks, tensor_files
 from .site_profile import STATISTICS, SiteProfile, accumulators
+from .whole_files import folder_for
 
 if TYPE_CHECKING:
     from .attention_profile import AttentionProfile
@@ -44,7 +45,7 @@ def write(made: AttentionProfile, path: str | os.PathLike) -> Path:
         for what, one in statistics.items():
             tensors |= {f"{i}.{what}.{key}": value for key, value in one.state_dict().items()}
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder_for(path)
     metadata = {"format": FORMAT, "version": version, "profile": json.dumps(about)}
     tensor_files.write(path, tensors, metadata | tensor_files.digest(tensors, metadata))
     return path

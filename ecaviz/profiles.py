@@ -37,7 +37,7 @@ from .rows import Groups, Numbers, sent
 from .shards import Shard
 from .site_statistics import SiteStatistics
 from .sites import network
-from .whole_files import tidy
+from .whole_files import tidy, writable_file
 
 if TYPE_CHECKING:
     from .models import LoadedModel
@@ -120,8 +120,9 @@ def profile(
         TypeError: ``model`` is no loaded model.
         ValueError: The model has no gates, no site matches, the images are none that can be used, ``by`` is neither
             "class" nor None, ``details`` does not go with it, or ``by="class"`` and the images have no labels or a
-            label without a class; ``checkpoint`` is of another run, of other images or no profile, or the images come in
-            another order or otherwise each time; ``workers`` is negative.
+            label without a class; ``checkpoint`` is of another run, of other images or no profile, or the images come
+            in another order or otherwise each time; ``workers`` is negative.
+        OSError: ``checkpoint`` cannot be written, which is told before the pass; or may not be read.
         RuntimeError: One of the ``workers`` died.
     """
     from tqdm.auto import tqdm
@@ -145,23 +146,24 @@ def profile(
     pass_ = _Pass(model, stream, by, top, shard, asked, details)
     if checkpoint is not None:
         pass_.resume(Path(checkpoint))
-    bar = tqdm(
-        total=pass_.total, initial=pass_.start, desc=f"profiling {model.name}", unit="image", disable=not progress
-    )
-    try:
-        capture = gates.capture(model, names, stop=not accuracy)
-        with deaths_in_words(), bar, gates.evaluating(model.net), capture as captured:
-            for count, (x, labels, positions) in enumerate(pass_.rest(), 1):
-                pass_.run(captured, x, labels, positions)
-                bar.update(pass_.passed - bar.n)
-                if checkpoint is not None and count % every == 0:
-                    pass_.keep(checkpoint)
-    except BaseException:
-        if checkpoint is not None and pass_.sites and pass_.whole:  # not whole: memory ran out in the statistics
-            pass_.keep(checkpoint)
-        raise
-    pass_.passed = stream.passed - pass_.first
-    return pass_.built() if checkpoint is None else pass_.keep(checkpoint)
+    with writable_file(checkpoint, "profile: checkpoint", ".profile"):
+        bar = tqdm(
+            total=pass_.total, initial=pass_.start, desc=f"profiling {model.name}", unit="image", disable=not progress
+        )
+        try:
+            capture = gates.capture(model, names, stop=not accuracy)
+            with deaths_in_words(), bar, gates.evaluating(model.net), capture as captured:
+                for count, (x, labels, positions) in enumerate(pass_.rest(), 1):
+                    pass_.run(captured, x, labels, positions)
+                    bar.update(pass_.passed - bar.n)
+                    if checkpoint is not None and count % every == 0:
+                        pass_.keep(checkpoint)
+        except BaseException:
+            if checkpoint is not None and pass_.sites and pass_.whole:  # not whole: memory ran out in the statistics
+                pass_.keep(checkpoint)
+            raise
+        pass_.passed = stream.passed - pass_.first
+        return pass_.built() if checkpoint is None else pass_.keep(checkpoint)
 
 
 class _Pass:

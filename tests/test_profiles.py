@@ -936,6 +936,19 @@ def test_without_a_checkpoint_no_image_is_looked_at(drawn, monkeypatch):
         assert profile_files.IMAGES not in profile(model(), given, progress=False).asked
 
 
+@pytest.mark.parametrize("where", ["file/p", "file/new/p"])
+def test_a_checkpoint_that_cannot_be_written_is_told_before_the_pass(drawn, tmp_path, where):
+    (tmp_path / "file").touch()
+    loaded = model()
+    loaded.net.register_forward_pre_hook(lambda *_: pytest.fail("it ran"))
+    says = {"folder": "is a folder; a file's name was expected"}.get(
+        where, "cannot be written: .*file is a file; a folder"
+    )
+    with pytest.raises(OSError, match=f"profile: checkpoint .*{where} {says}"):
+        profile(loaded, drawn, progress=False, checkpoint=tmp_path / where)
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+
+
 def small_memory(net, fits):
     """Out of memory with more images at once than fit."""
     sizes = []
