@@ -210,7 +210,7 @@ class Batches:
 
     def _from_loader(self, first: int, stop: int):
         start = 0
-        for batch in self._images:
+        for batch in _told(self._images):
             x, labels = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
             if isinstance(x, tuple | list) and len(x) == 1:  # TensorDataset(x) gives lists of one
                 x = x[0]
@@ -388,6 +388,12 @@ def _described(images) -> str:
     if isinstance(images, ImageFiles):
         return f"{images.name}: {len(images)} images, {len(images.classes)} classes"
     return repr(images) if isinstance(images, Shapes | Cifar10) else items.what(images)
+
+
+def _told(loader) -> Iterator[Any]:
+    """What a DataLoader yields; of a reading process of its own that died, in words."""
+    with items.deaths_in_words():
+        yield from loader
 
 
 def _fingerprint(item: Any, position: int) -> str:

@@ -318,7 +318,8 @@ def _failed(error: BaseException) -> _Failed:
 def deaths_in_words() -> Iterator[None]:
     """What torch says of a reading process that died, with what to do, wherever this process is by then.
 
-    Torch hears of the death by a signal, and raises its error in whatever runs: the network, as a rule.
+    Torch hears of the death by a signal, and raises its error in whatever runs: the network, as a rule. So whatever
+    runs a network over batches has it, as a decorator or around the loop; that batches have it is not enough.
 
     Raises:
         RuntimeError: A process that reads images died.
@@ -349,8 +350,8 @@ def _died(error: Exception) -> RuntimeError:
     return RuntimeError(
         f"{_DIED}: {str(error).strip().rstrip('.')}. There may be too little memory (or shared memory, /dev/shm), too "
         f"many open files (ulimit -n), or a dataset or a transform that only this process knows, made in a notebook. "
-        f"Use fewer workers or a smaller batch_size; or workers=0, which reads in this process and shows what goes "
-        f"wrong."
+        f"Use fewer workers or a smaller batch_size; or workers=0 (a DataLoader's num_workers=0), which reads in this "
+        f"process and shows what goes wrong."
     )
 
 

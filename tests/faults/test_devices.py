@@ -12,10 +12,12 @@ import pytest
 import torch
 import works
 from recorder import CLEAR, SAME, case
+from torch.utils.data import DataLoader
 
 import ecaviz
-from ecaviz import images, training
+from ecaviz import agreement, images, readings, training
 from ecaviz.profiles import AttentionProfile, profile
+from ecaviz.shapes import normalise
 
 DEVICES, MEMORY, READERS = "Devices", "Memory that runs out", "Processes that read images"
 OPTIONS = {"by": "class", "batch_size": works.BATCH, "progress": False}
@@ -265,3 +267,50 @@ def test_deaths_that_are_heard_of_in_the_network(outcomes, drawn, monkeypatch):
     with outcomes.clear_error(RuntimeError, "a process that reads images died", "is killed by signal", "workers=0"):
         profile(model, drawn, workers=2, **OPTIONS)
     assert ended()
+
+
+class Ready(Dying):
+    """The same, as they go into the network."""
+
+    def __getitem__(self, i):
+        image, label = super().__getitem__(i)
+        return normalise(image), label
+
+
+PASSES = {
+    "profile": lambda model, given: profile(model, given, progress=False),
+    "sample_gates": lambda model, given: ecaviz.sample_gates(model, given, progress=False),
+    "intervention_effect": lambda model, given: ecaviz.intervention_effect(
+        model, given, "se", "permute", progress=False
+    ),
+    "predictions": agreement.predictions,
+    "influence": lambda model, given: ecaviz.influence(model, "se", given, at_most=works.N),
+    "interaction_matrix": lambda model, given: ecaviz.interaction_matrix(model, "se", given),
+    "explorer": lambda model, given: readings.read_all([model], given),
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are killed by signals")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("heard", ["in the loader", "in the network"])
+@pytest.mark.parametrize("name", PASSES)
+@case(READERS, "a DataLoader's own process ends (os._exit), in whatever takes images", expected=CLEAR)
+def test_processes_of_a_loader_that_die(outcomes, drawn, monkeypatch, name, heard):
+    model = works.model()
+    loader = DataLoader(Ready(drawn, 10, "exit 3"), batch_size=works.BATCH, num_workers=2)
+    if heard == "in the network":  # as a signal has it: not every time
+        loader = DataLoader(Ready(drawn, None, ""), batch_size=works.BATCH)
+        monkeypatch.setattr(model.net.head, "forward", stops(RuntimeError("DataLoader worker (pid 1) is killed by")))
+    outcomes.watch(model.net)
+    with outcomes.clear_error(RuntimeError, "a process that reads images died", "num_workers=0"):
+        PASSES[name](model, loader)
+    assert ended()
+
+
+def stops(error):
+    """A function that raises."""
+
+    def ran(*_args, **_options):
+        raise error
+
+    return ran
