@@ -82,7 +82,9 @@ def profile(
     With ``checkpoint``, what was found so far is written there every so many batches, whole or not at all, and also
     when the pass is interrupted or fails; a pass that finds the file goes on from it, to the same profile. The file is
     itself a profile. That the images are the same is told by their names and sizes where they are files, by the content
-    of the first of them, and of a tensor by all of it. Where memory runs out, the batch is halved and the pass goes on.
+    of the first of them, and of a tensor by all of it. Where memory runs out in the network, the batch is halved and
+    the pass goes on. Where it runs out in the statistics, the pass ends, and what came after the latest writing is
+    lost.
 
     With ``by="class"`` means, variances and tails are kept for each class. Histograms and extreme images are too, in
     addition to those of all images together, where that takes no more than :data:`DETAILS_AT_MOST` (256 MiB): about
@@ -123,7 +125,8 @@ def profile(
             label without a class; ``checkpoint`` is of another run, of other images or no profile, or the images come
             in another order or otherwise each time; ``workers`` is negative.
         OSError: ``checkpoint`` cannot be written, which is told before the pass; or may not be read.
-        RuntimeError: One of the ``workers`` died.
+        RuntimeError: One of the ``workers`` died; or memory ran out (torch.OutOfMemoryError, on a GPU): a note says
+            what to do.
     """
     from tqdm.auto import tqdm
 
@@ -158,9 +161,15 @@ def profile(
                     bar.update(pass_.passed - bar.n)
                     if checkpoint is not None and count % every == 0:
                         pass_.keep(checkpoint)
-        except BaseException:
-            if checkpoint is not None and pass_.sites and pass_.whole:  # not whole: memory ran out in the statistics
+        except BaseException as error:
+            if checkpoint is not None and pass_.sites and pass_.whole:
                 pass_.keep(checkpoint)
+            elif not pass_.whole and is_out_of_memory(error):
+                kept = "Nothing" if checkpoint is None else f"What {checkpoint} has, written every {every} batches,"
+                error.add_note(
+                    f"profile: memory ran out in the statistics of a batch. {kept} is kept. Use a smaller batch_size"
+                    + (', or details="pooled".' if by == "class" else ".")
+                )
             raise
         pass_.passed = stream.passed - pass_.first
         return pass_.built() if checkpoint is None else pass_.keep(checkpoint)
@@ -205,7 +214,7 @@ class _Pass:
         self.skipped: tuple[tuple[str, str], ...] = ()
         self.at_most: int | None = None  # images that fit into memory at once, once they did not
         self.resumed: tuple[Path, Mapping[str, Any]] | None = None  # the file gone on from, and its images' fingerprint
-        self.whole = True  # whether no batch is half taken in
+        self.whole = True  # whether no batch is half taken in: some of the statistics have it and some have not
         self.device = torch.device("cpu") if model.device.type == "mps" else model.device
         self.classes: tuple[str, ...] = (ALL,) if by is None else names or own
         if not self.classes:

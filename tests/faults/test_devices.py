@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,7 @@ import ecaviz
 from ecaviz import agreement, images, readings, training
 from ecaviz.profiles import AttentionProfile, profile
 from ecaviz.shapes import normalise
+from ecaviz.statistics import Histogram, Moments, Tails, TopK
 
 DEVICES, MEMORY, READERS = "Devices", "Memory that runs out", "Processes that read images"
 OPTIONS = {"by": "class", "batch_size": works.BATCH, "progress": False}
@@ -139,6 +141,46 @@ def test_one_image(outcomes, model, drawn, made, tmp_path, words, first):
     if first:
         assert AttentionProfile.load(path).positions >= first - first % works.BATCH
     assert alike(profile(model, drawn, checkpoint=path, **OPTIONS), made)
+    assert list(tmp_path.iterdir()) == [path]
+    outcomes.then(LATER)
+
+
+LOST = "the batches since the latest writing"
+
+
+@pytest.mark.parametrize("error", [*WORDS.values(), MemoryError()], ids=[*WORDS, "Python's"])
+@pytest.mark.parametrize("statistic", [Moments, Tails, Histogram, TopK])
+@pytest.mark.parametrize(("every", "kept"), [(1, 6), (4, 4), (100, 0)])
+@case(
+    MEMORY,
+    "in the statistics of the 7th batch, with a writing every 1, 4 or 100 batches",
+    expected=f"{NOTED}, and the file as it was written before; {LATER}",
+)
+def test_in_the_statistics(outcomes, model, drawn, made, tmp_path, monkeypatch, error, statistic, every, kept):
+    path, real, left = tmp_path / "p.profile", statistic.update, itertools.count()
+    times = 2 if statistic is TopK else 1  # a batch: the largest and the smallest
+
+    def update(self, *given, **options):
+        if next(left) == 6 * times:
+            raise error
+        return real(self, *given, **options)
+
+    outcomes.watch(model.net)
+    options = OPTIONS | {"checkpoint": path, "every": every, "details": "pooled"}
+    with monkeypatch.context() as patch:
+        patch.setattr(statistic, "update", update)
+        with outcomes.undisturbed(apart_from=path), pytest.raises(type(error)) as raised:
+            profile(model, drawn, **options)
+    told = raised.value.__notes__.pop()
+    assert "memory ran out in the statistics of a batch" in told
+    assert f"{path} has, written every {every} batches, is kept. Use a smaller batch_size" in told
+    # No half of a batch is in the file: some of the statistics had it, and the others not.
+    assert path.exists() == bool(kept)
+    assert not kept or AttentionProfile.load(path).positions == kept * works.BATCH
+    outcomes.happened(f"{NOTED}, and the file as it was written before")
+    if kept < 6:
+        outcomes.lost(LOST)
+    assert alike(profile(model, drawn, **options), made)
     assert list(tmp_path.iterdir()) == [path]
     outcomes.then(LATER)
 
