@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .whole_files import writable_folder
+from .whole_files import writable_file, writable_folder
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,23 +60,6 @@ def _fail(error: Exception, *more: str) -> typer.Exit:
     notes = getattr(error, "__notes__", [])
     typer.secho("\n".join(filter(None, [said, *notes, *more])), fg=typer.colors.RED, err=True)
     return typer.Exit(1)
-
-
-@contextmanager
-def _file(path: Path | None, what: str) -> Iterator[None]:
-    """Say before a long run, not after it, that its file could not be written; see :func:`writable_folder`.
-
-    Args:
-        path: The file; None if none is asked for.
-        what: The command and the option.
-    """
-    if path is None:
-        yield
-        return
-    if path.is_dir():
-        raise IsADirectoryError(f"{what} {path} is a folder; a file's name was expected, such as {path / 'a.profile'}.")
-    with writable_folder(path.parent, f"{what} {path}"):
-        yield
 
 
 @app.command()
@@ -169,8 +152,8 @@ def profile(
     goes_on = "The same command goes on from {}, if a batch was through."
     with (
         _told(stopped=lambda: goes_on.format(partial)),
-        _file(out, "profile: --out"),
-        _file(table, "profile: --table"),
+        writable_file(out, "profile: --out", ".profile"),
+        writable_file(table, "profile: --table", ".csv"),
     ):
         if autocast not in (None, "bfloat16", "float16"):
             raise ValueError(f"profile: --autocast: bfloat16 or float16 was expected, got {autocast!r}.")

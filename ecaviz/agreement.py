@@ -14,6 +14,7 @@ from .attention_profile import AttentionProfile
 from .gates import evaluating
 from .images import batches
 from .intervals import bootstrap_mean
+from .items import deaths_in_words
 from .models import LoadedModel
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["agreement", "gate_correlations", "predictions"]
 
 
+@deaths_in_words()
 def predictions(model: LoadedModel, images: Any, *, batch_size: int = 64) -> Tensor:
     """The first class of each image, int64 N by position in the set; −1 where a file could not be read.
 

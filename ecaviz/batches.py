@@ -14,6 +14,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import checks, items
+from . import checks, image_fingerprints, items
 from .cifar10 import Cifar10
 from .image_files import ImageFiles, ImageReadError, folder
 from .shapes import Shapes
@@ -79,6 +80,7 @@ class Batches:
         self.passed = 0
         self.skipped: list[tuple[Path, str]] = []
         self.skipped_at: list[int] = []
+        self._first: list[str] | None = None  # fingerprints of the first images; None where nobody has asked for them
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for x, labels, _ in self.indexed():
@@ -103,6 +105,39 @@ class Batches:
         """
         words = [_words(one) for one in (*self._transforms, _attribute(self._images, "transform"))]
         return hashlib.blake2b("\n".join(words).encode(), digest_size=8).hexdigest()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells the images from others of the same description: not a pass over them, and not the transform.
+
+        Of a tensor "all", of all its numbers. Else "files", of the names and sizes of the files, where the set says
+        what they are; and "first", of the first images as the set gives them. Of a DataLoader and an IterableDataset,
+        which can only be gone through, those are known once they have passed: ask before a pass, and again in it.
+
+        Raises:
+            Exception: What the set raises when its first images are read.
+        """
+        if self._kind.endswith("tensor"):
+            return {"all": self._of_all}
+        if self._first is None:
+            stream = self._kind == "loader" or isinstance(self._images, torch.utils.data.IterableDataset)
+            self._first = [] if stream else self._read_first()
+        return ({"files": self._of_all} if self._of_all else {}) | {"first": list(self._first)}
+
+    @cached_property
+    def _of_all(self) -> str | None:
+        """The fingerprint of a tensor, or of all files; None where the set does not say what they are."""
+        if self._kind.endswith("tensor"):
+            return image_fingerprints.of_tensor(self._images)
+        return image_fingerprints.of_files(self._images.dataset if self._kind == "loader" else self._images)
+
+    def _read_first(self) -> list[str]:
+        """Fingerprints of the first images, read where the others will be: not every set can be opened twice."""
+        span = range(min(image_fingerprints.FIRST, len(self._images)))
+        if self._workers:
+            runs = items.in_runs(self._images, items.pixels, span, len(span), 1)
+            return [one for run in runs for one in _fingerprints(run)]
+        found = (items.get(self._images, i) for i in span)
+        return [_fingerprint(item, i) for i, item in enumerate(found)]
 
     def indexed(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
         """The same with a third: int64 N, the position of each image in the set (files left out count).
@@ -175,7 +210,7 @@ class Batches:
 
     def _from_loader(self, first: int, stop: int):
         start = 0
-        for batch in self._images:
+        for batch in _told(self._images):
             x, labels = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
             if isinstance(x, tuple | list) and len(x) == 1:  # TensorDataset(x) gives lists of one
                 x = x[0]
@@ -183,6 +218,10 @@ class Batches:
                 hint = items.hint(x, loader=True)
                 raise ValueError(f"images: a DataLoader that yields {items.what(x)}. {items.EXPECTED}{hint}")
             labels, positions = _whole(labels, len(x)), torch.arange(start, start + len(x))
+            if self._first is not None and not start:
+                known = itertools.repeat(None) if labels is None else labels.tolist()
+                shown = zip(x[: image_fingerprints.FIRST], known, strict=False)
+                self._first = [image_fingerprints.of_image(image, label) for image, label in shown]
             inside = slice(max(first - start, 0), max(stop - start, 0))
             if len(positions[inside]):
                 yield x[inside], None if labels is None else labels[inside], positions[inside]
@@ -216,7 +255,7 @@ class Batches:
     def _items(self, first: int, stop: int) -> Iterator[tuple[int, Any, int | None]]:
         """(position, image, label) of each item that can be read, from a position on to another."""
         if isinstance(self._images, torch.utils.data.IterableDataset):
-            numbered = itertools.islice(enumerate(self._images), first, stop)
+            numbered = itertools.islice(self._looked_at(), first, stop)
         else:
             numbered = ((i, items.get(self._images, i)) for i in range(first, min(stop, len(self._images))))
         for position, item in numbered:
@@ -225,6 +264,15 @@ class Batches:
                 self._skip(position, item.path, item.reason)
                 continue
             yield position, *items.checked(item, position)
+
+    def _looked_at(self) -> Iterator[tuple[int, Any]]:
+        """(position, item) of a stream, from the start."""
+        first: list[str] | None = None if self._first is None else []
+        for position, item in enumerate(self._images):
+            if first is not None and position < image_fingerprints.FIRST:
+                first.append(_fingerprint(item, position))
+                self._first = first
+            yield position, item
 
     def _from_workers(self, first: int, stop: int):
         """As :meth:`_from_dataset`, of what other processes have read and transformed."""
@@ -340,6 +388,27 @@ def _described(images) -> str:
     if isinstance(images, ImageFiles):
         return f"{images.name}: {len(images)} images, {len(images.classes)} classes"
     return repr(images) if isinstance(images, Shapes | Cifar10) else items.what(images)
+
+
+def _told(loader) -> Iterator[Any]:
+    """What a DataLoader yields; of a reading process of its own that died, in words."""
+    with items.deaths_in_words():
+        yield from loader
+
+
+def _fingerprint(item: Any, position: int) -> str:
+    """That of an item of a dataset; empty where it cannot be read."""
+    if isinstance(item, ImageReadError):
+        return ""
+    image, label = items.checked(item, position)
+    return image_fingerprints.of_image(items.pixels([image])[0], label)
+
+
+def _fingerprints(found: items.Run | items.Unread) -> list[str]:
+    """The same of what other processes have read."""
+    if isinstance(found, items.Unread):
+        return [""]
+    return [image_fingerprints.of_image(*one) for one in zip(found.images, found.labels, strict=True)]
 
 
 def _kind(images) -> str:

@@ -21,6 +21,7 @@ from . import gates
 from .batches import Batches
 from .class_names import own_classes
 from .intervals import bootstrap_means
+from .items import deaths_in_words
 from .sites import network
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def stream_of(model: Any, images: Any, batch_size: int) -> Batches:
     return Batches(images, model.transform, batch_size, next(network(model).parameters(), model.device))
 
 
+@deaths_in_words()
 def measure(
     model: Any, stream: Batches, changes: Mapping[str, Change], *, what: str = "measure", progress: bool = True
 ) -> dict[str, Effect]:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from . import checks, gates
 from .batches import batches, describe
 from .image_files import folder
+from .items import deaths_in_words
 
 if TYPE_CHECKING:
     from .models import LoadedModel
@@ -99,6 +100,7 @@ class GateSample:
         return self.labels
 
 
+@deaths_in_words()
 def sample_gates(
     model: LoadedModel,
     images: Any,

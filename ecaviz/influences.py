@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from . import checks, gates
 from .batches import batches
 from .gates import evaluating
+from .items import deaths_in_words
 from .memory import memory_in_words
 
 __all__ = ["Influence", "influence", "module_influence"]
@@ -115,6 +116,7 @@ def influence(model: Any, site: Any, images: Any, *, at_most: int = 8, batch_siz
         return Influence(one.family, one.name, x.shape[1], len(x), _mean_norms(one, x))
 
 
+@deaths_in_words()
 def _inputs(net: nn.Module, site: gates.GateSite, stream: Any, at_most: int) -> Tensor:
     """What goes into a site for the first images, N×C×H×W."""
     kept: list[Tensor] = []

@@ -39,6 +39,7 @@ from .batches import batches
 from .excitations import COVERED, Foreign, Plan, not_covered, plan_of, plan_of_site, widened
 from .forms import Band, Dense, LowRank
 from .gates import evaluating
+from .items import deaths_in_words
 from .matrices import InteractionMatrix
 from .measures import Coverage, coverage
 from .memory import memory_in_words
@@ -209,6 +210,7 @@ _MEMORY = (
 )
 
 
+@deaths_in_words()
 def _run(model, plans: Sequence[Plan], images, batch_size: int) -> int:
     """Run the network over the images and hand every plan its descriptors; the number of images.
 

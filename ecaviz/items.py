@@ -33,6 +33,7 @@ __all__ = [
     "hint",
     "in_runs",
     "length",
+    "pixels",
     "times",
     "what",
 ]
@@ -101,6 +102,11 @@ class Preparation:
             return together.shape == apart.shape and torch.allclose(together, apart, atol=1e-5)
         except Exception:  # whatever a transform raises that is not made for batches
             return False
+
+
+def pixels(images: list) -> list[Tensor]:
+    """In place of a transform: images as they are, as uint8 tensors."""
+    return [one if isinstance(one, Tensor) else torch.from_numpy(np.array(one)).permute(2, 0, 1) for one in images]
 
 
 def get(images, index: int):
@@ -312,7 +318,8 @@ def _failed(error: BaseException) -> _Failed:
 def deaths_in_words() -> Iterator[None]:
     """What torch says of a reading process that died, with what to do, wherever this process is by then.
 
-    Torch hears of the death by a signal, and raises its error in whatever runs: the network, as a rule.
+    Torch hears of the death by a signal, and raises its error in whatever runs: the network, as a rule. So whatever
+    runs a network over batches has it, as a decorator or around the loop; that batches have it is not enough.
 
     Raises:
         RuntimeError: A process that reads images died.
@@ -343,8 +350,8 @@ def _died(error: Exception) -> RuntimeError:
     return RuntimeError(
         f"{_DIED}: {str(error).strip().rstrip('.')}. There may be too little memory (or shared memory, /dev/shm), too "
         f"many open files (ulimit -n), or a dataset or a transform that only this process knows, made in a notebook. "
-        f"Use fewer workers or a smaller batch_size; or workers=0, which reads in this process and shows what goes "
-        f"wrong."
+        f"Use fewer workers or a smaller batch_size; or workers=0 (a DataLoader's num_workers=0), which reads in this "
+        f"process and shows what goes wrong."
     )
 
 

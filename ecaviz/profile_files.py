@@ -13,14 +13,18 @@ from torch import Tensor
 
 from . import checks, tensor_files
 from .site_profile import STATISTICS, SiteProfile, accumulators
+from .whole_files import folder_for
 
 if TYPE_CHECKING:
     from .attention_profile import AttentionProfile
 
-__all__ = ["read", "write"]
+__all__ = ["IMAGES", "read", "write"]
 
 FORMAT, VERSION, WITH_DETAILS = "ecaviz-profile", "1", "2"
 """A file without histograms and extremes by class is of version 1, which every version of ecaviz reads."""
+
+IMAGES = "images_fingerprint"
+"""Where a checkpoint keeps, beside what was asked for, what :meth:`ecaviz.batches.Batches.fingerprint` gives."""
 
 Made = TypeVar("Made")
 
@@ -41,7 +45,7 @@ def write(made: AttentionProfile, path: str | os.PathLike) -> Path:
         for what, one in statistics.items():
             tensors |= {f"{i}.{what}.{key}": value for key, value in one.state_dict().items()}
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder_for(path)
     metadata = {"format": FORMAT, "version": version, "profile": json.dumps(about)}
     tensor_files.write(path, tensors, metadata | tensor_files.digest(tensors, metadata))
     return path
@@ -125,6 +129,9 @@ def _check_about(about: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
         raise ValueError("its header has no list of class names")
     if not isinstance(about.get("asked", {}), dict) or not about["sites"]:
         raise ValueError("its header does not say what was asked for, or has no sites")
+    seen = about.get("asked", {}).get(IMAGES, {})
+    if not isinstance(seen, dict) or not all(isinstance(one, str | list) for one in seen.values()):
+        raise ValueError("its header does not say which images were looked at")
     if len({site["name"] for site in about["sites"]}) < len(about["sites"]):
         raise ValueError("its header has a site twice")
     counts = tensors["counts"]

@@ -18,24 +18,26 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from . import bundle, checks, gates
+from . import bundle, checks, gates, image_fingerprints
 from .attention_profile import ALL, BINS, DETAILS_AT_MOST, HIGH, LOW, AttentionProfile, SiteProfile
 from .class_names import own_classes
 from .images import Batches, batches
 from .interrupts import uninterrupted
 from .items import deaths_in_words
 from .memory import is_out_of_memory
+from .profile_files import IMAGES
 from .rows import Groups, Numbers, sent
 from .shards import Shard
 from .site_statistics import SiteStatistics
 from .sites import network
-from .whole_files import tidy
+from .whole_files import tidy, writable_file
 
 if TYPE_CHECKING:
     from .models import LoadedModel
@@ -79,7 +81,10 @@ def profile(
 
     With ``checkpoint``, what was found so far is written there every so many batches, whole or not at all, and also
     when the pass is interrupted or fails; a pass that finds the file goes on from it, to the same profile. The file is
-    itself a profile. Where memory runs out, the batch is halved and the pass goes on.
+    itself a profile. That the images are the same is told by their names and sizes where they are files, by the content
+    of the first of them, and of a tensor by all of it. Where memory runs out in the network, the batch is halved and
+    the pass goes on. Where it runs out in the statistics, the pass ends, and what came after the latest writing is
+    lost.
 
     With ``by="class"`` means, variances and tails are kept for each class. Histograms and extreme images are too, in
     addition to those of all images together, where that takes no more than :data:`DETAILS_AT_MOST` (256 MiB): about
@@ -117,9 +122,11 @@ def profile(
         TypeError: ``model`` is no loaded model.
         ValueError: The model has no gates, no site matches, the images are none that can be used, ``by`` is neither
             "class" nor None, ``details`` does not go with it, or ``by="class"`` and the images have no labels or a
-            label without a class; ``checkpoint`` is of another run or no profile, or the images come in another order
-            each time; ``workers`` is negative.
-        RuntimeError: One of the ``workers`` died.
+            label without a class; ``checkpoint`` is of another run, of other images or no profile, or the images come
+            in another order or otherwise each time; ``workers`` is negative.
+        OSError: ``checkpoint`` cannot be written, which is told before the pass; or may not be read.
+        RuntimeError: One of the ``workers`` died; or memory ran out (torch.OutOfMemoryError, on a GPU): a note says
+            what to do.
     """
     from tqdm.auto import tqdm
 
@@ -142,26 +149,30 @@ def profile(
     pass_ = _Pass(model, stream, by, top, shard, asked, details)
     if checkpoint is not None:
         pass_.resume(Path(checkpoint))
-    bar = tqdm(
-        total=pass_.total, initial=pass_.start, desc=f"profiling {model.name}", unit="image", disable=not progress
-    )
-    try:
-        capture = gates.capture(model, names, stop=not accuracy)
-        with deaths_in_words(), bar, gates.evaluating(model.net), capture as captured:
-            for count, (x, labels, positions) in enumerate(pass_.rest(), 1):
-                pass_.run(captured, x, labels, positions)
-                bar.update(pass_.passed - bar.n)
-                if checkpoint is not None and count % every == 0:
-                    pass_.built().save(checkpoint)
-    except BaseException:
-        if checkpoint is not None and pass_.sites and pass_.whole:  # not whole: memory ran out in the statistics
-            pass_.built().save(checkpoint)
-        raise
-    pass_.passed = stream.passed - pass_.first
-    found = pass_.built()
-    if checkpoint is not None:
-        found.save(checkpoint)
-    return found
+    with writable_file(checkpoint, "profile: checkpoint", ".profile"):
+        bar = tqdm(
+            total=pass_.total, initial=pass_.start, desc=f"profiling {model.name}", unit="image", disable=not progress
+        )
+        try:
+            capture = gates.capture(model, names, stop=not accuracy)
+            with deaths_in_words(), bar, gates.evaluating(model.net), capture as captured:
+                for count, (x, labels, positions) in enumerate(pass_.rest(), 1):
+                    pass_.run(captured, x, labels, positions)
+                    bar.update(pass_.passed - bar.n)
+                    if checkpoint is not None and count % every == 0:
+                        pass_.keep(checkpoint)
+        except BaseException as error:
+            if checkpoint is not None and pass_.sites and pass_.whole:
+                pass_.keep(checkpoint)
+            elif not pass_.whole and is_out_of_memory(error):
+                kept = "Nothing" if checkpoint is None else f"What {checkpoint} has, written every {every} batches,"
+                error.add_note(
+                    f"profile: memory ran out in the statistics of a batch. {kept} is kept. Use a smaller batch_size"
+                    + (', or details="pooled".' if by == "class" else ".")
+                )
+            raise
+        pass_.passed = stream.passed - pass_.first
+        return pass_.built() if checkpoint is None else pass_.keep(checkpoint)
 
 
 class _Pass:
@@ -202,7 +213,8 @@ class _Pass:
         self.start = self.passed = 0  # counted from the first of this part
         self.skipped: tuple[tuple[str, str], ...] = ()
         self.at_most: int | None = None  # images that fit into memory at once, once they did not
-        self.whole = True  # whether no batch is half taken in
+        self.resumed: tuple[Path, Mapping[str, Any]] | None = None  # the file gone on from, and its images' fingerprint
+        self.whole = True  # whether no batch is half taken in: some of the statistics have it and some have not
         self.device = torch.device("cpu") if model.device.type == "mps" else model.device
         self.classes: tuple[str, ...] = (ALL,) if by is None else names or own
         if not self.classes:
@@ -236,7 +248,8 @@ class _Pass:
 
         Raises:
             PermissionError: It may not be read.
-            ValueError: It is of another run or damaged, or the images come in another order each time.
+            ValueError: It is of another run or of other images, or damaged, or the images come in another order each
+                time.
         """
         if self.stream.shuffled:
             raise ValueError(
@@ -244,6 +257,7 @@ class _Pass:
                 "in another order. Make it with shuffle=False."
             )
         tidy(path)
+        now = self.stream.fingerprint()
         if not path.exists():
             return
         try:
@@ -277,6 +291,8 @@ class _Pass:
                 f"profile: {path} is of another run: it differs in {', '.join(differ)}. Delete it to start afresh, or "
                 f"name another file."
             )
+        self.resumed = path, found.asked.get(IMAGES, {})  # files of before have none
+        self._check_images(now)
         self.start = self.passed = found.positions
         self.statistics.details = details = found.details == "class"
         self.counts, self.skipped = found.counts.clone(), found.skipped
@@ -288,9 +304,33 @@ class _Pass:
             self.statistics.go_on_from(name, site._kept(details))
 
     def rest(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-        """The batches that are left of this part, positions counted from its first image."""
+        """The batches that are left of this part, positions counted from its first image.
+
+        Raises:
+            ValueError: The images are not those of the pass that is gone on from; a stream shows it here.
+        """
         for x, labels, positions in self.stream.indexed(self.first + self.start, self.stop):
+            if self.resumed is not None and self.passed == self.start:
+                self._check_images(self.stream.fingerprint())
             yield x, labels, positions - self.first
+        if self.resumed is not None and self.passed == self.start:  # all had been taken in
+            self._check_images(self.stream.fingerprint())
+
+    def _check_images(self, now: Mapping[str, Any]) -> None:
+        path, then = self.resumed
+        if not image_fingerprints.alike(then, now):
+            raise ValueError(
+                f"profile: {path} is of other images: those given now ({self.description}) have the same name and "
+                f"number, but are not what it was made of; or they come out otherwise each time. Name another file as "
+                f"checkpoint (on the command line, another --out), or delete it to start afresh."
+            )
+
+    def keep(self, path: str | os.PathLike) -> AttentionProfile:
+        """Write what was taken in so far, for another pass to go on from; returns its profile."""
+        found = self.built()
+        images = self.stream.fingerprint() if self.resumed is None else self.resumed[1] or self.stream.fingerprint()
+        replace(found, asked={**found.asked, IMAGES: images}).save(path)
+        return found
 
     def run(self, captured: gates.Captured, x: Tensor, labels: Tensor | None, positions: Tensor) -> None:
         """Run one batch and take in its gates; in parts where it does not fit into memory.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from . import gates, models
 from .images import ImageReadError, batches, folder, suited
+from .items import deaths_in_words
 from .looks import settings
 from .models import LoadedModel
 
@@ -229,6 +230,7 @@ def read_all(
     return readings, ImageSet(tuple(classes), labels, pictures, note)
 
 
+@deaths_in_words()
 def _read(one: LoadedModel, name: str, stream, at_most: int, descriptors: bool, inputs: bool, sites, bar):
     labels, positions, predicted, small, whole, answers, count = [], [], [], [], [], [], 0
     found: dict[str, gates.GateSite] = {}

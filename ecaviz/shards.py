@@ -63,7 +63,15 @@ def shard_of_this_process() -> Shard:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if not all(name in os.environ for name in names):
         return Shard()
-    return Shard(*(int(os.environ[name]) for name in names))
+    given = {name: os.environ[name] for name in names}
+    try:
+        return Shard(*map(int, given.values()))
+    except ValueError as error:
+        said = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        raise ValueError(
+            f"shard: the environment has {said}; torchrun sets whole numbers, RANK from 0 to below WORLD_SIZE. Start "
+            f"the processes with torchrun; or unset {', '.join(names)}, and this one takes all images."
+        ) from error
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .whole_files import draft
+from .whole_files import draft, folder_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,7 +55,7 @@ def save_table(frame: pd.DataFrame | Iterable[pd.DataFrame], path: str | os.Path
     """
     check_ending(path)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder_for(path)
     parts = frame if not hasattr(frame, "columns") else [frame]
     with draft(path) as place:
         (_to_parquet if path.name.endswith(_PARQUET) else _to_csv)(parts, place)

@@ -23,7 +23,7 @@ from .gates import evaluating
 from .memory import memory_in_words
 from .networks import Architecture
 from .recipes import Recipe
-from .whole_files import tidy
+from .whole_files import tidy, writable_file
 
 __all__ = [
     "OutOfTime",
@@ -103,7 +103,7 @@ def train(
         The trained network and what it reached.
 
     Raises:
-        PermissionError: ``state`` may not be read.
+        OSError: ``state`` cannot be written, which is told before the first epoch; or may not be read.
         RuntimeError: The device is not there; or memory ran out (torch.OutOfMemoryError, on a GPU): a note says what to
             do, and ``state`` is that of the epoch before then.
         ValueError: ``state`` belongs to another architecture, recipe or seed, or is damaged; or the training diverged:
@@ -190,7 +190,7 @@ def _train(
     images, labels = images.to(device), labels.to(device)
     bar = tqdm(total=total, initial=done * steps, disable=not progress, unit="step", desc="training")
     lasted = 0.0
-    with bar:
+    with writable_file(state, "train: state", ".pt"), bar:
         for epoch in range(done, recipe.epochs):
             started = time.perf_counter()
             if until is not None and epoch > done and time.monotonic() + lasted > until:

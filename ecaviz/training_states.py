@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from . import checks, tensor_files
 from .recipes import Recipe
-from .whole_files import replace_file
+from .whole_files import folder_for, replace_file
 
 __all__ = ["check", "damaged", "fingerprint", "read", "write"]
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
     """Write the state of a run, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder_for(path)
     content = io.BytesIO()
     torch.save(state, content)  # by itself it says of a full disk only that a position was unexpected
     replace_file(path, content.getvalue())

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["draft", "replace_file", "tidy", "writable_folder"]
+__all__ = ["draft", "folder_for", "replace_file", "tidy", "writable_file", "writable_folder"]
 
 _HALF = ".half"
 _LONG = 3600.0  # seconds
@@ -74,28 +74,70 @@ def writable_folder(folder: Path, what: str) -> Iterator[None]:
         OSError: It is a file or lies in one, is a link to nothing, is on a drive that is not there, or nothing can be
             written into it: no room, no permission.
     """
-    above = [folder, *folder.parents]
-    missing = [one for one in above if not os.path.lexists(one)]
+    missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
     try:
-        try:
+        with _why_not(folder, what):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder) as file:
                 file.write(b"0")
-        except OSError as error:
-            there = next((one for one in above if one not in missing), above[-1])
-            why = f"{error.strerror or error}. Make room there, make it writable, or name another place"
-            if there in missing:  # a drive, or a folder that was removed while this process is in it
-                why = f"there is no {there}. Name another place"
-            elif there.is_symlink() and not os.path.exists(there):
-                why = f"{there} is a link to something that is not there. Mend it, or name another place"
-            elif not there.is_dir():
-                why = f"{there} is a file; a folder was expected. Name another place"
-            raise OSError(error.errno or errno.EIO, f"{what} cannot be written: {why}") from error
         yield
     finally:
         for one in missing:
             with suppress(OSError):  # it holds something, or somebody else has removed it
                 one.rmdir()
+
+
+@contextmanager
+def writable_file(path: str | os.PathLike | None, what: str, ending: str = "") -> Iterator[None]:
+    """The same of a file: that its folder can be written into, and that it is none itself.
+
+    Args:
+        path: The file; None if none is asked for.
+        what: The message of an error begins with that and the file: the function or command, and its option.
+        ending: What names of such files end in, for an example.
+
+    Raises:
+        OSError: It cannot be written; see :func:`writable_folder`.
+    """
+    if path is None:
+        yield
+        return
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{what} {path} is a folder; a file's name was expected, such as {path / f'a{ending}'}."
+        )
+    with writable_folder(path.parent, f"{what} {path}"):
+        yield
+
+
+def folder_for(path: Path) -> None:
+    """Make the folder that a file is to be written into, where it is missing.
+
+    Raises:
+        OSError: It cannot be made; see :func:`writable_folder`.
+    """
+    with _why_not(path.parent, str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _why_not(folder: Path, what: str) -> Iterator[None]:
+    """Say why nothing can be written into a folder, of what goes wrong inside the ``with``."""
+    above = [folder, *folder.parents]
+    missing = [one for one in above if not os.path.lexists(one)]
+    try:
+        yield
+    except OSError as error:
+        there = next((one for one in above if one not in missing), above[-1])
+        why = f"{error.strerror or error}. Make room there, make it writable, or name another place"
+        if there in missing:  # a drive, or a folder that was removed while this process is in it
+            why = f"there is no {there}. Name another place"
+        elif there.is_symlink() and not os.path.exists(there):
+            why = f"{there} is a link to something that is not there. Mend it, or name another place"
+        elif not there.is_dir():
+            why = f"{there} is a file; a folder was expected. Name another place"
+        raise OSError(error.errno or errno.EIO, f"{what} cannot be written: {why}") from error
 
 
 def tidy(path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 import ecaviz
@@ -80,7 +81,7 @@ def test_profile_writes_what_the_library_gives(tmp_path, workers, monkeypatch):
     assert list(written) == list(direct) == ["layer4.0.se", "layer4.1.se"]
     torch.testing.assert_close(written.mean("layer4.1.se"), direct.mean("layer4.1.se"))
     assert str(out) in result.stdout
-    assert read == ([2] if workers else [])
+    assert read == ([1, 2] if workers else [])  # the first images, by which the checkpoint tells them, and all
 
 
 def test_profile_writes_a_table_too_in_the_precision_asked_for(tmp_path):
@@ -222,6 +223,22 @@ def test_train_says_before_the_run_that_its_results_cannot_be_written(tmp_path, 
     result = run("train", "shapes-none", "--out", tmp_path, "--scratch", tmp_path / "states", "--device", "cpu")
     assert (result.exit_code, "results is a file; a folder was expected" in result.stderr) == (1, True)
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_profile_does_not_go_on_over_other_images_of_the_same_folder_s_name(tmp_path):
+    for i, name in enumerate(("one", "other")):
+        (tmp_path / name / "val").mkdir(parents=True)
+        Image.new("RGB", (64, 64), (50 * i, 0, 0)).save(tmp_path / name / "val" / "a.ppm")
+    out = tmp_path / "a.profile"
+    kept = {"checkpoint": tmp_path / "a.profile.partial", "progress": False}
+    loaded = ecaviz.load("shapes-eca-k3", device="cpu")
+    ecaviz.profile(loaded, tmp_path / "one" / "val", **kept)
+    result = run("profile", "shapes-eca-k3", tmp_path / "other" / "val", "--out", out, "--device", "cpu")
+    assert (result.exit_code, out.exists()) == (1, False)
+    assert "a.profile.partial is of other images: those given now (val: 1 images" in result.stderr
+    assert "another --out), or delete it" in result.stderr
+    again = run("profile", "shapes-eca-k3", tmp_path / "one" / "val", "--out", out, "--device", "cpu")
+    assert (again.exit_code, out.exists()) == (0, True)
 
 
 def test_profile_says_before_the_run_that_it_cannot_write(tmp_path):

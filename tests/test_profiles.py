@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import warnings
 from contextlib import nullcontext
@@ -21,7 +22,18 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import ecaviz
-from ecaviz import attention, attention_profile, class_names, gates, images, networks, profiles, site_statistics
+from ecaviz import (
+    attention,
+    attention_profile,
+    class_names,
+    gates,
+    image_fingerprints,
+    images,
+    networks,
+    profile_files,
+    profiles,
+    site_statistics,
+)
 from ecaviz.profiles import AttentionProfile, profile
 from ecaviz.shapes import CLASSES, normalise
 from ecaviz.shards import Shard
@@ -755,12 +767,14 @@ def test_an_interrupted_pass_goes_on_to_the_same_profile(drawn, by_class, tmp_pa
     assert half.n == half.positions == 28
     one.read.clear()
     found = profile(model(), one, **options)
-    assert one.read[0] == 28  # the images before are not read again
+    looked_at = [*range(image_fingerprints.FIRST)]  # to tell that the images are the same
+    assert one.read[len(looked_at) :][0] == 28  # the images before are not read again
+    assert one.read[: len(looked_at)] == looked_at
     assert_same(found, by_class)
     assert_same(AttentionProfile.load(path), by_class)
     one.read.clear()
     again = profile(model(), one, **options)  # all is there: nothing is run
-    assert one.read == []
+    assert one.read == looked_at
     assert_same(again, by_class)
     assert [file.name for file in tmp_path.iterdir()] == ["half.profile"]
 
@@ -806,6 +820,133 @@ def test_a_checkpoint_of_another_run_is_refused(drawn, tmp_path):
         profile(model(), drawn, progress=False, checkpoint=path)
     with pytest.raises(ValueError, match="every must be a whole number of at least 1"):
         profile(model(), drawn, progress=False, every=0)
+
+
+def of_files(folder, colour):
+    from PIL import Image
+
+    for i in range(20):
+        path = folder / CLASSES[i % 2] / f"{i:02}.ppm"  # not compressed: all of one size
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), (colour, i, 0)).save(path)
+    return folder
+
+
+def as_loader(x, labels=None):
+    return DataLoader(TensorDataset(x) if labels is None else TensorDataset(x, labels), batch_size=5)
+
+
+class OneByOne(torch.utils.data.IterableDataset):
+    """A stream of images."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+def pairs_of_sets(folder):
+    """By kind: two sets that are described alike."""
+    one, other = (torch.rand(20, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    last = one.clone()
+    last[19, 2, 63, 63] += 1e-3
+    pixels = [(x * 255).byte() for x in (one, other)]
+    labels = torch.arange(20) % 12
+    folders = [of_files(folder / str(colour) / "val", colour) for colour in (1, 2)]
+    pictures = images.folder(folders[0])
+    larger = images.folder(of_files(folder / "3" / "val", 1))
+    (folder / "3" / "val" / CLASSES[1] / "19.ppm").write_bytes(b"P6 1 1 255 abc")
+    return {
+        "float tensor": (one, last),
+        "uint8 tensor": pixels,
+        "list": [list(x) for x in pixels],
+        "labels": [[*zip(pixels[0], x.tolist(), strict=True)] for x in (labels, labels.flip(0))],
+        "stream": [OneByOne([*x]) for x in pixels],
+        "loader": (as_loader(one), as_loader(other)),
+        "loader, labels": (as_loader(one, labels), as_loader(one, labels.flip(0))),
+        "folder": folders,
+        "file": (pictures, larger),
+        "part": (Subset(pictures, range(10)), Subset(pictures, range(10, 20))),
+    }
+
+
+KINDS = ["float tensor", "uint8 tensor", "list", "labels", "stream", "loader", "loader, labels", "folder", "file"]
+
+
+@WORKERS
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("kind", [*KINDS, "part"])
+def test_a_checkpoint_of_other_images_is_refused(tmp_path, kind, stopped, workers):
+    """Of the same name and number; whether it is of a part of the pass or of all of it."""
+    one, other = pairs_of_sets(tmp_path)[kind]
+    if workers and kind in ("float tensor", "uint8 tensor", "stream", "loader", "loader, labels"):
+        pytest.skip("read in this process")
+    options = {"batch_size": 4, "progress": False, "checkpoint": tmp_path / "p", "workers": workers}
+    loaded, whole = model(), profile(model(), one, batch_size=4, progress=False)
+    calls = []
+
+    def stop(_module, _inputs):
+        calls.append(1)
+        if stopped and len(calls) == 3:
+            raise KeyboardInterrupt
+
+    hook = loaded.net.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt) if stopped else nullcontext():
+        profile(loaded, one, **options)
+    hook.remove()
+    kept = AttentionProfile.load(tmp_path / "p")
+    with pytest.raises(ValueError, match=r"p is of other images: .* Name another file as checkpoint .*, or delete it"):
+        profile(loaded, other, **options)
+    assert AttentionProfile.load(tmp_path / "p").positions == kept.positions
+    if kind in ("folder", "list"):  # a copy is the same, and so is what comes in other batches
+        one = shutil.copytree(one, tmp_path / "copy" / "val") if kind == "folder" else [x.clone() for x in one]
+        options |= {"batch_size": 3, "workers": 2 - workers}
+    assert_same(profile(loaded, one, **options), whole)
+    with pytest.raises(ValueError, match="p is of other images"):
+        profile(loaded, other, **options)
+
+
+def test_a_loader_of_other_batches_goes_on(tmp_path):
+    x = torch.rand(20, 3, 64, 64)
+    for size in (2, 20, 3):
+        found = profile(model(), DataLoader(TensorDataset(x), size), progress=False, checkpoint=tmp_path / "p")
+        assert found.n == 20
+
+
+@pytest.mark.parametrize("kind", ["float tensor", "list", "loader"])
+def test_a_checkpoint_from_before_the_images_were_looked_at_goes_on(tmp_path, kind):
+    one, other = pairs_of_sets(tmp_path)[kind]
+    without = profile(model(), one, progress=False)
+    assert profile_files.IMAGES not in without.asked
+    without.save(tmp_path / "p")
+    assert_same(profile(model(), other, progress=False, checkpoint=tmp_path / "p"), without)
+    with pytest.raises(ValueError, match="is of other images"):  # now they are known
+        profile(model(), one, progress=False, checkpoint=tmp_path / "p")
+
+
+def test_without_a_checkpoint_no_image_is_looked_at(drawn, monkeypatch):
+    def fail(*_args):
+        raise AssertionError("looked at")
+
+    for name in ("of_tensor", "of_files", "of_image"):
+        monkeypatch.setattr(image_fingerprints, name, fail)
+    for given in (drawn, torch.rand(4, 3, 64, 64), as_loader(torch.rand(4, 3, 64, 64)), OneByOne([drawn[0]])):
+        assert profile_files.IMAGES not in profile(model(), given, progress=False).asked
+
+
+@pytest.mark.parametrize("where", ["file/p", "file/new/p"])
+def test_a_checkpoint_that_cannot_be_written_is_told_before_the_pass(drawn, tmp_path, where):
+    (tmp_path / "file").touch()
+    loaded = model()
+    loaded.net.register_forward_pre_hook(lambda *_: pytest.fail("it ran"))
+    says = {"folder": "is a folder; a file's name was expected"}.get(
+        where, "cannot be written: .*file is a file; a folder"
+    )
+    with pytest.raises(OSError, match=f"profile: checkpoint .*{where} {says}"):
+        profile(loaded, drawn, progress=False, checkpoint=tmp_path / where)
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
 
 
 def small_memory(net, fits):

@@ -106,6 +106,14 @@ def alone(tmp_path):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.parametrize(("name", "value"), [("RANK", "x"), ("WORLD_SIZE", ""), ("LOCAL_RANK", "1.5"), ("RANK", "8")])
+def test_an_environment_that_names_no_rank_is_told_as_that(monkeypatch, name, value):
+    for each, usual in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1"), (name, value)):
+        monkeypatch.setenv(each, usual)
+    with pytest.raises(ValueError, match=rf"environment has .*{name}='{value}'.*whole numbers, .*; or unset RANK"):
+        shard_of_this_process()
+
+
 @pytest.mark.usefixtures("alone")
 def test_the_first_process_merges_what_all_have_written(tmp_path, whole):
     model, drawn = ecaviz.load("shapes-eca-k3", device="cpu"), ecaviz.images.shapes("test", N)

@@ -83,6 +83,13 @@ def test_a_state_of_another_run_is_refused(pictures, tmp_path):
         run(pictures, state=state)
 
 
+def test_a_state_that_cannot_be_written_is_told_before_the_first_epoch(pictures, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    interrupted_after(monkeypatch, 0)
+    with pytest.raises(OSError, match=r"train: state .*state\.pt cannot be written: .*file is a file; a folder"):
+        run(pictures, state=tmp_path / "file" / "state.pt")
+
+
 def test_accuracy_against_one_shot(pictures):
     images, labels = pictures[1]
     net = run(pictures, recipe=replace(RECIPE, epochs=1)).net.train()

@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
-from ecaviz import whole_files
+from ecaviz import tables, training_states, whole_files
+from ecaviz.profiles import kept_profile
 
 
 @pytest.fixture
@@ -114,6 +116,21 @@ def test_a_folder_that_cannot_be_written_to_is_told_at_once(tmp_path, name):
         whole_files.writable_folder(folder, "test: out").__enter__()
     assert ("is a file; a folder was expected" in str(raised.value)) == name.startswith("file")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_every_file_says_that_its_folder_is_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    path, table = tmp_path / "file" / "x", pd.DataFrame({"a": [1]})
+    ways = {
+        "profile": lambda: kept_profile("cifar10-eca-k3").save(path),
+        "table": lambda: tables.save_table(table, path.with_name("x.csv")),
+        "state": lambda: training_states.write(path, {}),
+    }
+    for write in ways.values():
+        with pytest.raises(
+            FileExistsError, match=r"x(\.csv)? cannot be written: .*file is a file; a folder was expected"
+        ):
+            write()
 
 
 def test_a_folder_below_a_link_to_nothing_or_on_no_drive_is_told_as_that(tmp_path, monkeypatch):

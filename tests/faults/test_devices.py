@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -12,10 +13,13 @@ import pytest
 import torch
 import works
 from recorder import CLEAR, SAME, case
+from torch.utils.data import DataLoader
 
 import ecaviz
-from ecaviz import images, training
+from ecaviz import agreement, images, readings, training
 from ecaviz.profiles import AttentionProfile, profile
+from ecaviz.shapes import normalise
+from ecaviz.statistics import Histogram, Moments, Tails, TopK
 
 DEVICES, MEMORY, READERS = "Devices", "Memory that runs out", "Processes that read images"
 OPTIONS = {"by": "class", "batch_size": works.BATCH, "progress": False}
@@ -137,6 +141,46 @@ def test_one_image(outcomes, model, drawn, made, tmp_path, words, first):
     if first:
         assert AttentionProfile.load(path).positions >= first - first % works.BATCH
     assert alike(profile(model, drawn, checkpoint=path, **OPTIONS), made)
+    assert list(tmp_path.iterdir()) == [path]
+    outcomes.then(LATER)
+
+
+LOST = "the batches since the latest writing"
+
+
+@pytest.mark.parametrize("error", [*WORDS.values(), MemoryError()], ids=[*WORDS, "Python's"])
+@pytest.mark.parametrize("statistic", [Moments, Tails, Histogram, TopK])
+@pytest.mark.parametrize(("every", "kept"), [(1, 6), (4, 4), (100, 0)])
+@case(
+    MEMORY,
+    "in the statistics of the 7th batch, with a writing every 1, 4 or 100 batches",
+    expected=f"{NOTED}, and the file as it was written before; {LATER}",
+)
+def test_in_the_statistics(outcomes, model, drawn, made, tmp_path, monkeypatch, error, statistic, every, kept):
+    path, real, left = tmp_path / "p.profile", statistic.update, itertools.count()
+    times = 2 if statistic is TopK else 1  # a batch: the largest and the smallest
+
+    def update(self, *given, **options):
+        if next(left) == 6 * times:
+            raise error
+        return real(self, *given, **options)
+
+    outcomes.watch(model.net)
+    options = OPTIONS | {"checkpoint": path, "every": every, "details": "pooled"}
+    with monkeypatch.context() as patch:
+        patch.setattr(statistic, "update", update)
+        with outcomes.undisturbed(apart_from=path), pytest.raises(type(error)) as raised:
+            profile(model, drawn, **options)
+    told = raised.value.__notes__.pop()
+    assert "memory ran out in the statistics of a batch" in told
+    assert f"{path} has, written every {every} batches, is kept. Use a smaller batch_size" in told
+    # No half of a batch is in the file: some of the statistics had it, and the others not.
+    assert path.exists() == bool(kept)
+    assert not kept or AttentionProfile.load(path).positions == kept * works.BATCH
+    outcomes.happened(f"{NOTED}, and the file as it was written before")
+    if kept < 6:
+        outcomes.lost(LOST)
+    assert alike(profile(model, drawn, **options), made)
     assert list(tmp_path.iterdir()) == [path]
     outcomes.then(LATER)
 
@@ -265,3 +309,50 @@ def test_deaths_that_are_heard_of_in_the_network(outcomes, drawn, monkeypatch):
     with outcomes.clear_error(RuntimeError, "a process that reads images died", "is killed by signal", "workers=0"):
         profile(model, drawn, workers=2, **OPTIONS)
     assert ended()
+
+
+class Ready(Dying):
+    """The same, as they go into the network."""
+
+    def __getitem__(self, i):
+        image, label = super().__getitem__(i)
+        return normalise(image), label
+
+
+PASSES = {
+    "profile": lambda model, given: profile(model, given, progress=False),
+    "sample_gates": lambda model, given: ecaviz.sample_gates(model, given, progress=False),
+    "intervention_effect": lambda model, given: ecaviz.intervention_effect(
+        model, given, "se", "permute", progress=False
+    ),
+    "predictions": agreement.predictions,
+    "influence": lambda model, given: ecaviz.influence(model, "se", given, at_most=works.N),
+    "interaction_matrix": lambda model, given: ecaviz.interaction_matrix(model, "se", given),
+    "explorer": lambda model, given: readings.read_all([model], given),
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are killed by signals")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("heard", ["in the loader", "in the network"])
+@pytest.mark.parametrize("name", PASSES)
+@case(READERS, "a DataLoader's own process ends (os._exit), in whatever takes images", expected=CLEAR)
+def test_processes_of_a_loader_that_die(outcomes, drawn, monkeypatch, name, heard):
+    model = works.model()
+    loader = DataLoader(Ready(drawn, 10, "exit 3"), batch_size=works.BATCH, num_workers=2)
+    if heard == "in the network":  # as a signal has it: not every time
+        loader = DataLoader(Ready(drawn, None, ""), batch_size=works.BATCH)
+        monkeypatch.setattr(model.net.head, "forward", stops(RuntimeError("DataLoader worker (pid 1) is killed by")))
+    outcomes.watch(model.net)
+    with outcomes.clear_error(RuntimeError, "a process that reads images died", "num_workers=0"):
+        PASSES[name](model, loader)
+    assert ended()
+
+
+def stops(error):
+    """A function that raises."""
+
+    def ran(*_args, **_options):
+        raise error
+
+    return ran
