@@ -410,7 +410,7 @@ def _raise(error: Exception) -> None:
 
 def _on_paper(png: bytes, theme: str) -> bytes:
     """A picture whose margins are not transparent."""
-    picture = Image.open(io.BytesIO(png))
+    picture = Image.open(io.BytesIO(png), formats=("PNG",))
     with themes.theme(theme) as look:
         paper = Image.new("RGBA", picture.size, look.paper)
     paper.alpha_composite(picture)

@@ -20,6 +20,9 @@ __all__ = ["SUFFIXES", "ImageFiles", "ImageReadError", "decoded", "folder", "to_
 SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """What a file's name ends in for :func:`folder` to take it for an image; capitals do not matter."""
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is read, by Pillow's names: what the endings stand for, whichever of them a file's name has. Pillow knows more,
+and for one of those, Encapsulated PostScript, it starts an outside program on what the file holds."""
 
 MOST_LENGTHY = 1000
 """An image one side of which is longer than the other by more than this factor is left out: transforms enlarge the
@@ -235,7 +238,7 @@ def decoded(file: Path | BinaryIO, path: Path, *, at_most: int | None = None) ->
         with warnings.catch_warnings():
             if at_most is not None:  # tested below; and of what is far larger Pillow raises an error of its own
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file)
+            image = Image.open(file, formats=FORMATS)
         with image:
             if at_most is not None and image.width * image.height > at_most:
                 raise ImageReadError(
@@ -252,8 +255,9 @@ def decoded(file: Path | BinaryIO, path: Path, *, at_most: int | None = None) ->
             return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1).contiguous(), ", ".join(done)
     except UnidentifiedImageError:
         size = file.stat().st_size if isinstance(file, Path) else file.seek(0, os.SEEK_END)
+        known = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]} are"
         raise ImageReadError(
-            path, f"no image format is recognised ({size} bytes)" if size else "the file is empty"
+            path, f"no image format is recognised ({size} bytes); {known}" if size else "the file is empty"
         ) from None
     except (MemoryError, ImageReadError):
         raise

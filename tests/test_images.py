@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from ecaviz import batches as batching
 from ecaviz import images, items
+from ecaviz.image_files import FORMATS
 from ecaviz.shapes import normalise
 
 WORKERS = pytest.mark.filterwarnings(
@@ -461,6 +462,12 @@ def test_folders_that_cannot_be_used(tmp_path):
         images.folder(tmp_path / "notes.txt")
 
 
+def test_the_formats_are_those_that_the_endings_stand_for():
+    known = Image.registered_extensions()
+    assert {known[suffix] for suffix in images.SUFFIXES} == set(FORMATS)
+    assert list(FORMATS) == sorted(FORMATS)
+
+
 @pytest.fixture
 def damaged(tmp_path):
     """A folder of three good images and three that cannot be read."""
@@ -482,7 +489,8 @@ def test_images_that_cannot_be_read_are_skipped_counted_and_named(damaged):
         assert len(caught) == 1
         assert [path.name for path, _ in found.skipped] == ["b.jpg", "d.jpg", "e.png"]
     reasons = {path.name: reason for path, reason in stream.skipped}
-    assert reasons["b.jpg"] == "no image format is recognised (16 bytes)"
+    known = "BMP, GIF, JPEG, PNG, PPM, TIFF and WEBP are"
+    assert reasons["b.jpg"] == f"no image format is recognised (16 bytes); {known}"
     assert "truncated" in reasons["d.jpg"]
     assert reasons["e.png"] == "the file is empty"
     assert not any(str(damaged) in reason for reason in reasons.values())

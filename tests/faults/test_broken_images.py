@@ -7,18 +7,21 @@ import os
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from damage import flipped, open_folder, seeds, someone_else
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from recorder import CLEAR, LEFT_OUT, SAME, case
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ecaviz
 from ecaviz import attention, images
+from ecaviz.image_files import decoded
+from ecaviz.picture_state import decoded_from
 from ecaviz.profiles import profile
 from ecaviz.training_sets import SETS
 
@@ -172,6 +175,58 @@ def test_no_images(check):
         (folder / name).write_bytes(content)
     (folder / "folder.png").mkdir()  # without images: no class
     left_out(["text.png", "empty.png", "page.png", "pointer.png", "drawing.png"], times=5)
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\n(any file) (r) file\nshowpage\n%%EOF\n"
+
+
+@pytest.fixture
+def ghostscript(tmp_path, monkeypatch):
+    """A file that is there once the program was started with which Pillow reads PostScript."""
+    if os.name == "nt":
+        pytest.skip("the stand-in is a shell script")
+    place, started = tmp_path / "programs", tmp_path / "started"
+    place.mkdir()
+    (place / "gs").write_text(f"#!/bin/sh\necho \"$@\" >> '{started}'\n")
+    (place / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # whether it is there is looked up once
+    return started
+
+
+@case(
+    GROUP,
+    "PostScript named .png, .jpg and .tif, in a folder, as one picture and uploaded, with Ghostscript at hand",
+    expected=f"{LEFT_OUT}, or {CLEAR}; no program is started",
+)
+def test_postscript(outcomes, check, tmp_path, ghostscript):
+    folder, left_out = check
+    names = ["a.png", "b.jpg", "c.tif"]
+    for name in names:
+        (folder / name).write_bytes(POSTSCRIPT)
+    left_out(names, "no image format is recognised", times=len(names))
+    for name in names:
+        with outcomes.clear_error(images.ImageReadError, folder / name, "no image format is recognised .*PNG"):
+            decoded_from(folder / name)
+        with outcomes.clear_error(images.ImageReadError, name, "no image format is recognised .*PNG"):
+            decoded(io.BytesIO(POSTSCRIPT), Path(name))
+    assert not ghostscript.exists(), ghostscript.read_text()
+    with Image.open(folder / "a.png") as image, pytest.raises(OSError, match="PostScript|gs|image"):
+        image.load()  # the stand-in is what Pillow itself would start
+    assert ghostscript.exists()
+
+
+@case(GROUP, "PNG, JPEG, GIF and WebP, each named .jpg and .bmp", expected="the image")
+def test_other_format_than_the_name_says(outcomes, tmp_path):
+    for kind in ("PNG", "JPEG", "GIF", "WebP"):
+        content = contents(Image.new("RGB", (16, 16), "white"), kind)
+        for ending in ("jpg", "bmp"):
+            path = tmp_path / f"a.{ending}"
+            path.write_bytes(content)
+            found, _ = images.folder(tmp_path)[0]
+            assert torch.equal(found, torch.full((3, 16, 16), 255, dtype=torch.uint8)), (kind, ending)
+            path.unlink()
+            outcomes.happened("the image")
 
 
 def png(width, height, data=b"") -> bytes:
