@@ -35,12 +35,12 @@ def as_written(artist: Artist, *, but: Collection[str] = ()) -> None:
         artist: The figure, the Axes, or another part.
         but: Texts that may be mathematics.
     """
-    numbers = _numbers(artist)
-    for text in artist.findobj(Text):
-        words = text.get_text()
-        if words in but:
+    named = [text for text in artist.findobj(Text) if "$" in _without_formulas(text.get_text())]
+    numbers = _numbers(artist) if named else set()
+    for text in named:
+        if text.get_text() in but:
             text.set_parse_math(True)
-        elif text not in numbers and "$" in _without_formulas(words):
+        elif text not in numbers:
             text.set_parse_math(False)
 
 
