@@ -258,9 +258,9 @@ def decoded(file: Path | BinaryIO, path: Path, *, at_most: int | None = None) ->
             return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1).contiguous(), ", ".join(done)
     except UnidentifiedImageError:
         size = file.stat().st_size if isinstance(file, Path) else file.seek(0, os.SEEK_END)
-        known = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]} are"
+        known = ", ".join(FORMATS)
         raise ImageReadError(
-            path, f"no image format is recognised ({size} bytes); {known}" if size else "the file is empty"
+            path, f"none of the formats {known} ({size} bytes)" if size else "the file is empty"
         ) from None
     except (MemoryError, ImageReadError):
         raise
