@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .coverage_plots import check_frame, column, finish
+from .texts import names_as_written
 from .themes import current
 from .views import axes_or_current, layer_axis
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["gate_correlations"]
 
 
+@names_as_written
 def gate_correlations(table: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
     """Whether two models open the same channels: the correlation of their mean gates, layer by layer.
 

@@ -17,6 +17,7 @@ from matplotlib.textpath import text_to_path
 
 from .block_steps import BLOCKS, FORMULAS, NOTES, Step
 from .looks import family_name, family_style
+from .texts import names_as_written
 from .themes import current
 from .views import axes_or_current
 
@@ -210,6 +211,7 @@ def _symbol(here: Step, after: Step | None, primes: str) -> str:
 # ------------------------------------------------------------------------------------------------------------- drawing
 
 
+@names_as_written
 def attention_diagram(name: str, *, ax: Axes | None = None, title: str | None = None) -> Axes:
     """The block of one attention module: boxes in order from x to x·ω, and the shape after each of them.
 

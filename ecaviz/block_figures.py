@@ -23,6 +23,7 @@ from .gsop import RowWise
 from .interaction import COVERED, module_interaction
 from .kernel_views import KernelStems
 from .looks import ACTIVATION_MAP, GATE_MAP, Style, setting, signed_map, styles
+from .texts import as_written, names_as_written
 from .views import FULL, Picture, numbers
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class _Block:
         return (values, ["all channels"]) if self.site.per == "position" else (values[self.drawn], self.names)
 
 
+@names_as_written
 def attention_block(
     x: Tensor,
     record: GateRecord,
@@ -100,6 +102,7 @@ def attention_block(
     site = block.site
     figure = Picture(figsize=(11.5, 6.4), layout="constrained") if figure is None else figure
     figure.suptitle(f"{site.name}: {setting(site)}, C = {len(block.maps)}", x=0.01, ha="left", fontsize="large")
+    as_written(figure)  # the drawing below measures it
     upper, lower = figure.subfigures(2, 1, hspace=0.04)
     upper = upper.subfigures(1, 3, wspace=0.02, width_ratios=(1.4, 1, 1))
     lower = lower.subfigures(1, 3, wspace=0.02, width_ratios=(1, 1, 1.2))
@@ -309,6 +312,7 @@ def _gates(part: SubFigure, block: _Block) -> None:
 # ------------------------------------------------------------------------------------------------------- gates as maps
 
 
+@names_as_written
 def gate_maps(
     record: GateRecord,
     images: Sequence[Any] | None = None,

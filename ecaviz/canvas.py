@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from . import themes
+from .texts import as_written
 from .views import Picture
 
 __all__ = ["DPI", "Canvas", "png_of"]
@@ -43,6 +45,8 @@ class Canvas:
         for view in self.panels.views:
             for artist in view.moving:
                 artist.set_animated(True)
+                if isinstance(artist, Text):
+                    artist.set_parse_math(False)  # as_written looks at it only when a background is drawn
             self._views[view.ax.get_figure(root=False)].append(view)
         self._blank = {part: self.canvas.copy_from_bbox(part.bbox) for part in self._views}  # transparent
         self._backgrounds: dict[tuple, Any] = {}
@@ -87,6 +91,7 @@ class Canvas:
             else:
                 self.canvas.restore_region(self._blank[part])
                 with themes.theme(self.theme):  # new ticks may be made
+                    as_written(part)
                     part.draw(self.canvas.get_renderer())
                 self._keep(self._backgrounds, key, part.bbox)
             titles = [view.heading for view in views]

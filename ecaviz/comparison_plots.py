@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .looks import Style, family_style, shares_map
+from .texts import as_written, names_as_written
 from .themes import current
 from .views import Picture, axes_or_current, numbers, strip_spines
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["accuracy_by_module", "accuracy_by_parameters", "cost_by_channels", "differences", "matrix_grid"]
 
 
+@names_as_written
 def accuracy_by_module(
     table: pd.DataFrame, runs: pd.DataFrame | None = None, *, title: str | None = None, ax: Axes | None = None
 ) -> Axes:
@@ -52,6 +54,7 @@ def accuracy_by_module(
     return ax
 
 
+@names_as_written
 def accuracy_by_parameters(
     table: pd.DataFrame,
     *,
@@ -105,6 +108,7 @@ def accuracy_by_parameters(
 def _name_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:
     """Write a name beside every point, none on another: of a few places about the point, the first that is free."""
     figure = ax.figure.get_figure(root=True)
+    as_written(ax)
     figure.draw_without_rendering()  # the layout moves the Axes, and with them the points
     points = ax.transData.transform(np.column_stack([x, y])) * 72 / figure.dpi
     left_end, right_end = (ax.get_window_extent().x0 * 72 / figure.dpi, ax.get_window_extent().x1 * 72 / figure.dpi)
@@ -143,6 +147,7 @@ def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
+@names_as_written
 def cost_by_channels(
     table: pd.DataFrame, value: str = "parameters", *, title: str | None = None, ax: Axes | None = None
 ) -> Axes:
@@ -190,6 +195,7 @@ def cost_by_channels(
     return ax
 
 
+@names_as_written
 def differences(
     found: Sequence[Difference],
     labels: Sequence[str] | None = None,
@@ -248,6 +254,7 @@ def differences(
     return ax
 
 
+@names_as_written
 def matrix_grid(
     matrices: Mapping[str, Any], *, columns: int = 7, title: str | None = None, figure: Figure | None = None
 ) -> Figure:

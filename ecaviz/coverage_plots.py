@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from .looks import family_name, family_style, layer_labels
+from .texts import as_written, names_as_written
 from .themes import current
 from .views import Picture, View, axes_or_current, numbers, strip_spines
 
@@ -99,6 +100,7 @@ def _apart(wanted: Sequence[float], gap: float, low: float, high: float) -> np.n
 
 def _drawn(figure: Figure) -> None:
     """Let the layout move the Axes, and with them the points, before names are placed beside them."""
+    as_written(figure)
     figure.get_figure(root=True).draw_without_rendering()
 
 
@@ -151,6 +153,7 @@ def percent(value: float, _: int = 0) -> str:
 # -------------------------------------------------------------------------------------------------------- by channels
 
 
+@names_as_written
 def coverage_by_channels(
     allowed: pd.DataFrame, measured: pd.DataFrame | None = None, *, figure: Figure | None = None
 ) -> Figure:
@@ -280,6 +283,7 @@ def _trained_points(ax: Axes, points: pd.DataFrame, texts: dict[float, str], cou
         _left_out(ax, int((~(points[realised] > 0)).sum()), *((0, 0) if realised == "partners" else (1, 1)))
 
 
+@names_as_written
 def partners_by_channels(
     measured: pd.DataFrame, allowed_sizes: Sequence[int] | None = None, *, ax: Axes | None = None
 ) -> Axes:
@@ -372,6 +376,7 @@ def places_of(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     return order, np.array([order.index(at[pair]) for pair in zip(frame["model"], frame["site"], strict=True)])
 
 
+@names_as_written
 def directness_by_site(summary: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Directness of each model by site, from input to output, with its interval over seeds.
 

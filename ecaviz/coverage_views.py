@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 
 from .kernel_views import Interaction
 from .looks import family_style, shares_map, signed_map, sizes_map
+from .texts import DERIVATIVE, ENTRY, ENTRY_SIZE, OWN_ENTRY
 from .themes import current
 from .views import View, nice_top, set_limits, strip_spines
 
@@ -248,13 +249,13 @@ class ChannelRow(View):
         mark = {"ls": "", "mec": current().paper, "mfc": current().ink, "mew": 0.8, "zorder": 5, "clip_on": False}
         self.here = ax.plot([0], [0], marker="^", ms=8, transform=ax.get_xaxis_transform(), **mark)[0]
         self.own = ax.plot([0], [0], marker="D", ms=6.5, **mark)[0]
-        ax.set_ylabel(r"$J_{ij} = \partial z_i/\partial y_j$" if trained else "")
+        ax.set_ylabel(DERIVATIVE if trained else "")
         strip_spines(ax)
         handles = [self.span, self.all, self.here]
         labels = ["ECA may listen", "SE may listen", "channel i"]
         if trained:
             handles += [Line2D([], [], color=current().hues["coal"], lw=5), self.own]
-            labels += ["trained $J_{ij}$", "its own $J_{ii}$"]
+            labels += [f"trained {ENTRY}", f"its own {OWN_ENTRY}"]
         else:
             self.bars.set_visible(False)
             self.own.set_visible(False)
@@ -305,7 +306,7 @@ class ChannelRow(View):
             values, side = pool_row(row, self.cells)
             self.bars.set_data(values, np.minimum(np.arange(len(values) + 1) * side, len(row)) - 0.5)
             self.own.set_data([own], [row[own]])
-            name += f" (trained: largest $|J_{{ij}}|$ of {side} neighbours)" if side > 1 else ""
+            name += f" (trained: largest {ENTRY_SIZE} of {side} neighbours)" if side > 1 else ""
             height = nice_top(1.08 * top)
             if self.ax.get_ylim() != (-height, height):
                 set_limits(self.ax, y=(-height, height))

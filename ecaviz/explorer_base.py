@@ -32,6 +32,7 @@ from .canvas import DPI, Canvas, png_of
 from .frames import bundled, choices
 from .one_thread import OneThread
 from .screen import Frame, Screen, plain, token, worded
+from .texts import as_written
 from .views import Picture
 from .whole_files import replace_file
 
@@ -151,6 +152,7 @@ class Explorer(widgets.VBox):
         with themes.theme(self.theme) as look:
             figure = Picture(figsize=self._panels.size, dpi=DPI, facecolor=look.paper)
             self._panels(figure).update(self.state.scene())
+            as_written(figure)
         return figure
 
     def drawn(self, state: traitlets.HasTraits) -> tuple[bytes, str]:
@@ -410,7 +412,7 @@ def _raise(error: Exception) -> None:
 
 def _on_paper(png: bytes, theme: str) -> bytes:
     """A picture whose margins are not transparent."""
-    picture = Image.open(io.BytesIO(png))
+    picture = Image.open(io.BytesIO(png), formats=("PNG",))
     with themes.theme(theme) as look:
         paper = Image.new("RGBA", picture.size, look.paper)
     paper.alpha_composite(picture)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .looks import family_name, family_style
+from .texts import names_as_written
 from .themes import current
 from .views import Picture, strip_spines
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["coverage_cost", "image_grid", "picture"]
 
 
+@names_as_written
 def coverage_cost(
     structures: Sequence[Structure], realised: Sequence[Coverage] = (), *, figure: Figure | None = None
 ) -> Figure:
@@ -121,6 +123,7 @@ def picture(image: Any) -> np.ndarray:
     return np.moveaxis(values, 0, -1)
 
 
+@names_as_written
 def image_grid(
     images: Any,
     labels: Sequence[str] | None = None,

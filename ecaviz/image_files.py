@@ -20,6 +20,9 @@ __all__ = ["SUFFIXES", "ImageFiles", "ImageReadError", "decoded", "folder", "to_
 SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """What a file's name ends in for :func:`folder` to take it for an image; capitals do not matter."""
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is read, by Pillow's names: what the endings stand for, whichever of them a file's name has. Pillow knows more,
+and for one of those, Encapsulated PostScript, it starts an outside program on what the file holds."""
 
 MOST_LENGTHY = 1000
 """An image one side of which is longer than the other by more than this factor is left out: transforms enlarge the
@@ -107,7 +110,8 @@ def folder(path: str | os.PathLike) -> ImageFiles:
 
     Files are taken by the ending of their name (:data:`SUFFIXES`); hidden ones are passed over. The order is
     alphabetical. Links to folders are followed, to each folder once in a class. Nothing is decoded here: a file that
-    turns out to be no image is skipped later, counted and named, as is a folder that cannot be read.
+    turns out to be no image, or to have more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, is skipped later, counted and
+    named, as is a folder that cannot be read.
 
     Args:
         path: The folder; ``~`` is understood.
@@ -221,7 +225,8 @@ def decoded(file: Path | BinaryIO, path: Path, *, at_most: int | None = None) ->
     Args:
         file: The file, or its bytes.
         path: What it is called in messages.
-        at_most: The most pixels; of what has more nothing is decoded. None for Pillow's own limit.
+        at_most: The most pixels; of what has more nothing is decoded. None for what Pillow takes without a warning,
+            ``PIL.Image.MAX_IMAGE_PIXELS``: 89 million, 1.4 GB while they are decoded. It can be raised there.
 
     Returns:
         uint8 3×H×W; "first of 3 frames, from CMYK", empty where nothing was done.
@@ -231,15 +236,16 @@ def decoded(file: Path | BinaryIO, path: Path, *, at_most: int | None = None) ->
     """
     from PIL import Image, UnidentifiedImageError
 
+    most, where = (Image.MAX_IMAGE_PIXELS, " (PIL.Image.MAX_IMAGE_PIXELS)") if at_most is None else (at_most, "")
     try:
         with warnings.catch_warnings():
-            if at_most is not None:  # tested below; and of what is far larger Pillow raises an error of its own
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file)
+            # Tested below; and of what is far larger Pillow raises an error of its own.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=FORMATS)
         with image:
-            if at_most is not None and image.width * image.height > at_most:
+            if most is not None and image.width * image.height > most:
                 raise ImageReadError(
-                    path, f"it has {image.width:,} × {image.height:,} pixels; at most {at_most:,} are taken"
+                    path, f"it has {image.width:,} × {image.height:,} pixels; at most {most:,} are taken{where}"
                 )
             short, long = sorted(image.size)
             if long > MOST_LENGTHY * max(short, 1):
@@ -252,8 +258,9 @@ def decoded(file: Path | BinaryIO, path: Path, *, at_most: int | None = None) ->
             return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1).contiguous(), ", ".join(done)
     except UnidentifiedImageError:
         size = file.stat().st_size if isinstance(file, Path) else file.seek(0, os.SEEK_END)
+        known = ", ".join(FORMATS)
         raise ImageReadError(
-            path, f"no image format is recognised ({size} bytes)" if size else "the file is empty"
+            path, f"none of the formats {known} ({size} bytes)" if size else "the file is empty"
         ) from None
     except (MemoryError, ImageReadError):
         raise

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .looks import MOST_SERIES, layer_labels, series_styles, styles
+from .texts import names_as_written
 from .themes import current
 from .views import axes_or_current, numbers, strip_spines
 
@@ -36,6 +37,7 @@ _MEASURES = {
 }
 
 
+@names_as_written
 def gate_and_mean(
     record: GateRecord, mean: Any, *, image: int = 0, title: str | None = None, ax: Axes | None = None
 ) -> Axes:
@@ -74,6 +76,7 @@ def gate_and_mean(
     return ax
 
 
+@names_as_written
 def static_and_dynamic(
     table: pd.DataFrame,
     measure: str = "divergence",
@@ -149,6 +152,7 @@ def _legend_above(ax: Axes, columns: int) -> None:
     ax.legend(ncols=columns, fontsize="small", frameon=False, handletextpad=0.2, columnspacing=1.0, **where)
 
 
+@names_as_written
 def channels_of_class(table: pd.DataFrame, *, top: int = 20, title: str | None = None, ax: Axes | None = None) -> Axes:
     """The channels whose gates a class's logit depends on most: exact change, its interval, and the approximation.
 
@@ -192,6 +196,7 @@ def channels_of_class(table: pd.DataFrame, *, top: int = 20, title: str | None =
     return ax
 
 
+@names_as_written
 def exact_and_gradient(table: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
     """Every channel's exact change against its approximation by the gradient, by site.
 
@@ -228,6 +233,7 @@ def exact_and_gradient(table: pd.DataFrame, *, title: str | None = None, ax: Axe
     return ax
 
 
+@names_as_written
 def contrast_curve(
     curves: Mapping[str, Mapping[float, Effect]],
     measure: str = "accuracy after",

@@ -9,6 +9,7 @@ import numpy as np
 from . import kernel_views
 from .coverage_plots import check_frame, finish
 from .looks import family_style, ink_on, layer_labels, masked_map, setting, signed_map
+from .texts import names_as_written
 from .themes import current
 from .views import axes_or_current, colour_bar, fitted, numbers
 
@@ -25,6 +26,7 @@ __all__ = ["gates_by_kernel", "interaction", "kernel", "learned_kernels", "weigh
 # ------------------------------------------------------------------------------------------------------------- kernels
 
 
+@names_as_written
 def kernel(weights: Tensor, resized: Tensor | None = None, *, title: str | None = None, ax: Axes | None = None) -> Axes:
     """One kernel, weight by offset; beside it, if given, its resized version.
 
@@ -42,6 +44,7 @@ def kernel(weights: Tensor, resized: Tensor | None = None, *, title: str | None 
     return ax
 
 
+@names_as_written
 def learned_kernels(table: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
     """The learned kernels of a model: layer × offset, the colour centred at zero, the weights written in.
 
@@ -82,6 +85,7 @@ def learned_kernels(table: pd.DataFrame, *, title: str | None = None, ax: Axes |
     return ax
 
 
+@names_as_written
 def weights_by_start(table: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
     """Every trained weight against the one that its training started from.
 
@@ -110,6 +114,7 @@ def weights_by_start(table: pd.DataFrame, *, title: str | None = None, ax: Axes 
     return ax
 
 
+@names_as_written
 def gates_by_kernel(
     original: Tensor,
     other: Tensor,
@@ -144,6 +149,7 @@ def gates_by_kernel(
 # --------------------------------------------------------------------------------------------------------- interaction
 
 
+@names_as_written
 def interaction(
     matrix: InteractionMatrix | Structure | Tensor,
     *,

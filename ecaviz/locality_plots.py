@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 
 from .coverage_plots import check_frame, column, finish, in_turn, percent, places_of, positive, series_of
 from .looks import series_styles
+from .texts import names_as_written
 from .themes import current
 from .views import Picture, axes_or_current, numbers
 
@@ -34,6 +35,7 @@ ORDERS = {
 """Name, hue and marker of each ordering of the channels."""
 
 
+@names_as_written
 def band_energy(
     tests: BandTest | Sequence[BandTest], *, labels: Sequence[str] | None = None, ax: Axes | None = None
 ) -> Axes:
@@ -104,6 +106,7 @@ def _seen(sure: np.ndarray, test: BandTest) -> str:
     return f"energy above the null at k = {which}"
 
 
+@names_as_written
 def locality(frame: pd.DataFrame, k: int = 3, null: str = "matching", *, figure: Figure | None = None) -> Figure:
     """How much more of ‖J‖² lies within k of the diagonal than chance would put there, by model and site.
 

@@ -40,6 +40,7 @@ from .rule_plots import rule_audit, rule_staircase
 from .study_plots import accuracy_by_variant
 from .surgery_plots import surgery_effects
 from .survey_plots import activations, convolutions, poolings
+from .texts import names_as_written
 from .themes import current
 from .variance_plots import factor_information, selectivity, variance_parts
 from .views import Distribution, axes_or_current, counts_of, layer_axis, numbers, spread
@@ -132,6 +133,7 @@ def _per(data: Any) -> str:
 # --------------------------------------------------------------------------------------------------------------- gates
 
 
+@names_as_written
 def gate_heatmap(
     data: AttentionProfile | Mapping[str, Any],
     *,
@@ -187,6 +189,7 @@ def gate_heatmap(
     return ax
 
 
+@names_as_written
 def gate_distribution(
     data: Any,
     site: str | Sequence[str] | None = None,
@@ -247,6 +250,7 @@ def gate_distribution(
     return ax
 
 
+@names_as_written
 def gate_distributions_by_layer(
     profiles: AttentionProfile | Sequence[AttentionProfile], *, of: str | None = None, ax: Axes | None = None
 ) -> Axes:
@@ -324,6 +328,7 @@ def _quantiles(site: SiteProfile, shares: Sequence[float], counts: np.ndarray | 
     return site.histogram.low + (at + part) * (site.histogram.high - site.histogram.low) / len(counts)
 
 
+@names_as_written
 def class_curves(
     profile: AttentionProfile,
     site: str,
@@ -373,6 +378,7 @@ def class_curves(
     return ax
 
 
+@names_as_written
 def saturation(profiles: AttentionProfile | Sequence[AttentionProfile], *, ax: Axes | None = None) -> Axes:
     """Share of the gates that are nearly shut (drawn downwards) or nearly open (upwards), by layer.
 

@@ -15,6 +15,7 @@ from . import checks
 from .blocks import blocks_of, last_of_stages, title_of
 from .gate_variance import by_class
 from .looks import MOST_SERIES, series_styles, settings
+from .texts import names_as_written
 from .themes import current
 from .views import Picture, fitted, numbers, spread, strip_spines
 
@@ -30,6 +31,7 @@ CHANNELS = 64
 """Channels that are drawn: of hundreds of lines nobody sees anything."""
 
 
+@names_as_written
 def senet_figure(
     profile: AttentionProfile,
     classes: Sequence[str] | None = None,
@@ -83,6 +85,7 @@ def senet_figure(
     return figure
 
 
+@names_as_written
 def eca_figure(
     profiles: AttentionProfile | Sequence[AttentionProfile],
     classes: Sequence[str] | None = None,

@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 
 from .coverage_plots import check_frame, column, finish
 from .looks import GATE_MAP, family_style, layer_labels, masked_map
+from .texts import names_as_written
 from .themes import current
 from .views import View, axes_or_current, colour_bar, numbers, strip_spines
 
@@ -39,6 +40,7 @@ NAMES = {
 """Of each measure its name, its axis, the value to draw a line at, and the ends that it cannot pass."""
 
 
+@names_as_written
 def kernel_response(
     kernel: FrequencyResponse | Any,
     *,
@@ -100,6 +102,7 @@ def kernel_response(
     return ax
 
 
+@names_as_written
 def kernel_responses(table: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
     r"""\|H(f)\|/‖w‖ of all sites of a model: site × frequency, light where a pattern passes well.
 
@@ -158,6 +161,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
+@names_as_written
 def kernel_null(
     table: pd.DataFrame, measure: str = "balance", *, title: str | None = None, ax: Axes | None = None
 ) -> Axes:

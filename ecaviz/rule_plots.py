@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .rule_views import AuditRow, AuditTable, RuleStaircase
+from .texts import names_as_written
 from .views import axes_or_current
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ __all__ = ["rule_audit", "rule_staircase"]
 MARKS = ("the rule on planes", "the rule on channels", "k of the weights")
 
 
+@names_as_written
 def rule_staircase(
     gamma: float = 2,
     b: float = 1,
@@ -69,6 +71,7 @@ def rule_staircase(
     return ax
 
 
+@names_as_written
 def rule_audit(
     table: pd.DataFrame, *, marked: str | None = None, title: str | None = None, ax: Axes | None = None
 ) -> Axes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .looks import family_style
+from .texts import names_as_written
 from .themes import current
 from .views import axes_or_current, strip_spines
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["accuracy_by_variant"]
 
 
+@names_as_written
 def accuracy_by_variant(
     table: pd.DataFrame,
     runs: pd.DataFrame | None = None,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .looks import family_style
+from .texts import names_as_written
 from .themes import current
 from .views import axes_or_current, strip_spines
 
@@ -24,6 +25,7 @@ _MEASURES = {
 }
 
 
+@names_as_written
 def surgery_effects(
     effects: Mapping[str, Effect],
     measure: str = "accuracy difference",

@@ -14,6 +14,7 @@ from matplotlib.ticker import NullFormatter
 
 from .figures import picture
 from .looks import ACTIVATION_MAP, MOST_SERIES, Style, series_styles, signed_map
+from .texts import names_as_written
 from .themes import current
 from .views import Picture, View, colour_bar, numbers, strip_spines
 
@@ -57,6 +58,7 @@ def _finite(values: np.ndarray, what: str) -> None:
 # ------------------------------------------------------------------------------------------------------------- pooling
 
 
+@names_as_written
 def poolings(
     x: Tensor,
     channels: int = 4,
@@ -196,6 +198,7 @@ def _joined(places: np.ndarray, names: np.ndarray, least: float) -> list[str]:
 # --------------------------------------------------------------------------------------------------------- convolution
 
 
+@names_as_written
 def convolutions(channels: int = 4, kernel: int = 3, *, figure: Figure | None = None) -> Figure:
     """An ordinary convolution beside a depth-wise one: which input map feeds which output map, and what that costs.
 
@@ -285,6 +288,7 @@ def _feeding(ax: Axes, feeds: np.ndarray, k: int) -> None:
 # ---------------------------------------------------------------------------------------------------------- activation
 
 
+@names_as_written
 def activations(logits: Tensor, *, figure: Figure | None = None) -> Figure:
     """Sigmoid and softmax of the same logits: what the gates of a layer would be with either.
 

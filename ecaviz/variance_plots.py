@@ -9,6 +9,7 @@ import numpy as np
 
 from .gate_variance import PARTS
 from .looks import family_name, ink_on, layer_labels, shares_map, styles
+from .texts import names_as_written
 from .themes import current
 from .views import Picture, axes_or_current, colour_bar, layer_axis
 
@@ -32,6 +33,7 @@ def _by_name(tables: Any) -> dict[str, pd.DataFrame]:
     return dict(tables) if isinstance(tables, Mapping) else {"": tables}
 
 
+@names_as_written
 def variance_parts(
     tables: pd.DataFrame | Mapping[str, pd.DataFrame], *, title: str | None = None, figure: Figure | None = None
 ) -> Figure:
@@ -84,6 +86,7 @@ def variance_parts(
     return figure
 
 
+@names_as_written
 def selectivity(
     tables: pd.DataFrame | Mapping[str, pd.DataFrame],
     *,
@@ -157,6 +160,7 @@ def selectivity(
     return ax
 
 
+@names_as_written
 def factor_information(
     summary: pd.DataFrame,
     *,

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from ecaviz import batches as batching
 from ecaviz import images, items
+from ecaviz.image_files import FORMATS
 from ecaviz.shapes import normalise
 
 WORKERS = pytest.mark.filterwarnings(
@@ -461,6 +462,12 @@ def test_folders_that_cannot_be_used(tmp_path):
         images.folder(tmp_path / "notes.txt")
 
 
+def test_the_formats_are_those_that_the_endings_stand_for():
+    known = Image.registered_extensions()
+    assert {known[suffix] for suffix in images.SUFFIXES} == set(FORMATS)
+    assert list(FORMATS) == sorted(FORMATS)
+
+
 @pytest.fixture
 def damaged(tmp_path):
     """A folder of three good images and three that cannot be read."""
@@ -482,7 +489,7 @@ def test_images_that_cannot_be_read_are_skipped_counted_and_named(damaged):
         assert len(caught) == 1
         assert [path.name for path, _ in found.skipped] == ["b.jpg", "d.jpg", "e.png"]
     reasons = {path.name: reason for path, reason in stream.skipped}
-    assert reasons["b.jpg"] == "no image format is recognised (16 bytes)"
+    assert reasons["b.jpg"] == "none of the formats BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP (16 bytes)"
     assert "truncated" in reasons["d.jpg"]
     assert reasons["e.png"] == "the file is empty"
     assert not any(str(damaged) in reason for reason in reasons.values())
@@ -522,7 +529,7 @@ def test_skipping_reaches_through_a_subset(damaged):
 
 def test_a_folder_in_which_no_image_can_be_read(tmp_path):
     (tmp_path / "a.jpg").write_text("words")
-    with pytest.raises(ValueError, match=r"1 file\(s\).*a.jpg \(no image format.*None could be read"):
+    with pytest.raises(ValueError, match=r"1 file\(s\).*a.jpg \(none of the formats.*None could be read"):
         list(images.batches(tmp_path, normalise))
 
 
@@ -535,7 +542,7 @@ def test_the_warning_names_ten_at_most(tmp_path):
 
 
 def test_an_unreadable_image_says_so_when_it_is_asked_for(damaged):
-    with pytest.raises(images.ImageReadError, match=r"b.jpg cannot be read: no image format") as error:
+    with pytest.raises(images.ImageReadError, match=r"b.jpg cannot be read: none of the formats") as error:
         images.folder(damaged)[1]
     again = pickle.loads(pickle.dumps(error.value))
     assert (again.path, again.reason, str(again)) == (error.value.path, error.value.reason, str(error.value))

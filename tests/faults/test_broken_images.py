@@ -7,18 +7,21 @@ import os
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from damage import flipped, open_folder, seeds, someone_else
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from recorder import CLEAR, LEFT_OUT, SAME, case
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ecaviz
 from ecaviz import attention, images
+from ecaviz.image_files import decoded
+from ecaviz.picture_state import decoded_from
 from ecaviz.profiles import profile
 from ecaviz.training_sets import SETS
 
@@ -174,14 +177,67 @@ def test_no_images(check):
     left_out(["text.png", "empty.png", "page.png", "pointer.png", "drawing.png"], times=5)
 
 
-def png(width, height, data=b"") -> bytes:
-    """A PNG that claims a size, whatever its data."""
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\n(any file) (r) file\nshowpage\n%%EOF\n"
+
+
+@pytest.fixture
+def ghostscript(tmp_path, monkeypatch):
+    """A file that is there once the program was started with which Pillow reads PostScript."""
+    if os.name == "nt":
+        pytest.skip("the stand-in is a shell script")
+    place, started = tmp_path / "programs", tmp_path / "started"
+    place.mkdir()
+    (place / "gs").write_text(f"#!/bin/sh\necho \"$@\" >> '{started}'\n")
+    (place / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # whether it is there is looked up once
+    return started
+
+
+@case(
+    GROUP,
+    "PostScript named .png, .jpg and .tif, in a folder, as one picture and uploaded, with Ghostscript at hand",
+    expected=f"{LEFT_OUT}, or {CLEAR}; no program is started",
+)
+def test_postscript(outcomes, check, tmp_path, ghostscript):
+    folder, left_out = check
+    names = ["a.png", "b.jpg", "c.tif"]
+    for name in names:
+        (folder / name).write_bytes(POSTSCRIPT)
+    left_out(names, "none of the formats BMP, GIF, JPEG, PNG", times=len(names))
+    for name in names:
+        with outcomes.clear_error(images.ImageReadError, folder / name, "none of the formats .*PNG"):
+            decoded_from(folder / name)
+        with outcomes.clear_error(images.ImageReadError, name, "none of the formats .*PNG"):
+            decoded(io.BytesIO(POSTSCRIPT), Path(name))
+    assert not ghostscript.exists(), ghostscript.read_text()
+    with Image.open(folder / "a.png") as image, pytest.raises(OSError, match=r"gs|Ghostscript|image"):
+        image.load()  # the stand-in is what Pillow itself would start
+    assert ghostscript.exists()
+
+
+@case(GROUP, "PNG, JPEG, GIF and WebP, each named .jpg and .bmp", expected="the image")
+def test_other_format_than_the_name_says(outcomes, tmp_path):
+    for kind in ("PNG", "JPEG", "GIF", "WebP"):
+        content = contents(Image.new("RGB", (16, 16), "white"), kind)
+        for ending in ("jpg", "bmp"):
+            path = tmp_path / f"a.{ending}"
+            path.write_bytes(content)
+            found, _ = images.folder(tmp_path)[0]
+            assert torch.equal(found, torch.full((3, 16, 16), 255, dtype=torch.uint8)), (kind, ending)
+            path.unlink()
+            outcomes.happened("the image")
+
+
+def png(width, height, data=b"", *, deflated=False) -> bytes:
+    """A PNG that claims a size, whatever its data; these may be deflated already."""
+    data = data if deflated else zlib.compress(data)
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 @case(GROUP, "decompression bombs: PNGs that claim 400 million to 10¹⁸ pixels", expected=LEFT_OUT)
@@ -191,6 +247,30 @@ def test_bombs(check):
     (folder / "bomb2.png").write_bytes(png(2**31 - 1, 2**31 - 1))
     (folder / "bomb3.png").write_bytes(png(2**31 - 1, 1))
     left_out(["bomb1.png", "bomb2.png", "bomb3.png"], times=3)
+
+
+@case(
+    GROUP,
+    "a PNG of 519 kB with 20,000 × 8,900 pixels, which would take 2.4 GB",
+    expected=f"{LEFT_OUT}: above Pillow's limit of 89 million pixels, which can be raised",
+)
+def test_large(outcomes, check, tmp_path, monkeypatch):
+    folder, left_out = check
+    rows = zlib.compressobj(9)
+    data = b"".join(rows.compress(bytes(1 + 3 * 20_000)) for _ in range(8_900)) + rows.flush()
+    (folder / "large.png").write_bytes(png(20_000, 8_900, data, deflated=True))
+    assert 500_000 < (folder / "large.png").stat().st_size < 540_000
+    left_out(["large.png"], "it has 20,000 × 8,900 pixels; at most 89,478,485 are taken (PIL.Image.MAX_IMAGE_PIXELS)")
+    one = tmp_path / "one"
+    one.mkdir()
+    picture().save(one / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SEEN * SEEN - 1)
+    with outcomes.clear_error(images.ImageReadError, one / "a.png", "it has 16 × 16 pixels; at most 255 are taken"):
+        images.folder(one)[0]
+    for raised in (SEEN * SEEN, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", raised)
+        assert images.folder(one)[0][0].shape == (3, SEEN, SEEN)
+        outcomes.happened("taken as an image, with the limit raised")
 
 
 @case(GROUP, "PNGs that claim 0 pixels, and images of one pixel", expected=f"{LEFT_OUT}; one pixel is an image")
