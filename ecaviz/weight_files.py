@@ -16,6 +16,8 @@ import threading
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -24,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checks, tensor_files
+from . import checks, pickled_numbers, tensor_files
 
 __all__ = ["WeightFile", "check_finite", "convert", "read"]
 
@@ -168,7 +170,7 @@ def _read_torch(path: Path, kind: str) -> Any:
     if kind == "zip":
         _check_zip(path)
     try:
-        with _ONE_AT_A_TIME, torch.serialization.safe_globals(_harmless()), warnings.catch_warnings(action="ignore"):
+        with _ONE_AT_A_TIME, _harmless(), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
@@ -201,13 +203,26 @@ def _is_cut_off(path: Path) -> bool:
     return False
 
 
-def _harmless() -> list:
-    """What training scripts put beside the weights and holds no code: options, and NumPy's numbers."""
-    import numpy as np
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """What training scripts put beside the weights and holds no code is let through: options, and NumPy's numbers."""
+    before = torch.serialization.get_safe_globals()
+    names = {name for _, name in pickled_numbers.STAND_INS}  # NumPy's own, if somebody allowed them, are none of ours
+    others = [one for one in before if _named(one) not in names]
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals([*others, argparse.Namespace, *pickled_numbers.STAND_INS])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
-    scalar = np.core.multiarray.scalar if not hasattr(np, "_core") else np._core.multiarray.scalar
-    kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
-    return [argparse.Namespace, (scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, *kinds]
+
+def _named(let_through: Any) -> str:
+    """What a pickle calls it."""
+    if isinstance(let_through, tuple):
+        return let_through[1]
+    return f"{let_through.__module__}.{let_through.__qualname__}"
 
 
 def _check_zip(path: Path) -> None:

@@ -69,6 +69,34 @@ def test_what_a_training_script_wrote_beside_the_weights(tmp_path, state):
     assert file.notes == {"epoch": 90, "best_prec1": 77.25}
 
 
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("kind", ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?", ">f8", ">i4"])
+def test_numbers_of_numpy_beside_the_weights(tmp_path, state, kind, old):
+    written = np.array([3.0]).astype(kind)[0]
+    if kind.startswith(">"):
+        written = _Swapped(written, kind)
+    torch.save({"state_dict": state, "epoch": written}, tmp_path / "x.pth", _use_new_zipfile_serialization=not old)
+    assert weight_files.read(tmp_path / "x.pth").notes == {"epoch": kind == "?" or 3}
+
+
+class _Swapped:
+    """A number as a machine writes it that has the bytes in the other order."""
+
+    def __init__(self, value, kind):
+        self.value, self.kind = value, np.dtype(kind)
+
+    def __reduce__(self):
+        scalar = np.float64(0).__reduce__()[0]
+        return scalar, (self.kind, np.array(self.value, self.kind).tobytes())
+
+
+def test_what_somebody_allowed_is_allowed_afterwards(tmp_path, state):
+    torch.save({"state_dict": state, "args": argparse.Namespace(x=1), "acc": np.float64(3)}, tmp_path / "x.pt")
+    with torch.serialization.safe_globals([argparse.Namespace, np.dtype, (len, "a.name")]):
+        weight_files.read(tmp_path / "x.pt")
+        assert {argparse.Namespace, np.dtype, (len, "a.name")} <= set(torch.serialization.get_safe_globals())
+
+
 @pytest.mark.parametrize("length", [0x80, 0x180, 0x4B50])
 def test_safetensors_whose_length_begins_as_a_pickle_or_an_archive_does(tmp_path, length):
     header = b'{"fc.weight":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}'.ljust(length)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 from damage import flipped, open_folder, seeds, sixteenths, someone_else
 from recorder import CLEAR, SAME, case
 from safetensors.torch import save, save_file
+from stopping import Worker
 
 import ecaviz
 from ecaviz import bundle, networks, weight_files
@@ -328,6 +331,53 @@ def test_globals_that_are_never_allowed(outcomes, tmp_path, command):
     with outcomes.clear_error(ValueError, path, f"refused, and nothing in it was run.*{name}"):
         weight_files.read(path)
     assert not witness.exists()
+
+
+def numbers(folder, kind, called, state, data):
+    """A file whose pickle has a number of NumPy's beside the weights, of the kind, state and bytes that are given."""
+    path, whole = folder / "x.pt", io.BytesIO()
+    torch.save({"a.weight": torch.zeros(2)}, whole)
+    body = b"\x80\x02}X\x05\0\0\0extra" + f"c{called}\nscalar\n".encode()
+    body += b"(cnumpy\ndtype\n" + pickled(kind) + b"R" + pickled(state) + b"b"
+    if data is not None:
+        body += b"c_codecs\nencode\n" + pickled((data.decode("latin-1"), "latin1")) + b"R"
+    with zipfile.ZipFile(whole) as read, zipfile.ZipFile(path, "w") as written:
+        for name in read.namelist():
+            written.writestr(name, body + b"tRs." if name.endswith("data.pkl") else read.read(name))
+    return path
+
+
+def pickled(value) -> bytes:
+    return pickle.dumps(value, 2)[2:-1]
+
+
+PLAIN = (3, "<", None, None, None, -1, -1, 0)
+
+
+@pytest.mark.parametrize("allowed", [False, True], ids=["", "NumPy's own allowed by somebody"])
+@case(
+    GROUP,
+    "NumPy's numbers whose kind, state or bytes are none that NumPy writes: any flags, sizes, objects",
+    expected=f"{CLEAR}; the process lives",
+)
+def test_numbers_that_are_none(outcomes, tmp_path, allowed):
+    f8, eight = ("f8", False, True), b"A" * 8
+    wrong = [(f8, (*PLAIN[:7], flags), data) for flags in (1, 2, 8, 63, 127) for data in (None, eight)]
+    wrong += [((code, False, True), PLAIN, eight) for code in ("O8", "O", "V8", "S8", "U2", "M8", "f16", "f8,O", "", 8)]
+    wrong += [(f8, (4, *PLAIN[1:], {}), eight), (f8, (*PLAIN[:5], 1 << 60, 8, 0), eight), (f8, (), eight)]
+    wrong += [(f8, (3, "<", (f8, (2**30,)), *PLAIN[3:]), eight), (f8, (3, "x", *PLAIN[2:]), eight)]
+    wrong += [((), PLAIN, eight), (f8, PLAIN, b"A" * 7), (f8, PLAIN, None), (f8, None, eight)]
+    paths = []
+    for i, (kind, state, data) in enumerate(wrong):
+        (tmp_path / str(i)).mkdir()
+        paths.append(numbers(tmp_path / str(i), kind, "numpy.core.multiarray", state, data))
+    with Worker("works", tmp_path) as worker:
+        for path in paths:
+            with outcomes.undisturbed():
+                ended = worker.run("refusal", str(path), allowed)
+            assert ended.status == 0, f"the process ended with {ended.status}"
+            with outcomes.clear_error(ValueError, path, "refused, and nothing in it was run"):
+                weight_files.read(path)
 
 
 # ------------------------------------------------------------------------------------------------- bundled checkpoints
