@@ -240,6 +240,12 @@ def _check_zip(path: Path) -> None:
                     f"load: {path} is a zip archive, but no torch.save (it holds {inside}). If there is a file of "
                     f"weights in it, unpack it and give that."
                 )
+            held = sum(one.file_size for one in archive.infolist())
+            if held > path.stat().st_size:  # of little that becomes much, nothing is unpacked
+                raise ValueError(
+                    f"load: {path} is compressed, or damaged: it has {path.stat().st_size:,} bytes, and what is in it "
+                    f"{held:,}. torch.save does not compress. Fetch it again, or unpack it and pack it with `zip -0`."
+                )
             broken = archive.testzip()  # torch itself does not look at the checksums
     except (
         zipfile.BadZipFile,

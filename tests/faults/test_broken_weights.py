@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import os
 import pickle
@@ -378,6 +379,36 @@ def test_numbers_that_are_none(outcomes, tmp_path, allowed):
             assert ended.status == 0, f"the process ended with {ended.status}"
             with outcomes.clear_error(ValueError, path, "refused, and nothing in it was run"):
                 weight_files.read(path)
+
+
+@case(
+    GROUP, "a zip archive of 1 MB whose weights would take 1 GB, and one whose parts lie on each other", expected=CLEAR
+)
+def test_zip_bombs(outcomes, tmp_path):
+    path, whole = tmp_path / "bomb.pt", io.BytesIO()
+    torch.save({"a.weight": torch.zeros(100)}, whole)
+    with zipfile.ZipFile(whole) as read, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as written:
+        for name in read.namelist():
+            with written.open(name, "w", force_zip64=True) as part:
+                for content in [bytes(2**20)] * 1024 if name.endswith("data/0") else [read.read(name)]:
+                    part.write(content)
+    assert path.stat().st_size < 2**21
+    with none_unpacked(), outcomes.clear_error(ValueError, path, "compressed, or damaged", "etch it again"):
+        weight_files.read(path)
+    with zipfile.ZipFile(path, "w") as written:
+        written.writestr("x/data.pkl", b"0" * 100_000)
+        written.filelist += [copy.copy(written.filelist[0]) for _ in range(1000)]
+    with none_unpacked(), outcomes.clear_error(ValueError, path, "compressed, or damaged", "etch it again"):
+        weight_files.read(path)
+
+
+@contextlib.contextmanager
+def none_unpacked():
+    """Nothing of an archive is unpacked in the ``with``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zipfile.ZipFile, "open", lambda *_, **__: pytest.fail("something is unpacked"))
+        patch.setattr(torch, "load", lambda *_, **__: pytest.fail("it is loaded"))
+        yield
 
 
 # ------------------------------------------------------------------------------------------------- bundled checkpoints
