@@ -75,7 +75,7 @@ def read(path: str | os.PathLike) -> WeightFile:
         ValueError: It holds no weights, is damaged, has NaN or infinite weights, or would execute code; the message
             says which and what to do.
     """
-    path = Path(path).expanduser()
+    path = checks.expanded(path, "load")
     checks.readable(path, "load")
     if path.is_dir():
         raise ValueError(f"load: {path} is a folder; expected a file of weights. {_listing(path)}")

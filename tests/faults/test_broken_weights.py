@@ -19,7 +19,7 @@ from safetensors.torch import save, save_file
 from stopping import Worker
 
 import ecaviz
-from ecaviz import bundle, networks, weight_files
+from ecaviz import bundle, images, networks, picture_state, weight_files
 
 GROUP = "Files of weights"
 KINDS = pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
@@ -144,6 +144,23 @@ def test_empty_file_and_folder(outcomes, tmp_path):
         ecaviz.load(tmp_path / "empty.pth", device="cpu")
     with outcomes.clear_error(ValueError, tmp_path / "folder.pth", "is a folder; expected a file of weights"):
         ecaviz.load(tmp_path / "folder.pth", device="cpu")
+
+
+@case(
+    GROUP,
+    "a link to itself, a name that is too long for a file, the folder of a user that there is not",
+    expected=CLEAR,
+)
+def test_names_that_lead_nowhere(outcomes, tmp_path):
+    path = tmp_path / "x.pth"
+    path.symlink_to(path)
+    for one in (path, tmp_path / f"{'x' * 300}.pth"):
+        with outcomes.clear_error(FileNotFoundError, one, "a link that leads to itself|too long", "Give the file"):
+            ecaviz.load(one, device="cpu")
+    nobody = "~nosuchuser/x.pth"
+    for read in (ecaviz.load, images.folder, picture_state.decoded_from, lambda one: images.cifar10("test", one)):
+        with outcomes.clear_error(FileNotFoundError, nobody, "nobody here is called nosuchuser", "path in full"):
+            read(nobody)
 
 
 @KINDS
