@@ -8,6 +8,7 @@ pickle format (the ``.pth.tar`` of many training scripts is the latter; it is no
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import pickle
 import pickletools
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checks, pickled_numbers, tensor_files
+from . import checks, pickle_nesting, pickled_numbers, tensor_files
 
 __all__ = ["WeightFile", "check_finite", "convert", "read"]
 
@@ -169,6 +170,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read_torch(path: Path, kind: str) -> Any:
     if kind == "zip":
         _check_zip(path)
+    if _is_too_deep(path, kind):
+        raise ValueError(
+            f"load: {path} is damaged or no checkpoint: tuples in it lie in each other more than {pickle_nesting.MOST} "
+            f"levels deep. Fetch it again."
+        )
     try:
         with _ONE_AT_A_TIME, _harmless(), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -182,6 +188,16 @@ def _read_torch(path: Path, kind: str) -> Any:
         raise ValueError(_refused(path, wanted or "instructions that tensors do not need")) from error
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to spell
         raise _damaged(path, error) from error
+
+
+def _is_too_deep(path: Path, kind: str) -> bool:
+    """Whether one of its pickles is nested so deep that reading it may end the process."""
+    if kind == "pickle":
+        with path.open("rb") as file:
+            return pickle_nesting.is_too_deep(file, pickles=5)  # those of _is_cut_off, and the names of the storages
+    with zipfile.ZipFile(path) as archive:
+        pickles = [one for one in archive.infolist() if one.filename.lower().endswith("data.pkl")]
+        return any(pickle_nesting.is_too_deep(io.BytesIO(archive.read(one))) for one in pickles)
 
 
 def _protocol(path: Path) -> int:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ecaviz
-from ecaviz import weight_files
+from ecaviz import pickle_nesting, weight_files
 
 
 @pytest.fixture
@@ -88,6 +88,20 @@ class _Swapped:
     def __reduce__(self):
         scalar = np.float64(0).__reduce__()[0]
         return scalar, (self.kind, np.array(self.value, self.kind).tobytes())
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_tuples_in_tuples(tmp_path, state, old):
+    path, deep = tmp_path / "x.pt", (1, [2, {"a": (3,)}], ((4, 5), 6, 7, 8))
+    for _ in range(pickle_nesting.MOST - 3):
+        deep = (deep,)
+    torch.save({"state_dict": state, "log": deep}, path, _use_new_zipfile_serialization=not old)
+    assert same(weight_files.read(path).state, state)
+    torch.save({"state_dict": state, "log": (deep,)}, path, _use_new_zipfile_serialization=not old)
+    with pytest.raises(
+        ValueError, match=r"x.pt is damaged or no checkpoint: tuples in it .* more than 200 levels deep"
+    ):
+        weight_files.read(path)
 
 
 def test_what_somebody_allowed_is_allowed_afterwards(tmp_path, state):

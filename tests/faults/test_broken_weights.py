@@ -353,15 +353,12 @@ def test_globals_that_are_never_allowed(outcomes, tmp_path, command):
 
 def numbers(folder, kind, called, state, data):
     """A file whose pickle has a number of NumPy's beside the weights, of the kind, state and bytes that are given."""
-    path, whole = folder / "x.pt", io.BytesIO()
-    torch.save({"a.weight": torch.zeros(2)}, whole)
+    path = folder / "x.pt"
     body = b"\x80\x02}X\x05\0\0\0extra" + f"c{called}\nscalar\n".encode()
     body += b"(cnumpy\ndtype\n" + pickled(kind) + b"R" + pickled(state) + b"b"
     if data is not None:
         body += b"c_codecs\nencode\n" + pickled((data.decode("latin-1"), "latin1")) + b"R"
-    with zipfile.ZipFile(whole) as read, zipfile.ZipFile(path, "w") as written:
-        for name in read.namelist():
-            written.writestr(name, body + b"tRs." if name.endswith("data.pkl") else read.read(name))
+    write_pickle(path, body + b"tRs.", "zip")
     return path
 
 
@@ -396,6 +393,32 @@ def test_numbers_that_are_none(outcomes, tmp_path, allowed):
             assert ended.status == 0, f"the process ended with {ended.status}"
             with outcomes.clear_error(ValueError, path, "refused, and nothing in it was run"):
                 weight_files.read(path)
+
+
+@case(GROUP, "tuples in each other, 300,000 levels deep, for a name", expected=f"{CLEAR}; the process lives")
+def test_deep_tuples(outcomes, tmp_path):
+    path, n = tmp_path / "deep.pth", 300_000
+    with Worker("works", tmp_path) as worker:
+        for deep in (b")" + b"\x85" * n, b")" + b"q\0h\0\x86" * n, b"(" * n + b"t" * n):
+            for kind in ("bare", "old", "zip"):
+                write_pickle(path, b"\x80\x02}" + deep + b"K\x01s.", kind)
+                ended = worker.run("refusal", str(path), False)
+                assert ended.status == 0, f"the process ended with {ended.status}"
+                with outcomes.clear_error(ValueError, path, "levels deep", "etch it again"):
+                    weight_files.read(path)
+
+
+def write_pickle(path, program, kind):
+    """A pickle by itself, or as the content of one of torch.save's formats."""
+    whole = io.BytesIO()
+    torch.save({"a.weight": torch.zeros(2)}, whole, _use_new_zipfile_serialization=kind == "zip")
+    if kind == "zip":
+        with zipfile.ZipFile(whole) as read, zipfile.ZipFile(path, "w") as written:
+            for name in read.namelist():
+                written.writestr(name, program if name.endswith("data.pkl") else read.read(name))
+    else:
+        content = whole.getvalue()
+        path.write_bytes(content[: content.rindex(b"\x80\x02}")] + program if kind == "old" else program)
 
 
 @case(
