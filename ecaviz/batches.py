@@ -384,7 +384,7 @@ def describe(images) -> str:
 
 def _described(images) -> str:
     if isinstance(images, str | os.PathLike):
-        return f"folder {Path(images).expanduser().resolve().name}"
+        return f"folder {checks.expanded(images, 'images').resolve().name}"
     if isinstance(images, ImageFiles):
         return f"{images.name}: {len(images)} images, {len(images.classes)} classes"
     return repr(images) if isinstance(images, Shapes | Cifar10) else items.what(images)

@@ -141,7 +141,7 @@ def _written(todo: Sequence[tuple[str, int]], folder: Path | None, kept: Path | 
 def _read_redone(path: Path) -> set[tuple[str, int, str]]:
     try:
         return {(name, seed, digest) for name, seed, digest in json.loads(path.read_text("utf-8"))}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"train: {path} is damaged ({error}); it says what --redo has trained already. Delete it to train all anew."
         ) from error

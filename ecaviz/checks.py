@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import numbers
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 __all__ = [
     "at_least_one",
     "at_least_zero",
+    "expanded",
     "file",
     "hidden_units",
     "kernel_size",
@@ -171,6 +173,7 @@ def readable(path: Path, what: str) -> None:
     """Say in words that a file or a folder may not be read; nothing where there is none.
 
     Raises:
+        FileNotFoundError: It is a link that leads to itself, or its name is too long for one.
         PermissionError: It may not, or the folder that it lies in.
     """
     try:
@@ -186,4 +189,24 @@ def readable(path: Path, what: str) -> None:
     except PermissionError as error:
         raise PermissionError(
             f"{what}: {path} may not be read: permission denied. Allow it (chmod u+rX {path.name}), or ask its owner."
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENAMETOOLONG):
+            raise
+        why = "it is a link that leads to itself" if error.errno == errno.ELOOP else "the name is too long for one"
+        raise FileNotFoundError(f"{what}: there is no file {path}: {why}. Give the file itself.") from error
+
+
+def expanded(path: str | os.PathLike, what: str) -> Path:
+    """A path with ``~`` and ``~user`` replaced by their folders.
+
+    Raises:
+        FileNotFoundError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(
+            f"{what}: there is no {path}: nobody here is called {Path(path).parts[0][1:]}. Write the path in full, or "
+            f"./~… for a name that begins with ~."
         ) from error

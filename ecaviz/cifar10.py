@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import checks
 from .downloads import BrokenError, Source, WrongError, alone, download
 from .image_files import ImageReadError, decoded
 from .whole_files import draft
@@ -107,7 +108,7 @@ class Cifar10(torch.utils.data.Dataset):
 
 def place(root: str | os.PathLike | None = None) -> Path:
     """The folder that is looked into: ``root``, ``$ECAVIZ_CIFAR10``, or ``~/.cache/ecaviz/cifar10``."""
-    return Path(root or os.environ.get(VARIABLE) or "~/.cache/ecaviz/cifar10").expanduser()
+    return checks.expanded(root or os.environ.get(VARIABLE) or "~/.cache/ecaviz/cifar10", "cifar10")
 
 
 def _checked_place(root: str | os.PathLike | None) -> Path:

@@ -100,7 +100,7 @@ def record(rows: Sequence[Mapping], local: Sequence[Mapping], folder: Path | Non
 
 def _merge(path: Path, new: Sequence[Mapping]) -> None:
     replaced = {(row["model"], str(row["seed"])) for row in new}
-    there = recorded_files.rows(path, "coverages", _ADVICE, ("model", "seed")) if path.exists() else []
+    there = recorded_files.rows(path, "coverages", _ADVICE, ("model", "seed"), ("seed",)) if path.exists() else []
     kept = [row for row in there if (row["model"], row["seed"]) not in replaced]
     order = {known: i for i, known in enumerate(bundle.BUNDLE)}
     lines = kept + [{key: _written(value) for key, value in row.items()} for row in new]
@@ -154,7 +154,7 @@ _ADVICE = "Restore it with `git checkout -- data/results`, or measure it anew: `
 
 def _read(path: Path, numbers: Sequence[str]) -> pd.DataFrame:
     words = ("model", "family", "setting", "site", "squeeze")
-    frame = recorded_files.table(path, "coverages", _ADVICE, numbers, words)
+    frame = recorded_files.table(path, "coverages", _ADVICE, numbers, words, whole=("seed",))
     for name in ("setting", "squeeze"):
         frame[name] = frame[name].astype(object).where(frame[name].notna(), "")  # empty, not missing
     return frame

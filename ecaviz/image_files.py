@@ -125,7 +125,7 @@ def folder(path: str | os.PathLike) -> ImageFiles:
         PermissionError: It may not be read.
         ValueError: No image is in it.
     """
-    root = Path(path).expanduser()
+    root = checks.expanded(path, "images.folder")
     if not root.exists():
         raise FileNotFoundError(
             f"images.folder: there is no folder {root}. Check the path; relative ones start at {Path.cwd()}."

@@ -17,7 +17,7 @@ import torch
 import traitlets
 from torch import Tensor
 
-from . import gates, items
+from . import checks, gates, items
 from .figures import picture
 from .image_files import ImageReadError, decoded, folder, to_rgb
 from .images import batches, suited
@@ -76,7 +76,7 @@ def decoded_from(source: Any) -> tuple[Tensor, str, str]:
         FileNotFoundError: There is no such file.
     """
     if isinstance(source, str | os.PathLike):
-        path = Path(source).expanduser()
+        path = checks.expanded(source, "PictureExplorer")
         if not path.is_file():
             raise FileNotFoundError(f"PictureExplorer: there is no file {path}; the path of one picture was expected.")
         image, done = decoded(path, path, at_most=PIXELS)

@@ -83,8 +83,21 @@ def read(path: str | os.PathLike, make: Callable[..., Made]) -> Made:
         )
     try:
         return make(**_fields(json.loads(header["profile"]), tensors, header["version"] == WITH_DETAILS))
-    except (AttributeError, IndexError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
+    except _NONSENSE as error:
         raise ValueError(f"AttentionProfile.load: {path} is damaged: {error}. Profile the model again.") from error
+
+
+_NONSENSE = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a header that makes no sense may raise."""
 
 
 def _fields(about: dict[str, Any], tensors: dict[str, Tensor], details: bool) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def read(path: str | os.PathLike) -> Study:
     checks.file(path, "train", "a recipe, a TOML file", "The recipes of the recorded results lie in data/recipes.")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"train: {path} is not a TOML file: {error}.") from error
     known = {one.name for one in fields(Recipe)} - {"name"} | {"models", "seeds"}
     if unknown := sorted(values.keys() - known):

@@ -56,7 +56,7 @@ def read(path: Path, who: str, advice: str) -> bytes:
     )
 
 
-def rows(path: Path, who: str, advice: str, columns: Sequence[str]) -> list[dict[str, str]]:
+def rows(path: Path, who: str, advice: str, columns: Sequence[str], whole: Sequence[str] = ()) -> list[dict[str, str]]:
     """The rows of a table in a CSV file, as they are written.
 
     Args:
@@ -64,17 +64,28 @@ def rows(path: Path, who: str, advice: str, columns: Sequence[str]) -> list[dict
         who: As for :func:`read`.
         advice: As for :func:`read`.
         columns: Columns that it must have.
+        whole: Those of them that are whole numbers.
 
     Raises:
         FileNotFoundError: There is no such file.
         PermissionError: It may not be read.
         ValueError: It is a folder, not what its sum says, or no such table.
     """
-    return list(csv.DictReader(io.StringIO(_text(path, who, advice, columns), newline="")))
+    found = list(csv.DictReader(io.StringIO(_text(path, who, advice, columns), newline="")))
+    for name in whole:
+        if wrong := [row[name] for row in found if not re.fullmatch(r"-?[0-9]{1,18}", row[name])]:
+            raise _changed(path, who, f"{name} should be a whole number, and is {wrong[0][:20]!r}. {advice}")
+    return found
 
 
 def table(
-    path: Path, who: str, advice: str, numbers: Sequence[str], words: Sequence[str] = (), dtype: Mapping | None = None
+    path: Path,
+    who: str,
+    advice: str,
+    numbers: Sequence[str],
+    words: Sequence[str] = (),
+    dtype: Mapping | None = None,
+    whole: Sequence[str] = (),
 ) -> pd.DataFrame:
     """The table in a CSV file.
 
@@ -85,6 +96,7 @@ def table(
         numbers: Columns of numbers that it must have.
         words: Other columns that it must have.
         dtype: Types of columns, as pandas takes them.
+        whole: Columns of numbers that are whole, and none is missing.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -97,6 +109,9 @@ def table(
     wrong = [name for name in numbers if len(frame) and not pd.api.types.is_numeric_dtype(frame[name])]
     if wrong:
         raise _changed(path, who, f"{', '.join(wrong)} should be numbers. {advice}")
+    for name in whole:
+        if wrong := [value for value in frame[name] if value % 1 != 0]:  # nor is it of NaN and of infinity
+            raise _changed(path, who, f"{name} should be a whole number, and is {wrong[0]}. {advice}")
     return frame
 
 

@@ -131,12 +131,14 @@ def runs(folder: Path | None = None, *, data: str = "shapes") -> pd.DataFrame:
     if data not in training_sets.SETS:
         raise ValueError(f"results: data must be one of {', '.join(training_sets.SETS)}, got {data!r}.")
     words = dict.fromkeys(_WORDS, str)
-    frame = recorded_files.table(_table(_folder(folder), data), "results", _advice(data), _NUMBERS, _WORDS, words)
+    path = _table(_folder(folder), data)
+    frame = recorded_files.table(path, "results", _advice(data), _NUMBERS, _WORDS, words, _WHOLE)
     return frame.fillna(dict.fromkeys(words, ""))
 
 
 _WORDS = ("name", "data", "variant", "family", "setting", "k", "r", "recipe", "digest", "hardware")
 _NUMBERS = ("seed", "epochs", "train_images", "seconds", "test_images", "accuracy", "loss", "parameters")
+_WHOLE = ("seed", "epochs", "train_images", "test_images", "parameters")
 
 
 def _advice(data: str) -> str:
@@ -276,7 +278,7 @@ def _differs(row: dict[str, str], followed: tuple) -> bool:
 
 def _rows(folder: Path, data: str) -> list[dict[str, str]]:
     path = _table(folder, data)
-    return recorded_files.rows(path, "results", _advice(data), ("name", "seed")) if path.exists() else []
+    return recorded_files.rows(path, "results", _advice(data), ("name", "seed"), ("seed",)) if path.exists() else []
 
 
 # ------------------------------------------------------------------------------------------------------ what they say

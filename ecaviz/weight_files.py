@@ -8,6 +8,7 @@ pickle format (the ``.pth.tar`` of many training scripts is the latter; it is no
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import pickle
 import pickletools
@@ -16,6 +17,8 @@ import threading
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -24,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checks, tensor_files
+from . import checks, pickle_nesting, pickled_numbers, tensor_files
 
 __all__ = ["WeightFile", "check_finite", "convert", "read"]
 
@@ -73,7 +76,7 @@ def read(path: str | os.PathLike) -> WeightFile:
         ValueError: It holds no weights, is damaged, has NaN or infinite weights, or would execute code; the message
             says which and what to do.
     """
-    path = Path(path).expanduser()
+    path = checks.expanded(path, "load")
     checks.readable(path, "load")
     if path.is_dir():
         raise ValueError(f"load: {path} is a folder; expected a file of weights. {_listing(path)}")
@@ -167,8 +170,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read_torch(path: Path, kind: str) -> Any:
     if kind == "zip":
         _check_zip(path)
+    if _is_too_deep(path, kind):
+        raise ValueError(
+            f"load: {path} is damaged or no checkpoint: tuples in it lie in each other more than {pickle_nesting.MOST} "
+            f"levels deep. Fetch it again."
+        )
     try:
-        with _ONE_AT_A_TIME, torch.serialization.safe_globals(_harmless()), warnings.catch_warnings(action="ignore"):
+        with _ONE_AT_A_TIME, _harmless(), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
@@ -180,6 +188,16 @@ def _read_torch(path: Path, kind: str) -> Any:
         raise ValueError(_refused(path, wanted or "instructions that tensors do not need")) from error
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to spell
         raise _damaged(path, error) from error
+
+
+def _is_too_deep(path: Path, kind: str) -> bool:
+    """Whether one of its pickles is nested so deep that reading it may end the process."""
+    if kind == "pickle":
+        with path.open("rb") as file:
+            return pickle_nesting.is_too_deep(file, pickles=5)  # those of _is_cut_off, and the names of the storages
+    with zipfile.ZipFile(path) as archive:
+        pickles = [one for one in archive.infolist() if one.filename.lower().endswith("data.pkl")]
+        return any(pickle_nesting.is_too_deep(io.BytesIO(archive.read(one))) for one in pickles)
 
 
 def _protocol(path: Path) -> int:
@@ -201,13 +219,26 @@ def _is_cut_off(path: Path) -> bool:
     return False
 
 
-def _harmless() -> list:
-    """What training scripts put beside the weights and holds no code: options, and NumPy's numbers."""
-    import numpy as np
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """What training scripts put beside the weights and holds no code is let through: options, and NumPy's numbers."""
+    before = torch.serialization.get_safe_globals()
+    names = {name for _, name in pickled_numbers.STAND_INS}  # NumPy's own, if somebody allowed them, are none of ours
+    others = [one for one in before if _named(one) not in names]
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals([*others, argparse.Namespace, *pickled_numbers.STAND_INS])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
-    scalar = np.core.multiarray.scalar if not hasattr(np, "_core") else np._core.multiarray.scalar
-    kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
-    return [argparse.Namespace, (scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, *kinds]
+
+def _named(let_through: Any) -> str:
+    """What a pickle calls it."""
+    if isinstance(let_through, tuple):
+        return let_through[1]
+    return f"{let_through.__module__}.{let_through.__qualname__}"
 
 
 def _check_zip(path: Path) -> None:
@@ -224,6 +255,12 @@ def _check_zip(path: Path) -> None:
                 raise ValueError(
                     f"load: {path} is a zip archive, but no torch.save (it holds {inside}). If there is a file of "
                     f"weights in it, unpack it and give that."
+                )
+            held = sum(one.file_size for one in archive.infolist())
+            if held > path.stat().st_size:  # of little that becomes much, nothing is unpacked
+                raise ValueError(
+                    f"load: {path} is compressed, or damaged: it has {path.stat().st_size:,} bytes, and what is in it "
+                    f"{held:,}. torch.save does not compress. Fetch it again, or unpack it and pack it with `zip -0`."
                 )
             broken = archive.testzip()  # torch itself does not look at the checksums
     except (

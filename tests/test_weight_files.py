@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ecaviz
-from ecaviz import weight_files
+from ecaviz import pickle_nesting, weight_files
 
 
 @pytest.fixture
@@ -67,6 +67,48 @@ def test_what_a_training_script_wrote_beside_the_weights(tmp_path, state):
     file = weight_files.read(str(path))
     assert same(file.state, state)
     assert file.notes == {"epoch": 90, "best_prec1": 77.25}
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("kind", ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?", ">f8", ">i4"])
+def test_numbers_of_numpy_beside_the_weights(tmp_path, state, kind, old):
+    written = np.array([3.0]).astype(kind)[0]
+    if kind.startswith(">"):
+        written = _Swapped(written, kind)
+    torch.save({"state_dict": state, "epoch": written}, tmp_path / "x.pth", _use_new_zipfile_serialization=not old)
+    assert weight_files.read(tmp_path / "x.pth").notes == {"epoch": kind == "?" or 3}
+
+
+class _Swapped:
+    """A number as a machine writes it that has the bytes in the other order."""
+
+    def __init__(self, value, kind):
+        self.value, self.kind = value, np.dtype(kind)
+
+    def __reduce__(self):
+        scalar = np.float64(0).__reduce__()[0]
+        return scalar, (self.kind, np.array(self.value, self.kind).tobytes())
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_tuples_in_tuples(tmp_path, state, old):
+    path, deep = tmp_path / "x.pt", (1, [2, {"a": (3,)}], ((4, 5), 6, 7, 8))
+    for _ in range(pickle_nesting.MOST - 3):
+        deep = (deep,)
+    torch.save({"state_dict": state, "log": deep}, path, _use_new_zipfile_serialization=not old)
+    assert same(weight_files.read(path).state, state)
+    torch.save({"state_dict": state, "log": (deep,)}, path, _use_new_zipfile_serialization=not old)
+    with pytest.raises(
+        ValueError, match=r"x.pt is damaged or no checkpoint: tuples in it .* more than 200 levels deep"
+    ):
+        weight_files.read(path)
+
+
+def test_what_somebody_allowed_is_allowed_afterwards(tmp_path, state):
+    torch.save({"state_dict": state, "args": argparse.Namespace(x=1), "acc": np.float64(3)}, tmp_path / "x.pt")
+    with torch.serialization.safe_globals([argparse.Namespace, np.dtype, (len, "a.name")]):
+        weight_files.read(tmp_path / "x.pt")
+        assert {argparse.Namespace, np.dtype, (len, "a.name")} <= set(torch.serialization.get_safe_globals())
 
 
 @pytest.mark.parametrize("length", [0x80, 0x180, 0x4B50])

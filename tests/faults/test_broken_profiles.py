@@ -103,7 +103,7 @@ def test_kept_profiles_changed(outcomes, tmp_path, monkeypatch, seeds):
         )
 
 
-@case(GROUP, "empty, missing, or a folder", expected=CLEAR)
+@case(GROUP, "empty, missing, a folder, or a link to itself", expected=CLEAR)
 def test_no_profiles(outcomes, tmp_path):
     (tmp_path / "empty").touch()
     (tmp_path / "folder").mkdir()
@@ -113,6 +113,9 @@ def test_no_profiles(outcomes, tmp_path):
         AttentionProfile.load(tmp_path / "folder")
     with outcomes.clear_error(FileNotFoundError, tmp_path / "none", "profile.save"):
         AttentionProfile.load(tmp_path / "none")
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    with outcomes.clear_error(FileNotFoundError, tmp_path / "link", "a link that leads to itself", "Give the file"):
+        AttentionProfile.load(tmp_path / "link")
 
 
 @case(GROUP, "a file that may not be read, and one in a folder that may not be entered", expected=CLEAR)
@@ -200,6 +203,7 @@ def test_wrong_headers(outcomes, made, tmp_path):
         json.dumps(about | {"n": "thirty"}),
         json.dumps(about | {"n": 31}),
         json.dumps(about | {"positions": -1}),
+        json.dumps(about | {"positions": 10**30}),
         json.dumps({key: one for key, one in about.items() if key != "fingerprint"}),
         json.dumps(about | {"more": 1}),
         json.dumps(about | {"asked": 3}),

@@ -185,6 +185,43 @@ def test_other_tables(outcomes, tmp_path):
                 read(tmp_path)
 
 
+NO_NUMBERS = ("x", "", "1.5", "nan", "1e400", "9" * 30)
+
+
+def column(path, name, value):
+    """Write a value into the first row of a table, of which there is no sum."""
+    (path.parent / recorded_files.SUMS).unlink(missing_ok=True)
+    rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8"))))
+    rows[0][name] = value
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+@case(
+    GROUP, "words, nothing, parts, NaN and infinity for a seed or a number of images, read and added to", expected=CLEAR
+)
+def test_whole_numbers(outcomes, folder, value):
+    first = next(csv.DictReader(io.StringIO((folder / "shapes.csv").read_text("utf-8"))))["name"]
+    right = np.arange(50) % 2 == 0
+    coverage = dict(next(csv.DictReader(io.StringIO((folder / "coverage.csv").read_text("utf-8")))))
+    for table, name, uses in (
+        ("shapes.csv", "test_images", [lambda: results.correct(first, folder), lambda: results.summary(folder=folder)]),
+        ("shapes.csv", "parameters", [lambda: results.summary(folder=folder)]),
+        ("shapes.csv", "seed", [lambda: results.correct(first, folder), lambda: results.record(RUN, right, folder)]),
+        ("coverage.csv", "seed", [lambda: coverage_records.recorded(folder)]),
+        ("coverage.csv", "seed", [lambda: coverage_records.record([coverage | {"seed": 9}], [], folder)]),
+    ):
+        path = folder / table
+        shutil.copy(original(table) / table, path)
+        column(path, name, value)
+        for use in uses:
+            with outcomes.clear_error(ValueError, path, f"{name} should be .*number", RESTORE):
+                use()
+
+
 @pytest.mark.parametrize("seeds", seeds(20, 500))
 @case(
     GROUP,
@@ -365,6 +402,7 @@ def test_wrong_values(outcomes, tmp_path):
         "network = {width = 3}",
         "more = 1",
         "epochs = 1979-05-27",
+        f"a = {'[' * 5000}",
     ):
         path.write_text(line)
         with outcomes.clear_error(ValueError, path):
@@ -506,10 +544,19 @@ def test_other_states(outcomes, pictures, trained, tmp_path):
     assert not witness.exists()
 
 
+@case(RECIPES, "a link to itself, and a name that is too long for a file", expected=CLEAR)
+def test_recipes_that_lead_nowhere(outcomes, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.symlink_to(path)
+    for one in (path, tmp_path / ("x" * 300)):
+        with outcomes.clear_error(FileNotFoundError, one, "a link that leads to itself|too long", "Give the file"):
+            recipes.read(one)
+
+
 @case(TRAINING, "the list of what is trained anew, cut off or no list", expected=CLEAR)
 def test_redone(outcomes, tmp_path):
     path = tmp_path / "redone.json"
-    for content in ("", "[", '[["shapes-none", 0, "d90', "3", "[3]", '[["a", 1]]', "null", "{"):
+    for content in ("", "[", '[["shapes-none", 0, "d90', "3", "[3]", '[["a", 1]]', "null", "{", "[" * 100_000):
         path.write_text(content)
         with outcomes.clear_error(ValueError, path, "damaged", "Delete it"):
             bundle_training.train_bundled(["shapes-none"], redo=True, folder=tmp_path / "out", scratch=tmp_path)

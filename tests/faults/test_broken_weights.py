@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import io
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 
 import pytest
@@ -13,9 +16,10 @@ import torch
 from damage import flipped, open_folder, seeds, sixteenths, someone_else
 from recorder import CLEAR, SAME, case
 from safetensors.torch import save, save_file
+from stopping import Worker
 
 import ecaviz
-from ecaviz import bundle, networks, weight_files
+from ecaviz import bundle, images, networks, picture_state, weight_files
 
 GROUP = "Files of weights"
 KINDS = pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
@@ -140,6 +144,23 @@ def test_empty_file_and_folder(outcomes, tmp_path):
         ecaviz.load(tmp_path / "empty.pth", device="cpu")
     with outcomes.clear_error(ValueError, tmp_path / "folder.pth", "is a folder; expected a file of weights"):
         ecaviz.load(tmp_path / "folder.pth", device="cpu")
+
+
+@case(
+    GROUP,
+    "a link to itself, a name that is too long for a file, the folder of a user that there is not",
+    expected=CLEAR,
+)
+def test_names_that_lead_nowhere(outcomes, tmp_path):
+    path = tmp_path / "x.pth"
+    path.symlink_to(path)
+    for one in (path, tmp_path / f"{'x' * 300}.pth"):
+        with outcomes.clear_error(FileNotFoundError, one, "a link that leads to itself|too long", "Give the file"):
+            ecaviz.load(one, device="cpu")
+    nobody = "~nosuchuser/x.pth"
+    for read in (ecaviz.load, images.folder, picture_state.decoded_from, lambda one: images.cifar10("test", one)):
+        with outcomes.clear_error(FileNotFoundError, nobody, "nobody here is called nosuchuser", "path in full"):
+            read(nobody)
 
 
 @KINDS
@@ -328,6 +349,106 @@ def test_globals_that_are_never_allowed(outcomes, tmp_path, command):
     with outcomes.clear_error(ValueError, path, f"refused, and nothing in it was run.*{name}"):
         weight_files.read(path)
     assert not witness.exists()
+
+
+def numbers(folder, kind, called, state, data):
+    """A file whose pickle has a number of NumPy's beside the weights, of the kind, state and bytes that are given."""
+    path = folder / "x.pt"
+    body = b"\x80\x02}X\x05\0\0\0extra" + f"c{called}\nscalar\n".encode()
+    body += b"(cnumpy\ndtype\n" + pickled(kind) + b"R" + pickled(state) + b"b"
+    if data is not None:
+        body += b"c_codecs\nencode\n" + pickled((data.decode("latin-1"), "latin1")) + b"R"
+    write_pickle(path, body + b"tRs.", "zip")
+    return path
+
+
+def pickled(value) -> bytes:
+    return pickle.dumps(value, 2)[2:-1]
+
+
+PLAIN = (3, "<", None, None, None, -1, -1, 0)
+
+
+@pytest.mark.parametrize("allowed", [False, True], ids=["", "NumPy's own allowed by somebody"])
+@case(
+    GROUP,
+    "NumPy's numbers whose kind, state or bytes are none that NumPy writes: any flags, sizes, objects",
+    expected=f"{CLEAR}; the process lives",
+)
+def test_numbers_that_are_none(outcomes, tmp_path, allowed):
+    f8, eight = ("f8", False, True), b"A" * 8
+    wrong = [(f8, (*PLAIN[:7], flags), data) for flags in (1, 2, 8, 63, 127) for data in (None, eight)]
+    wrong += [((code, False, True), PLAIN, eight) for code in ("O8", "O", "V8", "S8", "U2", "M8", "f16", "f8,O", "", 8)]
+    wrong += [(f8, (4, *PLAIN[1:], {}), eight), (f8, (*PLAIN[:5], 1 << 60, 8, 0), eight), (f8, (), eight)]
+    wrong += [(f8, (3, "<", (f8, (2**30,)), *PLAIN[3:]), eight), (f8, (3, "x", *PLAIN[2:]), eight)]
+    wrong += [((), PLAIN, eight), (f8, PLAIN, b"A" * 7), (f8, PLAIN, None), (f8, None, eight)]
+    paths = []
+    for i, (kind, state, data) in enumerate(wrong):
+        (tmp_path / str(i)).mkdir()
+        paths.append(numbers(tmp_path / str(i), kind, "numpy.core.multiarray", state, data))
+    with Worker("works", tmp_path) as worker:
+        for path in paths:
+            with outcomes.undisturbed():
+                ended = worker.run("refusal", str(path), allowed)
+            assert ended.status == 0, f"the process ended with {ended.status}"
+            with outcomes.clear_error(ValueError, path, "refused, and nothing in it was run"):
+                weight_files.read(path)
+
+
+@case(GROUP, "tuples in each other, 300,000 levels deep, for a name", expected=f"{CLEAR}; the process lives")
+def test_deep_tuples(outcomes, tmp_path):
+    path, n = tmp_path / "deep.pth", 300_000
+    with Worker("works", tmp_path) as worker:
+        for deep in (b")" + b"\x85" * n, b")" + b"q\0h\0\x86" * n, b"(" * n + b"t" * n):
+            for kind in ("bare", "old", "zip"):
+                write_pickle(path, b"\x80\x02}" + deep + b"K\x01s.", kind)
+                ended = worker.run("refusal", str(path), False)
+                assert ended.status == 0, f"the process ended with {ended.status}"
+                with outcomes.clear_error(ValueError, path, "levels deep", "etch it again"):
+                    weight_files.read(path)
+
+
+def write_pickle(path, program, kind):
+    """A pickle by itself, or as the content of one of torch.save's formats."""
+    whole = io.BytesIO()
+    torch.save({"a.weight": torch.zeros(2)}, whole, _use_new_zipfile_serialization=kind == "zip")
+    if kind == "zip":
+        with zipfile.ZipFile(whole) as read, zipfile.ZipFile(path, "w") as written:
+            for name in read.namelist():
+                written.writestr(name, program if name.endswith("data.pkl") else read.read(name))
+    else:
+        content = whole.getvalue()
+        path.write_bytes(content[: content.rindex(b"\x80\x02}")] + program if kind == "old" else program)
+
+
+@case(
+    GROUP, "a zip archive of 1 MB whose weights would take 1 GB, and one whose parts lie on each other", expected=CLEAR
+)
+def test_zip_bombs(outcomes, tmp_path):
+    path, whole = tmp_path / "bomb.pt", io.BytesIO()
+    torch.save({"a.weight": torch.zeros(100)}, whole)
+    with zipfile.ZipFile(whole) as read, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as written:
+        for name in read.namelist():
+            with written.open(name, "w", force_zip64=True) as part:
+                for content in [bytes(2**20)] * 1024 if name.endswith("data/0") else [read.read(name)]:
+                    part.write(content)
+    assert path.stat().st_size < 2**21
+    with none_unpacked(), outcomes.clear_error(ValueError, path, "compressed, or damaged", "etch it again"):
+        weight_files.read(path)
+    with zipfile.ZipFile(path, "w") as written:
+        written.writestr("x/data.pkl", b"0" * 100_000)
+        written.filelist += [copy.copy(written.filelist[0]) for _ in range(1000)]
+    with none_unpacked(), outcomes.clear_error(ValueError, path, "compressed, or damaged", "etch it again"):
+        weight_files.read(path)
+
+
+@contextlib.contextmanager
+def none_unpacked():
+    """Nothing of an archive is unpacked in the ``with``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zipfile.ZipFile, "open", lambda *_, **__: pytest.fail("something is unpacked"))
+        patch.setattr(torch, "load", lambda *_, **__: pytest.fail("it is loaded"))
+        yield
 
 
 # ------------------------------------------------------------------------------------------------- bundled checkpoints

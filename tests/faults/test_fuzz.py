@@ -220,6 +220,12 @@ def test_manifests(outcomes, tmp_path, examples):
 # ------------------------------------------------------------------------------------------------------ made-up pickles
 
 
+def _numpys_number(flags: int) -> bytes:
+    """A number of NumPy's whose kind is said to have these flags; 2: it is a reference to an object."""
+    kind = b"cnumpy\ndtype\nX\x02\0\0\0f8\x89\x88\x87R(K\x03X\x01\0\0\0<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK"
+    return b"cnumpy.core.multiarray\nscalar\n" + kind + bytes([flags]) + b"tb\x85R"
+
+
 def fragments(mark: Path) -> list[bytes]:
     """Parts of pickles; those that call something would leave a mark."""
     where = str(mark).encode()
@@ -233,6 +239,9 @@ def fragments(mark: Path) -> list[bytes]:
         b"ccollections\nOrderedDict\n)R",
         b"ctorch.nn.modules.linear\nLinear\n)\x81}b",
         b"cargparse\nNamespace\n)\x81}X\x01\0\0\0aK\x01sb",
+        *(b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\nscalar\n", b"cnumpy._core.multiarray\nscalar\n"),
+        *(b"cnumpy\ndtype\nX\x02\0\0\0" + code + b"\x89\x88\x87R" for code in (b"f8", b"O8", b"V8")),
+        *(b"(K\x03X\x01\0\0\0<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK" + bytes([flags]) + b"tb" for flags in (0, 2)),
         b"X\x0a\0\0\0state_dict",
         b"X\x08\0\0\0a.weight",
         *(
@@ -271,6 +280,7 @@ def test_pickles(outcomes, tmp_path, kind, examples):
     programs = st.one_of(
         instructions.map(lambda code: b"\x80\x02" + code + b"."),
         VALUES.map(lambda value: pickle.dumps(value, 2)),
+        st.sampled_from([2, 63, 0, 10, 127]).map(lambda flags: b"\x80\x02" + _numpys_number(flags) + b"."),
         st.tuples(VALUES, instructions).map(lambda both: pickle.dumps(both[0], 4)[:-1] + both[1] + b"."),
     )
 

@@ -14,7 +14,18 @@ import tqdm.auto  # noqa: F401
 from huggingface_hub import constants
 from torch import nn
 
-from ecaviz import attention, bundle, bundle_training, hub, images, models, results, training, training_sets
+from ecaviz import (
+    attention,
+    bundle,
+    bundle_training,
+    hub,
+    images,
+    models,
+    results,
+    training,
+    training_sets,
+    weight_files,
+)
 from ecaviz.networks import Architecture
 from ecaviz.profiles import AttentionProfile, fingerprint_of, profile
 from ecaviz.recipes import Recipe
@@ -117,6 +128,18 @@ def answers(seed: int) -> np.ndarray:
 def record(folder: str, seed: int) -> None:
     """Record one run."""
     results.record(replace(RUN, seed=seed), answers(seed), Path(folder))
+
+
+def refusal(path: str, allowed: bool) -> str:
+    """What is said of a file of weights that is refused; NumPy's own kinds may be allowed by somebody else before."""
+    if allowed:
+        kind, scalar = np.dtype("f8"), np.float64(0).__reduce__()[0]
+        torch.serialization.add_safe_globals([np.dtype, type(kind), scalar, (scalar, "numpy.core.multiarray.scalar")])
+    try:
+        weight_files.read(path)
+    except ValueError as error:
+        return str(error)
+    raise AssertionError(f"{path} was read")
 
 
 def fetch(name: str, repo: str, home: str, endpoint: str) -> str:
