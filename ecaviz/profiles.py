@@ -164,11 +164,11 @@ def profile(
         except BaseException as error:
             if checkpoint is not None and pass_.sites and pass_.whole:
                 pass_.keep(checkpoint)
-            elif not pass_.whole and is_out_of_memory(error) and not getattr(error, "__notes__", None):
+            elif not pass_.whole and is_out_of_memory(error):
                 kept = "Nothing" if checkpoint is None else f"What {checkpoint} has, written every {every} batches,"
                 error.add_note(
                     f"profile: memory ran out in the statistics of a batch. {kept} is kept. Use a smaller batch_size"
-                    + (', or details="pooled".' if by == "class" else ".")
+                    + (', or details="pooled".' if pass_.statistics.details else ".")
                 )
             raise
         pass_.passed = stream.passed - pass_.first
