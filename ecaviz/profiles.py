@@ -168,7 +168,7 @@ def profile(
                 kept = "Nothing" if checkpoint is None else f"What {checkpoint} has, written every {every} batches,"
                 error.add_note(
                     f"profile: memory ran out in the statistics of a batch. {kept} is kept. Use a smaller batch_size"
-                    + (', or details="pooled".' if by == "class" else ".")
+                    + (', or details="pooled".' if pass_.statistics.details else ".")
                 )
             raise
         pass_.passed = stream.passed - pass_.first

@@ -311,14 +311,29 @@ def test_deaths_that_are_heard_of_in_the_network(outcomes, drawn, monkeypatch):
     assert ended()
 
 
-class Ready(Dying):
-    """The same, as they go into the network."""
+class Ready(torch.utils.data.Dataset):
+    """The images as they go into the network."""
+
+    def __init__(self, inner):
+        self.inner, self.classes = inner, inner.classes
+
+    def __len__(self):
+        return len(self.inner)
 
     def __getitem__(self, i):
-        image, label = super().__getitem__(i)
+        image, label = self.inner[i]
         return normalise(image), label
 
 
+class Ending(DataLoader):
+    """A DataLoader that hears of the death of one of its processes after two batches."""
+
+    def __iter__(self):
+        yield from itertools.islice(super().__iter__(), 2)
+        raise RuntimeError(HEARD)
+
+
+HEARD = "DataLoader worker (pid(s) 123) exited unexpectedly"
 PASSES = {
     "profile": lambda model, given: profile(model, given, progress=False),
     "sample_gates": lambda model, given: ecaviz.sample_gates(model, given, progress=False),
@@ -332,21 +347,24 @@ PASSES = {
 }
 
 
-@pytest.mark.skipif(os.name == "nt", reason="processes are killed by signals")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.parametrize("heard", ["in the loader", "in the network"])
+@pytest.mark.parametrize("where", ["in the loader", "in the network"])
 @pytest.mark.parametrize("name", PASSES)
-@case(READERS, "a DataLoader's own process ends (os._exit), in whatever takes images", expected=CLEAR)
-def test_processes_of_a_loader_that_die(outcomes, drawn, monkeypatch, name, heard):
+@case(READERS, "torch hears of the death of a DataLoader's own process, in all that take images", expected=CLEAR)
+def test_processes_of_a_loader_that_die(outcomes, drawn, monkeypatch, name, where):
     model = works.model()
-    loader = DataLoader(Ready(drawn, 10, "exit 3"), batch_size=works.BATCH, num_workers=2)
-    if heard == "in the network":  # as a signal has it: not every time
-        loader = DataLoader(Ready(drawn, None, ""), batch_size=works.BATCH)
-        monkeypatch.setattr(model.net.head, "forward", stops(RuntimeError("DataLoader worker (pid 1) is killed by")))
+    loader = (Ending if where == "in the loader" else DataLoader)(Ready(drawn), batch_size=works.BATCH)
+    if where == "in the network":  # a signal comes at any moment
+        monkeypatch.setattr(model.net.head, "forward", stops(RuntimeError(HEARD)))
     outcomes.watch(model.net)
     with outcomes.clear_error(RuntimeError, "a process that reads images died", "num_workers=0"):
         PASSES[name](model, loader)
-    assert ended()
+
+
+@case(READERS, "torch hears of the death of a DataLoader's own process, in a loop over batches", expected=CLEAR)
+def test_processes_of_a_loader_that_die_in_batches(outcomes, drawn):
+    stream = images.batches(Ending(Ready(drawn), batch_size=works.BATCH))
+    with outcomes.clear_error(RuntimeError, "a process that reads images died", "num_workers=0"):
+        list(stream)
 
 
 def stops(error):
