@@ -173,7 +173,7 @@ def _read_torch(path: Path, kind: str) -> Any:
     if _is_too_deep(path, kind):
         raise ValueError(
             f"load: {path} is damaged or no checkpoint: tuples in it lie in each other more than {pickle_nesting.MOST} "
-            f"levels deep. Fetch it again."
+            f"levels deep, or hold more than {pickle_nesting.MOST_HELD:,} objects. Fetch it again."
         )
     try:
         with _ONE_AT_A_TIME, _harmless(), warnings.catch_warnings(action="ignore"):
@@ -191,7 +191,7 @@ def _read_torch(path: Path, kind: str) -> Any:
 
 
 def _is_too_deep(path: Path, kind: str) -> bool:
-    """Whether one of its pickles is nested so deep that reading it may end the process."""
+    """Whether one of its pickles is nested so that reading it may end the process, or never end."""
     if kind == "pickle":
         with path.open("rb") as file:
             return pickle_nesting.is_too_deep(file, pickles=5)  # those of _is_cut_off, and the names of the storages

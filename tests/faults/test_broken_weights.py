@@ -395,13 +395,19 @@ def test_numbers_that_are_none(outcomes, tmp_path, allowed):
                 weight_files.read(path)
 
 
-@case(GROUP, "tuples in each other, 300,000 levels deep, for a name", expected=f"{CLEAR}; the process lives")
+@case(
+    GROUP,
+    "tuples in each other for a name: 300,000 levels deep, or 40 of pairs of twice the same",
+    expected=f"{CLEAR}; the process lives, and goes on at once",
+)
 def test_deep_tuples(outcomes, tmp_path):
     path, n = tmp_path / "deep.pth", 300_000
+    pairs = b")q\0" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(40))  # 2⁴⁰ to go through
     with Worker("works", tmp_path) as worker:
-        for deep in (b")" + b"\x85" * n, b")" + b"q\0h\0\x86" * n, b"(" * n + b"t" * n):
+        for deep in (b")" + b"\x85" * n, b")" + b"q\0h\0\x86" * n, b"(" * n + b"t" * n, pairs + b"}" + b"h%c" % 40):
             for kind in ("bare", "old", "zip"):
-                write_pickle(path, b"\x80\x02}" + deep + b"K\x01s.", kind)
+                program = deep if deep.startswith(pairs) else b"}" + deep  # leftovers lie below the dictionary
+                write_pickle(path, b"\x80\x02" + program + b"K\x01s.", kind)
                 ended = worker.run("refusal", str(path), False)
                 assert ended.status == 0, f"the process ended with {ended.status}"
                 with outcomes.clear_error(ValueError, path, "levels deep", "etch it again"):
