@@ -210,7 +210,6 @@ _MEMORY = (
 )
 
 
-@deaths_in_words()
 def _run(model, plans: Sequence[Plan], images, batch_size: int) -> int:
     """Run the network over the images and hand every plan its descriptors; the number of images.
 
@@ -229,7 +228,7 @@ def _run(model, plans: Sequence[Plan], images, batch_size: int) -> int:
     ]
     try:
         reading = gates.capture(net, sites) if sites else nullcontext({})
-        with evaluating(net), reading as captured, memory_in_words(_MEMORY):
+        with evaluating(net), deaths_in_words(), reading as captured, memory_in_words(_MEMORY):
             like = next(net.parameters(), torch.zeros(()))
             for x, _ in batches(images, transform, batch_size, like):
                 read.clear()
