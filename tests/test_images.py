@@ -912,7 +912,7 @@ def test_a_process_that_dies_is_an_error_in_words():
     assert type(error) is RuntimeError
     assert re.fullmatch(
         r"images: a process that reads images died or could not start: DataLoader worker .*\. There may be too little "
-        r"memory .*Use fewer workers or a smaller batch_size; or workers=0, .*",
+        r"memory .*Use fewer workers or a smaller batch_size; or workers=0 .*, which reads in this process .*",
         str(error),
     )
 
