@@ -392,7 +392,7 @@ def _described(images) -> str:
 
 def _told(loader) -> Iterator[Any]:
     """What a DataLoader yields; of a reading process of its own that died, in words."""
-    with items.deaths_in_words():
+    with items.deaths_in_words(loading=bool(getattr(loader, "num_workers", 0))):
         yield from loader
 
 

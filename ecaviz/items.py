@@ -315,19 +315,24 @@ def _failed(error: BaseException) -> _Failed:
 
 
 @contextmanager
-def deaths_in_words() -> Iterator[None]:
+def deaths_in_words(*, loading: bool = False) -> Iterator[None]:
     """What torch says of a reading process that died, with what to do, wherever this process is by then.
 
     Torch hears of the death by a signal, and raises its error in whatever runs: the network, as a rule. So whatever
     runs a network over batches has it, as a decorator or around the loop; that batches have it is not enough.
+
+    Args:
+        loading: Whether nothing but a DataLoader with processes of its own runs inside: then an end of file without
+            words is that of a process that died while it sent.
 
     Raises:
         RuntimeError: A process that reads images died.
     """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error) or str(error).startswith(_DIED):
+    except (RuntimeError, EOFError) as error:
+        sending = loading and isinstance(error, EOFError) and not str(error)
+        if not sending and ("DataLoader worker (pid" not in str(error) or str(error).startswith(_DIED)):
             raise
         error.__traceback__ = None
         raise _died(error) from None
@@ -338,7 +343,7 @@ def _in_words() -> Iterator[None]:
     """What DataLoader says of a process that died, with what to do."""
     try:
         yield
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, EOFError) as error:
         error.__traceback__ = None  # its frames would keep the other processes
         raise _died(error) from None
 
@@ -347,11 +352,12 @@ _DIED = "images: a process that reads images died or could not start"
 
 
 def _died(error: Exception) -> RuntimeError:
+    what = str(error).strip().rstrip(".") or "what it sent broke off"
     return RuntimeError(
-        f"{_DIED}: {str(error).strip().rstrip('.')}. There may be too little memory (or shared memory, /dev/shm), too "
-        f"many open files (ulimit -n), or a dataset or a transform that only this process knows, made in a notebook. "
-        f"Use fewer workers or a smaller batch_size; or workers=0 (a DataLoader's num_workers=0), which reads in this "
-        f"process and shows what goes wrong."
+        f"{_DIED}: {what}. There may be too little memory (or shared memory, /dev/shm), too many open files (ulimit -n), "
+        f"or a dataset or a transform that only this process knows, made in a notebook. Use fewer workers or a smaller "
+        f"batch_size; or workers=0 (a DataLoader's num_workers=0), which reads in this process and shows what goes "
+        f"wrong."
     )
 
 

@@ -905,6 +905,35 @@ class Killed(Labelled):
         return super().__getitem__(index)
 
 
+def breaks_off(*_):
+    """In place of torch's own reading: what a process that dies while it sends leaves."""
+    raise EOFError
+
+
+BROKEN_OFF = r"images: a process that reads images died .*: what it sent broke off\. .*; or workers=0 .*"
+
+
+@WORKERS
+def test_a_process_that_dies_while_it_sends_is_an_error_in_words(monkeypatch):
+    monkeypatch.setattr(torch.utils.data.dataloader._MultiProcessingDataLoaderIter, "_try_get_data", breaks_off)
+    got, error = failure(list(pictures(12)), normalise, 2)
+    assert got == []
+    assert type(error) is RuntimeError
+    assert re.fullmatch(BROKEN_OFF, str(error))
+
+
+class BreaksOff(DataLoader):
+    __iter__ = breaks_off
+
+
+def test_a_loader_whose_process_dies_while_it_sends_is_an_error_in_words():
+    x = TensorDataset(torch.zeros(4, 3, 8, 8))
+    with pytest.raises(RuntimeError, match=BROKEN_OFF):
+        list(images.batches(BreaksOff(x, num_workers=1)))
+    with pytest.raises(EOFError):  # that of the dataset
+        list(images.batches(BreaksOff(x)))
+
+
 @WORKERS
 def test_a_process_that_dies_is_an_error_in_words():
     got, error = failure(Killed(list(pictures(12))), normalise, 2)
