@@ -354,10 +354,10 @@ _DIED = "images: a process that reads images died or could not start"
 def _died(error: Exception) -> RuntimeError:
     what = str(error).strip().rstrip(".") or "what it sent broke off"
     return RuntimeError(
-        f"{_DIED}: {what}. There may be too little memory (or shared memory, /dev/shm), too many open files (ulimit -n), "
-        f"or a dataset or a transform that only this process knows, made in a notebook. Use fewer workers or a smaller "
-        f"batch_size; or workers=0 (a DataLoader's num_workers=0), which reads in this process and shows what goes "
-        f"wrong."
+        f"{_DIED}: {what}. There may be too little memory (or shared memory, /dev/shm), too many open files "
+        f"(ulimit -n), or a dataset or a transform that only this process knows, made in a notebook. Use fewer workers "
+        f"or a smaller batch_size; or workers=0 (a DataLoader's num_workers=0), which reads in this process and shows "
+        f"what goes wrong."
     )
 
 
