@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from reading_processes import WORKERS
 from torch import nn
 from torch.utils.data import Subset
 
@@ -239,9 +240,7 @@ def test_in_float32_the_profile_itself_adds_nothing(single, drawn, size, seed):
                 np.testing.assert_allclose(said[label].numpy(), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*multi-threaded, use of fork:DeprecationWarning", "ignore:This DataLoader will create:UserWarning"
-)
+@WORKERS
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_profile_does_not_depend_on_the_workers(model, drawn, expected, workers):
     """Not in the last bit: the images come to the network in the same batches."""

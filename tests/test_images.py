@@ -22,16 +22,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from reading_processes import DEATHS, WORKERS
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from ecaviz import batches as batching
 from ecaviz import images, items
 from ecaviz.image_files import FORMATS
 from ecaviz.shapes import normalise
-
-WORKERS = pytest.mark.filterwarnings(
-    "ignore:.*multi-threaded, use of fork:DeprecationWarning", "ignore:This DataLoader will create:UserWarning"
-)
 
 
 def pictures(n=5, size=(8, 8), seed=0):
@@ -935,6 +932,7 @@ def test_a_loader_whose_process_dies_while_it_sends_is_an_error_in_words():
 
 
 @WORKERS
+@DEATHS
 def test_a_process_that_dies_is_an_error_in_words():
     got, error = failure(Killed(list(pictures(12))), normalise, 2)
     assert got == []

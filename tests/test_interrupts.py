@@ -1,4 +1,4 @@
-"""Ctrl-C that waits, and one thread for short work: what is changed for a while is as before afterwards."""
+"""Signals that wait, and one thread for short work: what is changed for a while is as before afterwards."""
 
 from __future__ import annotations
 
@@ -56,6 +56,36 @@ def test_in_another_thread_interrupts_are_left_alone():
     thread.join()
     assert errors == []
     assert handlers == [signal.getsignal(signal.SIGINT)]
+
+
+@pytest.fixture
+def heard():
+    """What torch does while a DataLoader has processes: the death of one raises an error, whatever runs."""
+
+    def handler(*_given):
+        raise RuntimeError("DataLoader worker is killed")
+
+    before = signal.signal(signal.SIGCHLD, handler)
+    yield handler
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="no signal tells of processes that end")
+@pytest.mark.parametrize("order", [("SIGCHLD", "SIGINT"), ("SIGINT", "SIGCHLD"), ("SIGCHLD",)])
+def test_the_death_of_another_process_is_told_when_the_work_is_done(heard, order):
+    done, interrupts = [], signal.getsignal(signal.SIGINT)
+
+    def work():
+        with uninterrupted():
+            for one in order:
+                signal.raise_signal(getattr(signal, one))
+            done.append("the rest")
+
+    with pytest.raises(RuntimeError, match="DataLoader worker is killed"):
+        work()
+    assert done == ["the rest"]
+    assert signal.getsignal(signal.SIGCHLD) is heard
+    assert signal.getsignal(signal.SIGINT) is interrupts
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from contextlib import nullcontext
 import pandas as pd
 import pytest
 import torch
+from reading_processes import DEATHS, WORKERS
 from safetensors import safe_open
 from safetensors.torch import save_file
 from timm import layers as timm_layers
@@ -39,9 +40,6 @@ from ecaviz.shapes import CLASSES, normalise
 from ecaviz.shards import Shard
 
 N = 50
-WORKERS = pytest.mark.filterwarnings(
-    "ignore:.*multi-threaded, use of fork:DeprecationWarning", "ignore:This DataLoader will create:UserWarning"
-)
 
 
 class Net(nn.Module):
@@ -1072,6 +1070,7 @@ class Killed(Stopping):
 
 
 @WORKERS
+@DEATHS
 def test_a_process_that_is_killed_is_an_error_in_words(drawn):
     with pytest.raises(RuntimeError, match=r"a process that reads images died.*Use fewer workers.*workers=0"):
         profile(model(), Killed(drawn, 2), batch_size=7, workers=2, progress=False)

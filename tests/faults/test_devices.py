@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import works
+from reading_processes import DEATHS, WORKERS
 from recorder import CLEAR, SAME, case
 from torch.utils.data import DataLoader
 
@@ -262,11 +263,13 @@ def zombies() -> list[str]:
 KEPT = "what was read before is kept, and no process or hook is left"
 
 
-DEATHS = [(0, "exit 0"), (1, "SIGKILL"), (22, "SIGKILL"), (22, "exit 3"), (39, "SIGSEGV")]
+ENDS = [(0, "exit 0"), (1, "SIGKILL"), (22, "SIGKILL"), (22, "exit 3"), (39, "SIGSEGV")]
 
 
+@WORKERS
+@DEATHS
 @pytest.mark.skipif(os.name == "nt", reason="processes are killed by signals")
-@pytest.mark.parametrize(("at", "how"), DEATHS)
+@pytest.mark.parametrize(("at", "how"), ENDS)
 @case(
     READERS,
     "workers=2, and one ends at the first, second, 23rd or last image: os._exit, SIGKILL, SIGSEGV",
@@ -292,6 +295,42 @@ def test_readers_that_die(outcomes, model, drawn, made, tmp_path, at, how):
     outcomes.then(f"then {SAME}")
 
 
+@WORKERS
+@DEATHS
+@pytest.mark.skipif(os.name == "nt", reason="processes are killed by signals")
+@pytest.mark.parametrize("statistic", [Moments, Histogram])
+@case(
+    READERS,
+    "workers=2, and one is killed while the third batch goes into the statistics",
+    expected=f"{CLEAR}; the file has that batch too; then {SAME}",
+)
+def test_readers_that_die_during_the_statistics(outcomes, model, drawn, made, tmp_path, monkeypatch, statistic):
+    path, real, left = tmp_path / "p.profile", statistic.update, itertools.count()
+
+    def update(self, *given, **options):
+        if next(left) == 2:  # the third batch, which some of the statistics have and others have not
+            one = multiprocessing.active_children()[0].pid
+            os.kill(one, signal.SIGKILL)
+            os.waitid(os.P_PID, one, os.WEXITED | os.WNOWAIT)  # until it has ended; torch still finds it
+        return real(self, *given, **options)
+
+    outcomes.watch(model.net)
+    with monkeypatch.context() as patch:
+        patch.setattr(statistic, "update", update)
+        died = "a process that reads images died"
+        with outcomes.clear_error(
+            RuntimeError, died, "Use fewer workers", told=f"{CLEAR}; the file has that batch too", apart_from=path
+        ):
+            profile(model, drawn, workers=2, checkpoint=path, every=100, **OPTIONS)
+    assert next(left) == 3
+    assert ended()
+    assert AttentionProfile.load(path).positions == 3 * works.BATCH
+    assert alike(profile(model, drawn, workers=2, checkpoint=path, **OPTIONS), made)
+    outcomes.then(f"then {SAME}")
+
+
+@WORKERS
+@DEATHS
 @pytest.mark.skipif(os.name == "nt", reason="processes are killed by signals")
 @case(READERS, "workers=2, and the transform ends the process (os._exit)", expected=f"{CLEAR}; {KEPT}")
 def test_transforms_that_end_the_process(outcomes, drawn):
@@ -303,6 +342,8 @@ def test_transforms_that_end_the_process(outcomes, drawn):
     assert ended()
 
 
+@WORKERS
+@DEATHS
 @pytest.mark.skipif(os.name == "nt", reason="processes are killed by signals")
 @case(READERS, "workers=2, and torch hears of a death while the network runs", expected=CLEAR)
 def test_deaths_that_are_heard_of_in_the_network(outcomes, drawn, monkeypatch):
