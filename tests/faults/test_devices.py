@@ -295,8 +295,19 @@ def test_readers_that_die(outcomes, model, drawn, made, tmp_path, at, how):
     outcomes.then(f"then {SAME}")
 
 
+@pytest.fixture
+def own_children():
+    """Processes that read images are children of this one, whose death a signal tells; a fork server's are not."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    if multiprocessing.get_start_method() == "forkserver":
+        multiprocessing.set_start_method("fork", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
 @WORKERS
 @DEATHS
+@pytest.mark.usefixtures("own_children")
 @pytest.mark.skipif(os.name == "nt", reason="processes are killed by signals")
 @pytest.mark.parametrize("statistic", [Moments, Histogram])
 @case(
