@@ -308,7 +308,7 @@ def own_children():
 @WORKERS
 @DEATHS
 @pytest.mark.usefixtures("own_children")
-@pytest.mark.skipif(os.name == "nt", reason="processes are killed by signals")
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="Windows, and macOS before Python 3.13, have no os.waitid")
 @pytest.mark.parametrize("statistic", [Moments, Histogram])
 @case(
     READERS,
